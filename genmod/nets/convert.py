@@ -1,0 +1,66 @@
+"""Any flax module as a `Net`, as long as it is a pure function of its parameters."""
+
+from collections.abc import Callable
+from typing import cast
+
+import jax
+from flax import linen, nnx
+
+from genmod.types import Array, Key, Net, Params
+
+
+def from_linen(module: linen.Module) -> Net:
+    """A flax.linen module as a Net.
+
+    Args:
+      module: a module called with one array; its only collection must be `params`.
+
+    Raises:
+      ValueError: on init, if the module keeps other collections (such as `batch_stats`).
+    """
+
+    def init(key: Key, x: Array) -> Params:
+        variables = module.init(key, x)
+        others = sorted(set(variables) - {"params"})
+        if others:
+            raise ValueError(
+                f"{type(module).__name__} keeps the collections {others}; expected none but "
+                "'params': a Net is a pure function of its parameters"
+            )
+        return variables.get("params", {})
+
+    def apply(params: Params, x: Array) -> Array:
+        return cast(Array, module.apply({"params": params}, x))
+
+    return Net(init, apply)
+
+
+def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Net:
+    """A flax.nnx module as a Net.
+
+    Args:
+      build: `rngs -> module`; the module is called with one array, and `nnx.Param` must be its only
+        kind of variable.
+
+    Raises:
+      ValueError: if the module keeps other variables (such as `BatchStat`, or a dropout's keys).
+    """
+    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    graph, parameters, others = nnx.split(abstract, nnx.Param, ...)
+    if jax.tree.leaves(others):
+        kinds = sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(others)})
+        raise ValueError(
+            f"{type(abstract).__name__} keeps the variables {kinds}; expected none but Param: "
+            "a Net is a pure function of its parameters"
+        )
+
+    def init(key: Key, x: Array) -> Params:
+        del x  # nnx modules know their input's shape when they are built
+        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key)), nnx.Param))
+
+    def apply(params: Params, x: Array) -> Array:
+        state = jax.tree.map(lambda leaf: leaf, parameters)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state, others)(x)
+
+    return Net(init, apply)

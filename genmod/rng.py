@@ -1,0 +1,64 @@
+"""Where every key comes from: one root, named streams, the step and the example folded in.
+
+A key is a function of (seed, stream, step, example) and of nothing else, so there is no generator
+state to save, a resumed run draws what the uninterrupted one would have drawn, and an example's
+noise stays the same when the batch is cut up differently.
+"""
+
+import hashlib
+import operator
+
+import jax
+import jax.numpy as jnp
+
+from genmod.types import Array, Key, Keys
+
+
+def root(seed: int) -> Key:
+    """The key that all others of a run are derived from.
+
+    Args:
+      seed: a whole number in [0, 2**32).
+
+    Raises:
+      ValueError: if seed is not such a number.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, bool) or not 0 <= number < 2**32:
+        raise ValueError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
+    return jax.random.key(number)
+
+
+def stream(key: Key, name: str) -> Key:
+    """The key of the stream called `name`: naming a new stream shifts no other.
+
+    Names are hashed with SHA-256, not with Python's salted `hash`, so that they mean the same in
+    every process.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    return jax.random.fold_in(key, int.from_bytes(digest[:4], "big"))
+
+
+def at_step(key: Key, step: int | Array) -> Key:
+    """The key of one step: a run that resumes at a step needs the root key and the step alone."""
+    return jax.random.fold_in(key, step)
+
+
+def per_example(key: Key, num: int, *, axis_name: str | None = None) -> Keys:
+    """One key per example, [num]: the noise belongs to the example.
+
+    Example i gets the same key however the batch is split: pass the name of the mapped axis when
+    each device holds `num` consecutive examples of a larger batch.
+
+    Args:
+      key: a single key.
+      num: number of examples held here.
+      axis_name: the mapped axis over which the batch is split, if any.
+    """
+    index = jnp.arange(num, dtype=jnp.uint32)
+    if axis_name is not None:
+        index = index + jax.lax.axis_index(axis_name).astype(jnp.uint32) * num
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)

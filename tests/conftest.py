@@ -1,0 +1,27 @@
+"""Strict rules for all tests: two CPU devices, no silent broadcasting, no key used twice."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+# The first example compiles; a deadline would judge the compiler.
+settings.register_profile("genmod", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("genmod")
+
+
+@pytest.fixture(scope="session")
+def digits() -> np.ndarray:
+    """The first 1,000 training images of MNIST, uint8 [1000, 28, 28, 1]."""
+    from genmod import data
+
+    return data.load("mnist").images[:1000]
