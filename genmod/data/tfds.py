@@ -1,0 +1,157 @@
+"""Data sets that tensorflow-datasets (TFDS) has prepared on disk, read without TensorFlow.
+
+Preparing a standard data set takes TensorFlow and usually the network; reading one that is prepared
+in the array_record format takes neither. So only what is on disk is opened here: the builder that
+TFDS has for a data set, which may import TensorFlow, is not made, and no server is asked.
+"""
+
+import bisect
+import difflib
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genmod.data.errors import DataError
+
+# NAME[/CONFIG][:VERSION]. TFDS also knows namespaces, as in "huggingface:mnist", and asks the
+# network for those.
+_NAME = re.compile(r"[a-z]\w*(/[\w+.-]+)?(:(\d+|\*)(\.(\d+|\*)){2})?")
+
+
+def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the images and labels of a prepared data set, in the order in which they are stored.
+
+    Args:
+      name: "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION". Without a config it is
+        the data set's default one, without a version the newest that is prepared.
+      split: a split of the data set, or whatever TFDS understands: "train[:50%]", "train+test".
+      data_dir: the folder of TFDS; None is its own default, the environment's TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
+
+    Returns:
+      Images, uint8 [N, H, W, C], and labels, int32 [N].
+
+    Raises:
+      ValueError: if the name or the split is unknown, the split is empty, or the examples are not
+        a uint8 image, of one shape, with an integer label.
+      DataError: if the data set is not prepared in data_dir as array_record, or is damaged.
+    """
+    import tensorflow_datasets as tfds  # takes a third of a second: whoever needs it waits
+
+    root = Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir)
+    builder = _open(tfds, name, root.expanduser().absolute())
+    features, splits = builder.info.features, builder.info.splits
+    if not isinstance(features, tfds.features.FeaturesDict) or not _image_and_label(features):
+        raise ValueError(
+            f"data set {name!r} has the features {' '.join(str(features).split())}; expected "
+            "'image', uint8 [H, W, C], and 'label', one integer"
+        )
+    try:
+        num = splits[split].num_examples
+    except (AttributeError, KeyError, ValueError) as error:
+        there = ", ".join(f"{key!r} ({part.num_examples})" for key, part in splits.items())
+        raise ValueError(
+            f"unknown split {split!r} of data set {name!r}; there is: {there or 'none'}, and parts "
+            "such as 'train[:50%]'"
+        ) from error
+    if num <= 0:
+        raise ValueError(f"split {split!r} of data set {name!r} is empty; expected examples")
+
+    images, labels = zip(*_examples(builder, split), strict=True)
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"images of data set {name!r} must have one shape, got {len(shapes)}, from "
+            f"{list(shapes[0])} to {list(shapes[-1])}"
+        )
+    return np.stack(images), np.array(labels, np.int32)
+
+
+def _open(tfds: Any, name: str, root: Path) -> Any:
+    """The TFDS builder of what is prepared in root: it knows features, splits and files."""
+    prepare = (
+        "prepare it where TensorFlow is installed (pip install 'genmod[tfds]'):\n"
+        "  import tensorflow_datasets as tfds\n"
+        f"  tfds.builder({name!r}, data_dir={str(root)!r})"
+        '.download_and_prepare(file_format="array_record")'
+    )
+    dataset = re.split("[/:]", name)[0]
+    builder = None
+    try:
+        # Not tfds.builder, which prefers the data set's code and the version that code is for.
+        if _NAME.fullmatch(name):
+            builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=str(root))
+    except tfds.core.DatasetNotFoundError:
+        pass
+    except ImportError:  # something is not installed: the data are not to blame
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{root / dataset}: data set {name!r} is damaged ({error}); delete it and {prepare}"
+        ) from error
+
+    if builder is None:
+        # NAME/VERSION and NAME/CONFIG/VERSION; no deeper, as downloads may lie in the same folder.
+        found = [
+            path.parent.relative_to(root)
+            for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
+            for path in root.glob(pattern)
+        ]
+        # Community data sets would be listed by a server.
+        known = {*tfds.list_builders(with_community_datasets=False), *(p.parts[0] for p in found)}
+        if dataset not in known or not _NAME.fullmatch(name):
+            near = difflib.get_close_matches(dataset.lower(), sorted(known), n=3)
+            raise ValueError(
+                f"unknown data set {name!r} of tensorflow-datasets; nearest: "
+                f"{', '.join(near) or 'none'}; expected NAME[/CONFIG][:VERSION]"
+            )
+        there = ", ".join(sorted(str(path) for path in found if path.parts[0] == dataset))
+        raise DataError(
+            f"data set {name!r} is not prepared in {root / dataset} (found: {there or 'nothing'}); "
+            f"{prepare}"
+        )
+    formats = {kind.value for kind in builder.info.available_file_formats()}
+    if "array_record" not in formats:
+        raise DataError(
+            f"data set {name!r} in {builder.data_dir} is stored as {', '.join(sorted(formats))}, "
+            f"expected array_record; delete that folder, or choose another data_dir, and {prepare}"
+        )
+    return builder
+
+
+def _image_and_label(features: Any) -> bool:
+    """Whether every example holds an image [H, W, C] of bytes and a whole number as its label."""
+    if not {"image", "label"} <= set(features):
+        return False
+    image, label = features["image"], features["label"]
+    return (
+        isinstance(image.shape, tuple)
+        and (len(image.shape), image.np_dtype) == (3, np.uint8)
+        and label.shape == ()
+        and np.issubdtype(label.np_dtype, np.integer)
+    )
+
+
+def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
+    """The image and label of each example; one that cannot be read is blamed on its file."""
+    files = builder.info.splits[split].file_instructions
+    ends = list(itertools.accumulate(part.take for part in files))
+    source = builder.as_data_source(split=split, file_format="array_record")
+    for index in range(len(source)):
+        try:
+            example = source[index]
+            # Past the end of a file that was cut off, TFDS reads an example of None, without error.
+            image, label = example["image"], int(example["label"])
+        except ImportError:  # Pillow is not installed
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{files[bisect.bisect(ends, index)].filename}: damaged or missing: example "
+                f"{index} of split {split!r} cannot be read ({error}); delete {builder.data_dir} "
+                "and prepare the data set again"
+            ) from error
+        yield image, label

@@ -1,0 +1,359 @@
+import io
+import json
+import socket
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from genmod import data
+from genmod.data import DataError
+from genmod.data.tfds import load
+
+GREY = tfds.features.Image(shape=(8, 8, 1))
+ANY_SHAPE = tfds.features.Image(shape=(None, None, 1))
+DIGIT = tfds.features.ClassLabel(num_classes=10)
+IMAGES = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
+LABELS = np.random.default_rng(1).integers(0, 10, 64).astype(np.int32)
+
+
+class Stored(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes given examples in the given order: a data set of TFDS, made without TensorFlow."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None
+
+    def __init__(self, name, features, splits, **kwargs):
+        self.name, self.features, self.splits = name, features, splits
+        super().__init__(**kwargs)
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(self.features)
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(part) for split, part in self.splits.items()}
+
+    def _generate_examples(self, examples):
+        return enumerate(examples)
+
+
+def png(image):
+    # TFDS encodes arrays with TensorFlow, but stores a PNG file as it is.
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(file, "PNG")
+    file.seek(0)
+    return file
+
+
+def prepare(folder, name, features, splits, num_shards=None, **kwargs):
+    tfds.disable_progress_bar()
+    builder = Stored(name, features, splits, data_dir=folder, **kwargs)
+    builder.download_and_prepare(
+        file_format="array_record",
+        download_config=tfds.download.DownloadConfig(num_shards=num_shards),
+    )
+    return builder
+
+
+def prepare_digits(folder, name="tiny_digits", **kwargs):
+    examples = [
+        {"image": png(image), "label": label}
+        for image, label in zip(IMAGES, LABELS.tolist(), strict=True)
+    ]
+    splits = {"train": examples[:48], "test": examples[48:]}
+    return prepare(folder, name, {"image": GREY, "label": DIGIT}, splits, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"went to the network: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    prepare_digits(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The folder of a data set of one's own to damage, under tmp_path."""
+    prepare_digits(tmp_path)
+    return tmp_path / "tiny_digits" / "1.0.0"
+
+
+@pytest.mark.parametrize("name", ["tiny_digits", "tiny_digits:1.0.0", "tiny_digits:1.*.*"])
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", slice(48)),
+        ("test", slice(48, 64)),
+        ("train[:50%]", slice(24)),
+        ("train[10:13]", slice(10, 13)),
+        ("train+test", slice(64)),
+        ("train[40:]+test[:0]", slice(40, 48)),
+    ],
+)
+def test_reads_exactly_what_was_written(prepared, name, split, expected):
+    images, labels = load(name, split, prepared)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(images, IMAGES[expected])
+    np.testing.assert_array_equal(labels, LABELS[expected])
+
+
+def test_is_reached_by_the_public_door(prepared):
+    found = data.load("tfds:tiny_digits", "test", data_dir=prepared)
+    np.testing.assert_array_equal(found.images, IMAGES[48:])
+    assert found.fingerprint == data.fingerprint(IMAGES[48:], LABELS[48:])
+
+
+def test_default_folder_is_that_of_tfds(prepared, monkeypatch):
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", prepared)
+    np.testing.assert_array_equal(load("tiny_digits", "test", None)[0], IMAGES[48:])
+
+
+def test_config_default_and_named(tmp_path):
+    config = tfds.core.BuilderConfig(name="grey", version="2.0.0")
+
+    class WithConfig(Stored, skip_registration=True):
+        name = "with_config"
+        BUILDER_CONFIGS = [config]  # noqa: RUF012
+
+    features = {"image": GREY, "label": DIGIT}
+    splits = {"train": [{"image": png(IMAGES[0]), "label": 3}]}
+    WithConfig("with_config", features, splits, data_dir=tmp_path).download_and_prepare(
+        file_format="array_record"
+    )
+    for name in ("with_config", "with_config/grey", "with_config/grey:2.0.0"):
+        np.testing.assert_array_equal(load(name, "train", str(tmp_path))[0], IMAGES[:1])
+    with pytest.raises(DataError, match=r"found: with_config/grey/2\.0\.0\)"):
+        load("with_config/colour", "train", str(tmp_path))
+
+
+def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
+    # A TensorFlow that cannot be imported, so that the test means the same where there is one.
+    (tmp_path / "tensorflow.py").write_text("raise AssertionError('TensorFlow was imported')")
+    script = f"""
+        import socket, sys
+        sys.path.insert(0, {str(tmp_path)!r})
+
+        def refuse(*args, **kwargs):
+            raise AssertionError("went to the network")
+
+        socket.socket.connect = socket.getaddrinfo = refuse
+
+        import genmod.data.tfds as loader
+        assert "tensorflow_datasets" not in sys.modules
+
+        images, labels = loader.load("tiny_digits", "train", {prepared!r})
+        assert images.shape == (48, 8, 8, 1)
+        for name in ("tiny_digit", "mnist", "accentdb", "huggingface:mnist"):
+            try:
+                loader.load(name, "train", {prepared!r})
+            except (ValueError, loader.DataError):
+                pass
+            else:
+                raise AssertionError(name)
+        assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("mnits", "mnist"),
+        ("MNIST", "mnist"),
+        ("fashion-mnist", "fashion_mnist"),
+        ("tiny_digitz", "tiny_digits"),
+        ("kaggle:zzzzzz", "none"),
+        ("", "none"),
+    ],
+)
+def test_unknown_name_gives_the_nearest(prepared, name, nearest):
+    with pytest.raises(ValueError, match=f"unknown data set '{name}'.*nearest: {nearest}"):
+        load(name, "train", prepared)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "found"),
+    [
+        ("mnist", "mnist", "nothing"),
+        ("emnist/letters", "emnist", "nothing"),
+        ("tiny_digits:2.0.0", "tiny_digits", "tiny_digits/1.0.0"),
+        ("tiny_digits/colour", "tiny_digits", "tiny_digits/1.0.0"),
+    ],
+)
+def test_not_prepared_says_where_and_how(prepared, name, folder, found):
+    with pytest.raises(DataError) as error:
+        load(name, "train", prepared)
+    first, *command = str(error.value).splitlines()
+    assert f"{name!r} is not prepared in {prepared}/{folder} (found: {found})" in first
+    assert "TensorFlow" in first
+    assert len(command) == 2
+    assert f"tfds.builder({name!r}, data_dir={prepared!r})" in command[1]
+    assert 'file_format="array_record"' in command[1]
+    compile(textwrap.dedent("\n".join(command)), "command", "exec")
+
+
+def test_missing_folder_is_not_prepared(tmp_path):
+    with pytest.raises(DataError, match="not prepared"):
+        load("mnist", "train", str(tmp_path / "nowhere"))
+    # A bucket is not asked: it counts as a folder here.
+    with pytest.raises(DataError, match="not prepared"):
+        load("mnist", "train", "gs://tfds-data/datasets")
+
+
+def test_other_file_format_is_refused(files, tmp_path):
+    info = files / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(DataError, match=r"stored as tfrecord, expected array_record.*\n.*\n.*"):
+        load("tiny_digits", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["trian", "", "train[", "train[:101%]", None, 3])
+def test_unknown_split_names_those_there_are(prepared, split):
+    with pytest.raises(ValueError, match=r"unknown split .*'train' \(48\), 'test' \(16\)"):
+        load("tiny_digits", split, prepared)
+
+
+@pytest.mark.parametrize("split", ["train[:0]", "train[5:5]", "train[5:2]"])
+def test_empty_split(prepared, split):
+    with pytest.raises(ValueError, match="is empty"):
+        load("tiny_digits", split, prepared)
+
+
+@pytest.mark.parametrize(
+    ("features", "example"),
+    [
+        ({"image": GREY}, {"image": png(IMAGES[0])}),
+        ({"picture": GREY, "label": DIGIT}, {"picture": png(IMAGES[0]), "label": 0}),
+        (
+            {"image": GREY, "label": tfds.features.Text()},
+            {"image": png(IMAGES[0]), "label": "nine"},
+        ),
+        (
+            {"image": tfds.features.Tensor(shape=(8, 8, 1), dtype=np.float32), "label": DIGIT},
+            {"image": np.zeros((8, 8, 1), np.float32), "label": 0},
+        ),
+        (
+            {"image": tfds.features.Tensor(shape=(64,), dtype=np.uint8), "label": DIGIT},
+            {"image": np.zeros(64, np.uint8), "label": 0},
+        ),
+        (
+            {"image": {"left": GREY}, "label": DIGIT},
+            {"image": {"left": png(IMAGES[0])}, "label": 0},
+        ),
+        (
+            {"image": GREY, "label": tfds.features.Tensor(shape=(2,), dtype=np.int64)},
+            {"image": png(IMAGES[0]), "label": np.zeros(2, np.int64)},
+        ),
+    ],
+)
+def test_other_features_are_refused(tmp_path, features, example):
+    prepare(tmp_path, "other", features, {"train": [example]})
+    with pytest.raises(ValueError, match=r"features .*; expected 'image', uint8 \[H, W, C\]") as e:
+        load("other", "train", str(tmp_path))
+    assert all(name in str(e.value) for name in features)
+
+
+def test_images_of_unstated_shape(tmp_path):
+    features = {"image": ANY_SHAPE, "label": tfds.features.Scalar(np.int64)}
+    same, other = ([{"image": png(image), "label": 300} for image in IMAGES[:3]] for _ in range(2))
+    other.append({"image": png(IMAGES[0][:5]), "label": 1})
+    prepare(tmp_path, "unstated", features, {"train": same, "test": other})
+    images, labels = load("unstated", "train", str(tmp_path))
+    np.testing.assert_array_equal(images, IMAGES[:3])
+    assert labels.tolist() == [300, 300, 300]
+    with pytest.raises(ValueError, match=r"one shape, got 2, from \[5, 8, 1\] to \[8, 8, 1\]"):
+        load("unstated", "test", str(tmp_path))
+
+
+def test_flipped_bit_is_never_read(files, tmp_path):
+    path = files / "tiny_digits-train.array_record-00000-of-00001"
+    good = path.read_bytes()
+    draw = np.random.default_rng(2)
+    complaints = []
+    for place in draw.choice(np.flatnonzero(np.frombuffer(good, np.uint8)), 30):
+        bad = bytearray(good)
+        bad[place] ^= 1 << int(draw.integers(8))
+        path.write_bytes(bad)
+        try:
+            images, labels = load("tiny_digits", "train", str(tmp_path))
+        except DataError as error:
+            complaints.append(str(error))
+        else:  # the bit means nothing
+            np.testing.assert_array_equal(images, IMAGES[:48])
+            np.testing.assert_array_equal(labels, LABELS[:48])
+    assert len(complaints) > 20
+    assert all(f"{path}: damaged" in complaint for complaint in complaints)
+
+
+@pytest.mark.parametrize("size", [None, 0, 1000, 65536, 131071])
+def test_truncated_or_missing_file(files, tmp_path, size):
+    path = files / "tiny_digits-train.array_record-00000-of-00001"
+    good = path.read_bytes()
+    assert len(good) == 131072
+    path.unlink() if size is None else path.write_bytes(good[:size])
+    with pytest.raises(DataError) as error:
+        load("tiny_digits", "train", str(tmp_path))
+    assert str(path) in str(error.value)
+    assert load("tiny_digits", "test", str(tmp_path))[0].shape == (16, 8, 8, 1)
+
+
+def test_truncated_file_of_unencoded_arrays(tmp_path):
+    # No PNG to be found broken: what lies past the end must not become labels of 0.
+    features = {
+        "image": tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8),
+        "label": tfds.features.Scalar(np.int32),
+    }
+    examples = [{"image": image, "label": 7} for image in IMAGES]
+    builder = prepare(tmp_path, "raw", features, {"train": examples})
+    np.testing.assert_array_equal(load("raw", "train", str(tmp_path))[0], IMAGES)
+    (path,) = builder.info.splits["train"].filepaths
+    path.write_bytes(path.read_bytes()[:65536])
+    with pytest.raises(DataError, match="damaged or missing"):
+        load("raw", "train", str(tmp_path))
+
+
+def test_damage_is_blamed_on_its_file(tmp_path):
+    prepare_digits(tmp_path, "in_three", num_shards=3)
+    folder = tmp_path / "in_three" / "1.0.0"
+    np.testing.assert_array_equal(load("in_three", "train", str(tmp_path))[0], IMAGES[:48])
+    (folder / "in_three-train.array_record-00001-of-00003").unlink()
+    with pytest.raises(
+        DataError, match=r"in_three-train.array_record-00001-of-00003: .*example 16 "
+    ):
+        load("in_three", "train", str(tmp_path))
+    assert len(load("in_three", "train[:16]", str(tmp_path))[0]) == 16
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("contents", [None, b"", b"half", b"\xff\xfe", b"{}", b"[1]"])
+def test_damaged_description(files, tmp_path, file, contents):
+    path = files / file
+    good = path.read_bytes()
+    if contents is None:
+        path.unlink()
+    else:
+        path.write_bytes(good[: len(good) // 2] if contents == b"half" else contents)
+    with pytest.raises(DataError, match="tiny_digits"):
+        load("tiny_digits", "train", str(tmp_path))
+
+
+def test_description_without_splits(files, tmp_path):
+    path = files / "dataset_info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": []}))
+    with pytest.raises(ValueError, match="there is: none"):
+        load("tiny_digits", "train", str(tmp_path))
