@@ -1,0 +1,113 @@
+"""The variational autoencoder as pure functions."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genmod import checks, rng
+from genmod.types import Array, Key, Keys, Net, Params
+from genmod.vae import posteriors
+from genmod.vae.likelihoods import Likelihood, bernoulli
+from genmod.vae.priors import Prior, standard_normal
+
+
+class VaeParams(NamedTuple):
+    """Parameters of a VAE.
+
+    Attributes:
+      encoder: of q(z|x).
+      decoder: of p(x|z).
+      prior: of p(z); `()` for N(0, I).
+    """
+
+    encoder: Params
+    decoder: Params
+    prior: Params
+
+
+class Vae(NamedTuple):
+    """A variational autoencoder (Kingma & Welling 2014).
+
+    Attributes:
+      init: `(key, x [B, H, W, C]) -> VaeParams`, after checking that all shapes fit.
+      encode: `(params, x [B, H, W, C]) -> (mean [B, L], logvar [B, L])`.
+      sample: `(keys [B], mean [B, L], logvar [B, L]) -> z [B, L]`, the reparametrised draw.
+      decode: `(params, z [B, L]) -> output`, the parameters of the likelihood: logits
+        [B, H, W, C] for `bernoulli`.
+      likelihood: p(x|z) as a function of that output.
+      prior: p(z).
+    """
+
+    init: Callable[[Key, Array], VaeParams]
+    encode: Callable[[VaeParams, Array], tuple[Array, Array]]
+    sample: Callable[[Keys, Array, Array], Array]
+    decode: Callable[[VaeParams, Array], Array]
+    likelihood: Likelihood
+    prior: Prior
+
+
+def make(
+    encoder: Net,
+    decoder: Net,
+    *,
+    latent_dim: int,
+    likelihood: Likelihood = bernoulli,
+    prior: Callable[[int], Prior] = standard_normal,
+) -> Vae:
+    """A VAE from two networks.
+
+    Args:
+      encoder: [B, H, W, C] -> [B, 2 * latent_dim], the posterior's means, then its log-variances.
+      decoder: [B, latent_dim] -> the parameters of the likelihood.
+      latent_dim: number of latent dimensions L.
+      likelihood: p(x|z) from the decoder's output.
+      prior: `latent_dim -> Prior`.
+
+    Raises:
+      ValueError: if latent_dim is not positive; on use, if a network's output has another shape
+        than the one above.
+    """
+    latent_dim = checks.positive_integer("latent_dim", latent_dim)
+    p_z = prior(latent_dim)
+
+    def split(moments: Array, x: Array) -> tuple[Array, Array]:
+        expected = (x.shape[0], 2 * latent_dim)
+        if moments.shape != expected:
+            raise ValueError(
+                f"the encoder must put out [B, 2 * latent_dim] = {expected} for images "
+                f"{x.shape}, got {moments.shape}"
+            )
+        return moments[:, :latent_dim], moments[:, latent_dim:]
+
+    def init(key: Key, x: Array) -> VaeParams:
+        z = jnp.zeros((x.shape[0], latent_dim))
+        params = VaeParams(
+            encoder=encoder.init(rng.stream(key, "encoder"), x),
+            decoder=decoder.init(rng.stream(key, "decoder"), z),
+            prior=p_z.init(rng.stream(key, "prior")),
+        )
+        jax.eval_shape(encode, params, x)
+        jax.eval_shape(lambda: likelihood.log_prob(decode(params, z), x))
+        return params
+
+    def encode(params: VaeParams, x: Array) -> tuple[Array, Array]:
+        return split(encoder.apply(params.encoder, x), x)
+
+    def decode(params: VaeParams, z: Array) -> Array:
+        if z.ndim != 2 or z.shape[1] != latent_dim:
+            raise ValueError(f"z must have the shape [B, {latent_dim}], got {z.shape}")
+        return decoder.apply(params.decoder, z)
+
+    return Vae(init, encode, posteriors.sample, decode, likelihood, p_z)
+
+
+def generate(model: Vae) -> Callable[[Keys, VaeParams], Array]:
+    """A sampler `(keys [B], params) -> images [B, H, W, C]`: the mean of p(x|z) at z ~ p(z)."""
+
+    def sample(keys: Keys, params: VaeParams) -> Array:
+        z = model.prior.sample(keys, params.prior)
+        return model.likelihood.mean(model.decode(params, z))
+
+    return sample
