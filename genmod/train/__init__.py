@@ -1,0 +1,15 @@
+"""Training: learners, and the loop that runs them."""
+
+from genmod.train.learner import Learner, TrainState, learner
+from genmod.train.loop import Carry, NonFiniteError, Point, run, start
+
+__all__ = [
+    "Carry",
+    "Learner",
+    "NonFiniteError",
+    "Point",
+    "TrainState",
+    "learner",
+    "run",
+    "start",
+]

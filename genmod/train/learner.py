@@ -1,0 +1,118 @@
+"""The learner: training as three pure functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genmod import checks, rng
+from genmod.types import Array, Batch, Key, Keys, Metrics, Objective, Params
+
+
+class Learner(NamedTuple):
+    """Training as three pure functions; it holds no state and no key.
+
+    Attributes:
+      init: `(key, batch) -> state`, a tree of arrays with all that the next step depends on.
+      step: `(key, state, batch) -> (state, metrics)`, the whole of training; metrics are means over
+        the batch.
+      sample: `(key, state, num) -> images [num, H, W, C]`.
+    """
+
+    init: Callable[[Key, Batch], Any]
+    step: Callable[[Key, Any, Batch], tuple[Any, Metrics]]
+    sample: Callable[[Key, Any, int], Array]
+
+
+class TrainState(NamedTuple):
+    """All that the next step of a one-player learner depends on.
+
+    Attributes:
+      step: int32 [], number of steps taken.
+      params: the model's parameters.
+      opt_state: the optimizer's state.
+    """
+
+    step: Array
+    params: Params
+    opt_state: optax.OptState
+
+
+Schedule = Callable[[Array], Array]
+
+
+def learner(
+    model_init: Callable[[Key, Batch], Params],
+    objective: Objective | Callable[[Mapping[str, Array]], Objective],
+    optimizer: optax.GradientTransformation,
+    *,
+    sample: Callable[[Keys, Params], Array] | None = None,
+    hyper: Mapping[str, float | Schedule] | None = None,
+) -> Learner:
+    """A learner with one player: gradient descent on the mean of an objective.
+
+    Args:
+      model_init: `(key, batch) -> params`.
+      objective: `(keys [B], params, batch) -> (loss [B], aux)`. With `hyper`, a function
+        `hyper -> objective`.
+      optimizer: any optax transformation.
+      sample: `(keys [num], params) -> images [num, H, W, C]`, for `Learner.sample`.
+      hyper: weights that follow a schedule `step -> value`, or are to be swept: name -> number or
+        schedule. Inside the step, `objective` is called with their values at that step, so that
+        the objective proper keeps its three arguments.
+
+    Returns:
+      A Learner whose state is a TrainState. Its metrics are `loss`, the mean of the objective over
+      the batch, and the mean of each of its aux values.
+
+    Raises:
+      ValueError: when traced, if the objective does not return one loss per example.
+    """
+
+    def objective_at(step: Array) -> Objective:
+        if hyper is None:
+            return cast(Objective, objective)
+        values = {
+            name: jnp.asarray(value(step) if callable(value) else value)
+            for name, value in hyper.items()
+        }
+        return cast(Callable[[Mapping[str, Array]], Objective], objective)(values)
+
+    def init(key: Key, batch: Batch) -> TrainState:
+        params = model_init(key, batch)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    def step(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        size = checks.leading_axis("batch", batch)
+        keys = rng.per_example(key, size)
+        current = objective_at(state.step)
+
+        def mean_loss(params: Params) -> tuple[Array, Metrics]:
+            losses, aux = current(keys, params, batch)
+            _check_losses(losses, aux, size)
+            return jnp.mean(losses), {name: jnp.mean(value) for name, value in aux.items()}
+
+        (loss, means), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), {"loss": loss, **means}
+
+    def draw(key: Key, state: TrainState, num: int) -> Array:
+        if sample is None:
+            raise ValueError("this learner cannot sample: train.learner got no sample function")
+        num = checks.positive_integer("num", num)
+        return sample(rng.per_example(key, num), state.params)
+
+    return Learner(init, step, draw)
+
+
+def _check_losses(losses: Array, aux: Metrics, size: int) -> None:
+    if jnp.shape(losses) != (size,):
+        raise ValueError(
+            f"the objective must return one loss per example, of shape ({size},), "
+            f"got {jnp.shape(losses)}"
+        )
+    if "loss" in aux:
+        raise ValueError("aux must not use the name 'loss': it is the objective's own")

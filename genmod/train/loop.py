@@ -1,0 +1,262 @@
+"""The loop: many steps compiled into one program, plain Python between them."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genmod import checks, rng
+from genmod.train.learner import Learner
+from genmod.types import Array, BatchAt, Key, Metrics
+
+_SECONDS_PER_CALL = 0.5
+"""What one call of the compiled program aims at: long enough to cost nothing, short enough for a
+progress bar that moves and a Ctrl-C that is heard."""
+
+
+class Carry(NamedTuple):
+    """All that the rest of a run depends on, apart from its key: saving it is saving the run.
+
+    Attributes:
+      step: int32 [], number of steps taken.
+      state: the learner's state.
+      totals: sum of each metric over the steps since the last log point.
+      count: int32 [], number of those steps.
+    """
+
+    step: Array
+    state: Any
+    totals: Metrics
+    count: Array
+
+
+class Point(NamedTuple):
+    """Where a run stands at a log point.
+
+    Attributes:
+      step: number of steps taken.
+      metrics: mean of each metric over the steps since the last log point; empty where the run was
+        stopped between two.
+      carry: what to save, and what `run` continues from.
+    """
+
+    step: int
+    metrics: dict[str, Any]
+    carry: Carry
+
+    @property
+    def state(self) -> Any:
+        """The learner's state."""
+        return self.carry.state
+
+
+class NonFiniteError(ArithmeticError):
+    """A metric or the state became infinite or NaN, and training stopped there.
+
+    Attributes:
+      step: the step that went wrong, counted from 1.
+      metrics: that step's metrics.
+      carry: the run before that step, its state still finite.
+    """
+
+    def __init__(self, step: int, metrics: dict[str, Any], carry: Carry):
+        self.step, self.metrics, self.carry = step, metrics, carry
+        values = ", ".join(f"{name} {value}" for name, value in metrics.items())
+        super().__init__(
+            f"training became non-finite in step {step}: {values}; "
+            f"the state after step {step - 1} is kept"
+        )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
+    batch = batch_at(rng.stream(key, "data"), jnp.zeros((), jnp.int32))
+    state = learner.init(rng.stream(key, "init"), batch)
+    _, metrics = jax.eval_shape(learner.step, key, state, batch)
+    totals = {name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()}
+    return Carry(jnp.zeros((), jnp.int32), state, totals, jnp.zeros((), jnp.int32))
+
+
+def start(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
+    """The beginning of a run: what `run` starts from if it is given no carry.
+
+    Under `jax.eval_shape` it is the target to restore a checkpoint into.
+    """
+    return _start(learner, key, _as_argument(batch_at))
+
+
+def run(
+    learner: Learner,
+    key: Key,
+    batch_at: BatchAt,
+    *,
+    num_steps: int,
+    log_every: int = 100,
+    carry: Carry | None = None,
+    compiled: bool = True,
+    on_call: Callable[[int], bool] | None = None,
+) -> Iterator[Point]:
+    """Trains, yielding at every log point; log, save and plot in the loop over it.
+
+        for point in train.run(learner, key, batch_at, num_steps=30_000, log_every=600):
+            print(point.step, point.metrics["loss"])
+
+    Step i sees `batch_at(key of the data, i)` and a key of its own, both functions of `key` and i
+    alone: a run continued from any carry ends in the same bits as one that was never interrupted.
+
+    Args:
+      learner: what to train.
+      key: the run's key, `rng.root(seed)`.
+      batch_at: `(key, step) -> batch`, as from `data.batches`. A `jax.tree_util.Partial` has its
+        arrays passed to the compiled program; any other function has them built in as constants.
+      num_steps: number of steps at which the run ends, those before `carry` included.
+      log_every: yield whenever the number of steps is a multiple of this, and at the end.
+      carry: continue from here instead of from `start(learner, key, batch_at)`; it stays valid.
+      compiled: False runs every operation on its own, so that a debugger and `print` see values.
+      on_call: called with the number of steps taken after each call of the compiled program, about
+        twice a second; a true answer ends the run after that step.
+
+    Returns:
+      An iterator of `Point`. The carries it yields stay valid while it goes on.
+
+    Raises:
+      ValueError: at once, if num_steps or log_every is not positive.
+      NonFiniteError: at the step whose metrics or whose new state are not finite.
+    """
+    num_steps = checks.positive_integer("num_steps", num_steps)
+    log_every = checks.positive_integer("log_every", log_every)
+    batch_at = _as_argument(batch_at)
+    if carry is None:
+        carry = start(learner, key, batch_at)
+    return _points(learner, key, batch_at, num_steps, log_every, carry, compiled, on_call)
+
+
+def _points(
+    learner: Learner,
+    key: Key,
+    batch_at: BatchAt,
+    num_steps: int,
+    log_every: int,
+    carry: Carry,
+    compiled: bool,
+    on_call: Callable[[int], bool] | None,
+) -> Iterator[Point]:
+    step = int(carry.step)
+    calls = _CallLength()
+    stop = False
+    while step < num_steps and not stop:
+        log_point = min(num_steps, (step // log_every + 1) * log_every)
+        with contextlib.nullcontext() if compiled else jax.disable_jit():
+            while step < log_point and not stop:
+                length = min(calls.length, log_point - step)
+                began = time.perf_counter()
+                carry = _advance_finite(learner, key, batch_at, carry, length)
+                calls.took(length, time.perf_counter() - began)
+                step += length
+                stop = bool(on_call and on_call(step))
+        if step == log_point:
+            means, carry = _drain(carry)
+            yield Point(step, _readable(means), carry)
+        else:
+            yield Point(step, {}, carry)
+
+
+class _CallLength:
+    """How many steps to compile-and-go at once, from how long the last call took.
+
+    The number of steps is an argument of the program, not part of it, so this choice costs no
+    compilation; and it cannot change the numbers, as the program does one step after the other.
+    """
+
+    def __init__(self):
+        self.length = 1
+
+    def took(self, length: int, seconds: float) -> None:
+        fitting = length * _SECONDS_PER_CALL / max(seconds, 1e-9)
+        self.length = max(1, min(int(fitting), 8 * length))
+
+
+def _advance_finite(
+    learner: Learner, key: Key, batch_at: BatchAt, carry: Carry, length: int
+) -> Carry:
+    """`length` steps, or NonFiniteError. The carry that comes in stays valid."""
+    # The program updates a copy in place; the original is the way back to the last good state.
+    # Steps are pure, so that state is found again by repeating the steps before the bad one: this
+    # costs healthy steps nothing, where keeping the old state within each step costs 8 %.
+    def advance(steps: int) -> tuple[Carry, Metrics, Array]:
+        return _advance(learner, key, batch_at, _copy(carry), steps)
+
+    after, _, finite = advance(length)
+    if finite:
+        return after
+    # All is well after `good` steps and no more after `bad`: an update can ruin the state long
+    # before a metric shows it.
+    good, bad = 0, int(after.step - carry.step)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if advance(middle)[2] else (good, middle)
+    before, (_, metrics, _) = advance(good)[0], advance(bad)
+    raise NonFiniteError(int(carry.step) + bad, _readable(metrics), before)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnames="carry")
+def _advance(
+    learner: Learner, key: Key, batch_at: BatchAt, carry: Carry, length: int | Array
+) -> tuple[Carry, Metrics, Array]:
+    """`length` steps, fewer if one's metrics are not finite.
+
+    Returns the carry, the last step's metrics, and whether these and the state are finite.
+    """
+    data_key, step_key = rng.stream(key, "data"), rng.stream(key, "step")
+    end = carry.step + length
+
+    def go_on(loop: tuple[Carry, Metrics, Array]) -> Array:
+        carry, _, finite = loop
+        return (carry.step < end) & finite
+
+    def one_step(loop: tuple[Carry, Metrics, Array]) -> tuple[Carry, Metrics, Array]:
+        step, state, totals, count = loop[0]
+        batch = batch_at(data_key, step)
+        state, metrics = learner.step(rng.at_step(step_key, step), state, batch)
+        totals = {name: total + metrics[name] for name, total in totals.items()}
+        finite = jnp.array([jnp.isfinite(value).all() for value in metrics.values()]).all()
+        return Carry(step + 1, state, totals, count + 1), metrics, finite
+
+    begin = (carry, carry.totals, jnp.array(True))
+    after, metrics, finite = jax.lax.while_loop(go_on, one_step, begin)
+    # A state may hold an infinity from the start, such as "the best loss so far".
+    sound = _num_non_finite(after.state) <= _num_non_finite(carry.state)
+    return after, metrics, finite & sound
+
+
+@jax.jit
+def _copy(carry: Carry) -> Carry:
+    return jax.tree.map(jnp.copy, carry)
+
+
+@jax.jit
+def _drain(carry: Carry) -> tuple[Metrics, Carry]:
+    means = {name: total / carry.count for name, total in carry.totals.items()}
+    empty = {name: jnp.zeros_like(total) for name, total in carry.totals.items()}
+    return means, carry._replace(totals=empty, count=jnp.zeros_like(carry.count))
+
+
+def _num_non_finite(tree: Any) -> Array:
+    numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return sum((jnp.sum(~jnp.isfinite(x)) for x in numbers), jnp.zeros((), jnp.int32))
+
+
+def _readable(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as Python floats, or NumPy arrays where they have axes."""
+    values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    return {name: float(v) if v.ndim == 0 else v for name, v in values.items()}
+
+
+def _as_argument(batch_at: BatchAt) -> jax.tree_util.Partial:
+    is_tree = isinstance(batch_at, jax.tree_util.Partial)
+    return batch_at if is_tree else jax.tree_util.Partial(batch_at)
