@@ -1,0 +1,231 @@
+"""The command `genmod`.
+
+Exit codes: 0 done, 2 usage or configuration, 3 bad data, 4 training diverged, 5 checkpoint damaged,
+130 Ctrl-C, 143 SIGTERM.
+"""
+
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+_USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 2, 3, 4, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How to run, which changes no number of the result."""
+
+    run_dir: Path | None = None
+    """Run folder; runs/EXPERIMENT/ and a name made of the seed and the changed flags by default.
+    The same command continues where it stopped."""
+    log_every: int | None = None
+    """Steps between log points; an epoch's by default."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; five epochs' by default."""
+    keep: int = 2
+    """How many checkpoints to keep."""
+    progress: bool = True
+    """Show progress: a bar on a terminal, else a line for each log point."""
+    debug: bool = False
+    """Run every operation on its own, uncompiled, and show tracebacks."""
+
+
+def train(name: str, arguments: Sequence[str]) -> int:
+    """Trains an experiment; the flags come from its Config."""
+    from genmod import experiment, record, runner
+    from genmod.train import NonFiniteError
+
+    source = experiment.find(name)
+    module = experiment.load(source)
+    config, options = _parse(module, source.stem, arguments)
+    configure_compilation_cache()
+    built = module.build(config)
+    default = Path("runs") / source.stem / experiment.default_name(config)
+    command = shlex.join(["genmod", "train", name, *arguments])
+    folder, remarks = record.open_folder(
+        options.run_dir or default,
+        experiment=source.stem,
+        source=source,
+        config=experiment.config_as_json(config),
+        fingerprint=built.dataset.fingerprint,
+        command=command,
+    )
+    for remark in remarks:
+        print(f"note: {remark}")
+    try:
+        outcome = runner.run(
+            built,
+            folder,
+            seed=config.seed,
+            log_every=options.log_every,
+            checkpoint_every=options.checkpoint_every,
+            keep=options.keep,
+            compiled=not options.debug,
+            progress=options.progress,
+        )
+    except NonFiniteError as error:
+        print(f"genmod: error: {error}, in {folder.checkpoints}", file=sys.stderr)
+        return _DIVERGED
+    if outcome.signal is not None:
+        print(f"saved at step {outcome.step:,}; to continue: {command}")
+        return 128 + outcome.signal
+    return 0
+
+
+def sample(
+    run: Annotated[Path, tyro.conf.Positional],
+    num: int = 100,
+    seed: int = 0,
+    out: Path = Path("samples.png"),
+) -> int:
+    """Draws images from a trained run and writes them as a grid.
+
+    Args:
+      run: the run folder.
+      num: how many images.
+      seed: seed of the draws.
+      out: the picture to write.
+    """
+    import jax
+
+    from genmod import checks, experiment, record, report, rng
+    from genmod import train as training
+    from genmod.train import checkpoint
+
+    checks.positive_integer("num", num)
+    key = rng.stream(rng.root(seed), "sample")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
+    configure_compilation_cache()
+    folder = record.Folder(run)
+    recorded = record.read(folder)
+    module = experiment.load(folder.experiment)
+    built = module.build(experiment.config_from_json(module.Config, recorded["config"]))
+    target = jax.eval_shape(lambda: training.start(built.learner, key, built.batch_at))
+    carry = checkpoint.restore(folder.checkpoints, target)
+    images = jax.jit(built.learner.sample, static_argnums=2)(key, carry.state, num)
+    report.image_grid(images).savefig(out)
+    print(out)
+    return 0
+
+
+def runs(folder: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> int:
+    """Lists the runs below a folder, with how far they are and where they stand.
+
+    Args:
+      folder: where to look.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from genmod import record
+
+    table = Table("run", "begun", "epoch", "loss", "evaluation", box=None, pad_edge=False)
+    for path in sorted(folder.glob("**/record.json")):
+        found = record.Folder(path.parent)
+        recorded, rows = record.read(found), record.read_metrics(found)
+        last = rows[-1] if rows else {"epoch": 0, "loss": float("nan")}
+        table.add_row(
+            str(found.path),
+            recorded["created"][:16].replace("T", " "),
+            f"{last['epoch']:g} of {recorded['config'].get('epochs', '?')}",
+            f"{last['loss']:.4f}",
+            ", ".join(f"{k} {v:.2f}" for k, v in record.read_evaluation(found).items()),
+        )
+    if table.row_count:
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+    else:
+        print(f"no runs below {str(folder)!r}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and exits with its code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Standard output may be a pipe: a reader that goes away is no error worth a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        code = _dispatch(arguments)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except Exception as error:
+        code = _explain(error, "--debug" in arguments)
+    sys.exit(code)
+
+
+def configure_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that the second start of an experiment is quick.
+
+    The folder is $GENMOD_CACHE_DIR, or the user's cache folder; JAX's own variable
+    JAX_COMPILATION_CACHE_DIR takes precedence.
+    """
+    import jax
+    import platformdirs
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = os.environ.get("GENMOD_CACHE_DIR") or platformdirs.user_cache_dir("genmod")
+        jax.config.update("jax_compilation_cache_dir", folder)
+    # By default JAX keeps only what took a second to compile; here a start is many small programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    # `train` is parsed in two steps: the experiment's file says which flags there are.
+    if arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-"):
+        return train(arguments[1], arguments[2:])
+    return tyro.extras.subcommand_cli_from_dict(
+        {"train": _train_help, "sample": sample, "runs": runs},
+        args=arguments,
+        prog="genmod",
+        description="Generative modelling in JAX.",
+    )
+
+
+def _train_help(experiment: Annotated[str, tyro.conf.Positional]) -> int:
+    """Trains an experiment: `genmod train EXPERIMENT --help` lists its flags.
+
+    Args:
+      experiment: a Python file, or the name of one in ./experiments.
+    """
+    return train(experiment, [])
+
+
+def _parse(module: Any, name: str, arguments: Sequence[str]) -> tuple[Any, RunOptions]:
+    def options(config: module.Config, run: RunOptions) -> tuple[Any, RunOptions]:
+        return config, run
+
+    return tyro.cli(
+        options,
+        args=list(arguments),
+        prog=f"genmod train {name}",
+        description=module.__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    """Prints an error for the person at the terminal and gives its exit code."""
+    from genmod.data import DataError
+    from genmod.train.checkpoint import CheckpointError
+
+    codes: dict[type[Exception], int] = {DataError: _BAD_DATA, CheckpointError: _BAD_CHECKPOINT}
+    code = codes.get(type(error), _USAGE)
+    # A refusal of ours speaks for itself. An error from elsewhere, such as an experiment's own
+    # code, is a bug that somebody has to find.
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = Path(frames[-1].filename).is_relative_to(Path(__file__).parent) if frames else True
+    expected = isinstance(error, ValueError | DataError | CheckpointError) and ours
+    if debug or not (expected or isinstance(error, OSError)):
+        traceback.print_exception(error)
+        return code if expected or isinstance(error, OSError) else 1
+    print(f"genmod: error: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,82 @@
+"""An objective over a whole data set: every example once, none dropped."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genmod import checks, rng
+from genmod.types import Array, Batch, Key, Keys, Objective, Params
+
+
+class Estimate(NamedTuple):
+    """A mean over examples with its standard error."""
+
+    mean: float
+    error: float
+
+
+def estimate(values: Array | np.ndarray) -> Estimate:
+    """Mean and standard error of independent values [N], in float64; N must be at least 2."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values must have the shape [N] with N >= 2, got {list(values.shape)}")
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def over_examples(
+    key: Key,
+    params: Params,
+    examples: Batch,
+    *,
+    objective: Objective,
+    batch_size: int = 500,
+    prepare: Callable[[Keys, Batch], Batch] | None = None,
+) -> dict[str, np.ndarray]:
+    """An objective's loss and aux values for each example of a data set.
+
+    Example i draws from key i: the result does not depend on batch_size (but for rounding).
+
+    Args:
+      key: a single key.
+      params: the model's parameters.
+      examples: [N, ...], or a tree of such arrays.
+      objective: `(keys [B], params, batch) -> (loss [B], aux)`.
+      batch_size: how many examples to hold at once; a smaller last batch takes what is left.
+      prepare: `(keys [B], raw examples) -> batch`, as in `data.batch_at`; nothing is done if None.
+
+    Returns:
+      `loss` and each aux value, float32 [N].
+    """
+    num = checks.leading_axis("examples", examples)
+    batch_size = min(num, checks.positive_integer("batch_size", batch_size))
+    parts = [
+        _values(objective, prepare, key, params, examples, first, min(batch_size, num - first))
+        for first in range(0, num, batch_size)
+    ]
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+
+
+@functools.partial(jax.jit, static_argnames=("objective", "prepare", "size"))
+def _values(
+    objective: Objective,
+    prepare: Callable[[Keys, Batch], Batch] | None,
+    key: Key,
+    params: Params,
+    examples: Batch,
+    first: Array,
+    size: int,
+) -> dict[str, Array]:
+    batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, size), examples)
+    index = first + jnp.arange(size)
+
+    def keys_of(name: str) -> Keys:
+        return jax.vmap(rng.at_step, in_axes=(None, 0))(rng.stream(key, name), index)
+
+    if prepare is not None:
+        batch = prepare(keys_of("prepare"), batch)
+    loss, aux = objective(keys_of("objective"), params, batch)
+    return {"loss": loss, **aux}

@@ -1,0 +1,147 @@
+"""What an experiment is, where it is found, and how its configuration is written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from genmod import checks
+from genmod.data import Dataset
+from genmod.train import Learner
+from genmod.types import BatchAt, Key
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Experiment(NamedTuple):
+    """What `build(config)` of an experiment file returns.
+
+    Attributes:
+      learner: what is trained.
+      batch_at: `(key, step) -> batch`, as from `data.batches`.
+      dataset: the training data; its length and batch_size make an epoch, its fingerprint the
+        record.
+      batch_size: number of examples in a batch.
+      epochs: where the run ends. Nothing else may depend on it: that lets a finished run go on.
+      evaluate: `(key, state) -> numbers by name`, once, at the end.
+      figures: `(key, state) -> matplotlib figures by name`, once, at the end.
+    """
+
+    learner: Learner
+    batch_at: BatchAt
+    dataset: Dataset
+    batch_size: int
+    epochs: float
+    evaluate: Callable[[Key, Any], Mapping[str, float]] = lambda key, state: {}
+    figures: Callable[[Key, Any], Mapping[str, Figure]] = lambda key, state: {}
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the whole run."""
+        return max(1, math.ceil(self.epochs * len(self.dataset.images) / self.batch_size))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of steps of an epoch, rounded up."""
+        return math.ceil(len(self.dataset.images) / self.batch_size)
+
+    def epoch(self, step: int) -> float:
+        """Number of epochs that `step` steps make."""
+        return step * self.batch_size / len(self.dataset.images)
+
+
+def find(name: str, folder: str | Path = "experiments") -> Path:
+    """The file of an experiment, from its path or from its name in ./experiments.
+
+    Raises:
+      ValueError: if there is none; the nearest names are given.
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise ValueError(f"experiment {name!r}: there is no such file")
+        return path
+    checks.known("experiment", name, names(folder))
+    return Path(folder) / f"{name}.py"
+
+
+def names(folder: str | Path = "experiments") -> list[str]:
+    """The experiments in a folder: its Python files whose name starts with a letter."""
+    return sorted(path.stem for path in Path(folder).glob("[a-z]*.py"))
+
+
+def load(path: str | Path) -> ModuleType:
+    """Imports an experiment file.
+
+    Raises:
+      ValueError: if it lacks a frozen dataclass `Config` or a function `build`.
+    """
+    path = Path(path)
+    # Registered under a name of its own: dataclasses look their module up to resolve annotations.
+    name = f"genmod_experiment_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"experiment {str(path)!r}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    config = getattr(module, "Config", None)
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        raise ValueError(f"{path}: expected a frozen dataclass Config, got {config!r}")
+    if not callable(getattr(module, "build", None)):
+        raise ValueError(f"{path}: expected a function build(config), found none")
+    return module
+
+
+def default_name(config: Any) -> str:
+    """A folder name that says what a configuration changes: `seed-0`, `seed-1_latent_dim-2`.
+
+    The same command gives the same name and so finds its run again; another configuration gets a
+    folder of its own. `epochs` is left out, as a longer run continues a shorter one.
+    """
+    parts = [f"seed-{config.seed}"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in ("seed", "epochs") and value != field.default:
+            parts.append(f"{field.name}-{value}")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))
+    if len(name) > 100:
+        name = f"{name[:80]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return name
+
+
+def config_as_json(config: Any) -> dict[str, Any]:
+    """A configuration as JSON holds it."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+
+
+def config_from_json(kind: type, values: Mapping[str, Any]) -> Any:
+    """The configuration that `config_as_json` wrote down.
+
+    Raises:
+      ValueError: if fields are missing, unknown or out of range.
+    """
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if expected != set(values):
+        raise ValueError(
+            f"the recorded configuration has the fields {sorted(values)}, "
+            f"the experiment expects {sorted(expected)}"
+        )
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )

@@ -1,0 +1,59 @@
+"""The pictures that belong to any model with an encoder and a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genmod.data import Dataset
+from genmod.report.grids import comparison, image_grid
+from genmod.report.latents import latent_plane, manifold_points
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def autoencoder_figures(
+    train: Dataset,
+    test: Dataset,
+    *,
+    encode: Callable[[np.ndarray], Any],
+    decode: Callable[[Any], Any],
+    samples: Any | None = None,
+    manifold: bool = True,
+) -> dict[str, Figure]:
+    """Training data, samples, reconstructions, the latent plane, and the manifold where it is 2-D.
+
+    Args:
+      train: for the grid of training data.
+      test: for reconstructions and the latent plane.
+      encode: images in [0, 1], float32 [N, H, W, C] -> codes [N, L].
+      decode: codes [N, L] -> images [N, H, W, C] in [0, 1].
+      samples: draws from the model, [N, H, W, C] in [0, 1]; none are shown if None.
+      manifold: show the decoded plane if the codes are two-dimensional and N(0, I) means something.
+
+    Returns:
+      Figures by name: `data`, `samples`, `reconstructions`, `latents`, `manifold`.
+    """
+    codes = np.asarray(encode(test.images.astype(np.float32) / 255))
+    dimensions = codes.shape[1]
+    figures = {
+        "data": image_grid(train.images[:100], title="training data"),
+        "reconstructions": comparison(
+            test.images[:50],
+            decode(codes[:50]),
+            title="test images, each above its reconstruction",
+        ),
+        "latents": latent_plane(
+            codes, test.labels, title=f"codes of the test set ({dimensions} dimensions), by class"
+        ),
+    }
+    if samples is not None:
+        figures["samples"] = image_grid(samples, title="decoded draws from the prior")
+    if manifold and dimensions == 2:
+        figures["manifold"] = image_grid(
+            decode(manifold_points(20)), title="the latent plane, decoded at normal quantiles"
+        )
+    return figures

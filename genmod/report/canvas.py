@@ -1,0 +1,25 @@
+"""The one place where matplotlib is imported, and only when a figure is drawn.
+
+It takes half a second: training should not wait for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def figure(width: float, height: float, **options: Any) -> Figure:
+    """An empty figure of this size in inches, outside pyplot: nothing global, nothing to close."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, **options)
+
+
+def colour(index: int) -> tuple[float, ...]:
+    """The colour of class number `index`; there are ten, then they repeat."""
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](index % 10)

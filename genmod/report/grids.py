@@ -1,0 +1,102 @@
+"""Grids of images."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genmod import checks
+from genmod.report import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_INCHES_PER_IMAGE = 0.6
+
+
+def image_grid(images: Any, *, columns: int | None = None, title: str | None = None) -> Figure:
+    """Images side by side, row by row.
+
+    Args:
+      images: [N, H, W, 1] or [N, H, W, 3]; uint8, or floating in [0, 1].
+      columns: images in a row; as many as rows if None.
+      title: shown above.
+
+    Raises:
+      ValueError: if images have another shape.
+    """
+    images = _as_floats(images)
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    return _draw(_tile(images, checks.positive_integer("columns", columns)), columns, title)
+
+
+def comparison(
+    originals: Any, others: Any, *, columns: int = 10, title: str | None = None
+) -> Figure:
+    """Each original above its counterpart: rows of originals and of others take turns.
+
+    Args:
+      originals: [N, H, W, C], uint8 or floating in [0, 1].
+      others: of the same shape, such as reconstructions.
+      columns: images in a row.
+      title: shown above.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    originals, others = _as_floats(originals), _as_floats(others)
+    if originals.shape != others.shape:
+        raise ValueError(
+            f"originals and others must have one shape, got {originals.shape} and {others.shape}"
+        )
+    rows = [
+        image
+        for first in range(0, len(originals), columns)
+        for row in (originals[first : first + columns], others[first : first + columns])
+        for image in _filled(row, columns)
+    ]
+    return _draw(_tile(np.stack(rows), columns), columns, title)
+
+
+def _as_floats(images: Any) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+        raise ValueError(
+            f"images must have the shape [N, H, W, 1] or [N, H, W, 3], got {list(images.shape)}"
+        )
+    scale = 255 if images.dtype == np.uint8 else 1
+    return np.clip(images.astype(np.float32) / scale, 0, 1)
+
+
+def _filled(images: np.ndarray, length: int) -> np.ndarray:
+    """Images, then white ones, `length` in all."""
+    missing = length - len(images)
+    return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)], constant_values=1)
+
+
+def _tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """One picture [rows * H, columns * W, C] of all images."""
+    rows = -(-len(images) // columns)
+    _, height, width, channels = images.shape
+    grid = _filled(images, rows * columns).reshape(rows, columns, height, width, channels)
+    return grid.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+
+
+def _draw(picture: np.ndarray, columns: int, title: str | None) -> Figure:
+    height, width = picture.shape[:2]
+    inches = max(4.0, columns * _INCHES_PER_IMAGE)
+    header = 0.4 if title else 0.0
+    body = inches * height / width
+    figure = canvas.figure(inches, body + header)
+    axes = figure.add_axes((0, 0, 1, body / (body + header)))
+    axes.set_axis_off()
+    axes.imshow(
+        picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1
+    )
+    if title:
+        figure.suptitle(
+            title, x=0.02, y=1 - 0.1 / (body + header), ha="left", va="top", fontsize=11
+        )
+    return figure

@@ -1,0 +1,88 @@
+"""Latent space, seen."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genmod import checks
+from genmod.report import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def latent_plane(codes: Any, labels: Any, *, title: str | None = None) -> Figure:
+    """Codes in the plane, coloured by class.
+
+    Two-dimensional codes are shown as they are; of longer ones, the first two principal components.
+
+    Args:
+      codes: posterior means, [N, L] with L at least 2.
+      labels: integers, [N].
+      title: shown above.
+
+    Raises:
+      ValueError: if the shapes are others.
+    """
+    codes, labels = np.asarray(codes, np.float64), np.asarray(labels)
+    if codes.ndim != 2 or codes.shape[1] < 2 or labels.shape != codes.shape[:1]:
+        raise ValueError(
+            "codes must have the shape [N, L] with L >= 2, and labels [N]; "
+            f"got {list(codes.shape)} and {list(labels.shape)}"
+        )
+    names = ("$z_1$", "$z_2$")
+    if codes.shape[1] > 2:
+        codes, shares = _principal_components(codes)
+        names = tuple(
+            f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)
+        )
+
+    figure = canvas.figure(6.4, 5.6, layout="constrained")
+    axes = figure.subplots()
+    for index, label in enumerate(np.unique(labels)):
+        x, y = codes[labels == label].T
+        axes.scatter(
+            x, y, s=4, color=canvas.colour(index), alpha=0.6, linewidths=0, label=str(label)
+        )
+    axes.legend(
+        markerscale=4, fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(alpha=0.3)
+    if title:
+        axes.set_title(title, fontsize=11, loc="left")
+    return figure
+
+
+def manifold_points(side: int) -> np.ndarray:
+    """Points of a 2-D latent space for a picture of the whole manifold.
+
+    The grid is even in probability under N(0, I): its coordinates are normal quantiles, as in
+    figure 4 of Kingma & Welling (2014).
+
+    Args:
+      side: points along each edge.
+
+    Returns:
+      float32 [side * side, 2], from the top left to the bottom right: the first coordinate grows to
+      the right, the second upwards.
+    """
+    side = checks.positive_integer("side", side)
+    quantiles = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
+    x, y = np.meshgrid(quantiles, quantiles[::-1])
+    return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+
+
+def _principal_components(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first two principal components, [N, 2], and their shares of the variance."""
+    centred = codes - codes.mean(axis=0)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    # The sign of a direction is arbitrary: make its largest entry positive, so pictures repeat.
+    largest = np.abs(directions).argmax(axis=1)
+    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
+    return centred @ directions[:2].T, (singular**2 / np.sum(singular**2))[:2]

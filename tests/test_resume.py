@@ -1,0 +1,114 @@
+"""A real run, killed at random moments and started again, ends in the bits of an undisturbed one."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as orbax
+
+from genmod.train import checkpoint
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["mnist_vae", "--epochs", "6", "--hidden", "40", "--latent-dim", "2"]
+FULL = ["article_vae", "--epochs", "12"]
+
+
+def start(arguments, folder):
+    # One device, unlike the tests' two: the processes below are a user's.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["GENMOD_CACHE_DIR"] = str(folder.parent / "cache")
+    options = ["--run-dir", str(folder), "--log-every", "70", "--checkpoint-every", "140"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "genmod", "train", *arguments, *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(arguments, folder):
+    process = start(arguments, folder)
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return output
+
+
+def contents(folder):
+    """All that a run leaves behind and that must repeat: timings are left out."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row.pop("examples_per_s") > 0
+    steps = checkpoint.steps(folder / "checkpoints")
+    leaves = _arrays(folder / "checkpoints" / f"{steps[-1]:09d}")
+    assert len(leaves) > 10
+    evaluation = folder / "evaluation.json"
+    return {
+        "rows": rows,
+        "step": steps[-1],
+        "arrays": leaves,
+        "evaluation": evaluation.read_text() if evaluation.exists() else None,
+        "pictures": {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()},
+    }
+
+
+def rows_of(folder):
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _arrays(path):
+    """Every array in a checkpoint as bytes, read without any knowledge of what it should hold."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        orbax.metadata(str(path)).metadata,
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(orbax.load(str(path), target))
+    return {jax.tree_util.keystr(name): np.asarray(leaf).tobytes() for name, leaf in leaves}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("arguments", "kills"),
+    [(QUICK, 3), pytest.param(FULL, 8, marks=pytest.mark.slow)],
+    ids=["binarised", "article"],
+)
+def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, arguments, kills):
+    first = finish(arguments, tmp_path / "undisturbed")
+    assert "a new run of" in first.splitlines()[0]
+    total = len((tmp_path / "undisturbed" / "metrics.jsonl").read_text().splitlines())
+
+    moments = random.Random(0)
+    for row in sorted(moments.sample(range(3, total - 5), kills)):
+        process = start(arguments, tmp_path / "killed")
+        while rows_of(tmp_path / "killed") < row and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
+    last = finish(arguments, tmp_path / "killed")
+    assert "continuing at step" in last.splitlines()[0]
+
+    undisturbed, killed = contents(tmp_path / "undisturbed"), contents(tmp_path / "killed")
+    for part in undisturbed:
+        assert killed[part] == undisturbed[part], part
+
+
+def test_another_seed_ends_in_other_bits(tmp_path):
+    # Without this, the test above could pass by comparing constants.
+    short = ["article_vae", "--epochs", "1", "--hidden", "8"]
+    for seed in ("0", "1"):
+        finish([*short, "--seed", seed], tmp_path / seed)
+    assert contents(tmp_path / "0")["arrays"] != contents(tmp_path / "1")["arrays"]
+    assert contents(tmp_path / "0")["rows"] != contents(tmp_path / "1")["rows"]
