@@ -1,0 +1,84 @@
+"""The plain autoencoder of *Beginners Intro to Generative Modeling*: a code of two numbers.
+
+784-128 relu - 2 - 128 relu - 784, binary cross entropy, RMSprop, batches of 100. Nothing is drawn
+and nothing pulls the codes towards a prior: digits form clusters of any size, anywhere, with gaps
+that decode to nothing. Lay `latents.png` beside that of `genmod train mnist_vae --latent-dim 2`.
+
+    genmod train autoencoder
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genmod import checks, data, nets, report, rng, train, vae
+from genmod.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Config:
+    """The article's constants, with a code of two numbers."""
+
+    seed: int = 0
+    """Seed of everything random."""
+    epochs: int = 20
+    """How long to train."""
+    batch_size: int = 100
+    """Images in a batch."""
+    code_dim: int = 2
+    """Numbers in a code."""
+    hidden: int = 128
+    """Units of the hidden layers."""
+    learning_rate: float = 1e-3
+    """RMSprop's learning rate."""
+    dataset: str = "mnist"
+    """Name of the data set."""
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "code_dim", "hidden"):
+            checks.positive_integer(name, getattr(self, name))
+        checks.positive("learning_rate", self.learning_rate)
+
+
+def build(config: Config) -> Experiment:
+    """Puts the parts together."""
+    images = data.load(config.dataset)
+    encoder = nets.mlp((config.hidden,), config.code_dim)
+    decoder = nets.mlp((config.hidden,), images.images.shape[1:])
+
+    def init(key, x):
+        encoder_params = encoder.init(rng.stream(key, "encoder"), x)
+        code = encoder.apply(encoder_params, x)
+        return {
+            "encoder": encoder_params,
+            "decoder": decoder.init(rng.stream(key, "decoder"), code),
+        }
+
+    def cross_entropy(keys, params, x):
+        """Per image, in nats."""
+        del keys  # nothing is drawn
+        code = encoder.apply(params["encoder"], x)
+        return -vae.bernoulli.log_prob(decoder.apply(params["decoder"], code), x), {}
+
+    optimizer = optax.rmsprop(config.learning_rate, decay=0.9, eps=1e-7, eps_in_sqrt=True)
+
+    def figures(key, state):
+        del key
+        return report.autoencoder_figures(
+            images,
+            data.load(config.dataset, "test"),
+            encode=lambda x: encoder.apply(state.params["encoder"], jnp.asarray(x)),
+            decode=lambda z: jax.nn.sigmoid(decoder.apply(state.params["decoder"], z)),
+            manifold=False,
+        )
+
+    return Experiment(
+        learner=train.learner(init, cross_entropy, optimizer),
+        batch_at=data.batches(images.images, batch_size=config.batch_size),
+        dataset=images,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        figures=figures,
+    )
