@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, nets, report, train, vae
+from genmod import checks, data, nets, report, rng, train, vae
 from genmod.experiment import Experiment
 
 
@@ -38,6 +38,7 @@ class Config:
     """Name of the data set."""
 
     def __post_init__(self):
+        rng.root(self.seed)
         for name in ("epochs", "batch_size", "latent_dim", "hidden"):
             checks.positive_integer(name, getattr(self, name))
         checks.positive("learning_rate", self.learning_rate)

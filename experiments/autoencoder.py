@@ -37,6 +37,7 @@ class Config:
     """Name of the data set."""
 
     def __post_init__(self):
+        rng.root(self.seed)
         for name in ("epochs", "batch_size", "code_dim", "hidden"):
             checks.positive_integer(name, getattr(self, name))
         checks.positive("learning_rate", self.learning_rate)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, evaluate, nets, report, train, vae
+from genmod import checks, data, evaluate, nets, report, rng, train, vae
 from genmod.experiment import Experiment
 
 
@@ -41,6 +41,7 @@ class Config:
     """Name of the data set."""
 
     def __post_init__(self):
+        rng.root(self.seed)
         for name in ("epochs", "batch_size", "latent_dim", "decay_epochs"):
             checks.positive_integer(name, getattr(self, name))
         for width in self.hidden:

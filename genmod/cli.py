@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 _USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 2, 3, 4, 5
+_PICTURES = (".png", ".pdf", ".svg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,14 @@ class RunOptions:
     debug: bool = False
     """Run every operation on its own, uncompiled, and show tracebacks."""
 
+    def __post_init__(self):
+        from genmod import checks
+
+        checks.positive_integer("keep", self.keep)
+        for name in ("log_every", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                checks.positive_integer(name, getattr(self, name))
+
 
 def train(name: str, arguments: Sequence[str]) -> int:
     """Trains an experiment; the flags come from its Config."""
@@ -48,6 +57,7 @@ def train(name: str, arguments: Sequence[str]) -> int:
     config, options = _parse(module, source.stem, arguments)
     configure_compilation_cache()
     built = module.build(config)
+    runner.check(built, config.seed)  # before there is a folder
     default = Path("runs") / source.stem / experiment.default_name(config)
     command = shlex.join(["genmod", "train", name, *arguments])
     folder, remarks = record.open_folder(
@@ -59,7 +69,7 @@ def train(name: str, arguments: Sequence[str]) -> int:
         command=command,
     )
     for remark in remarks:
-        print(f"note: {remark}")
+        print(f"note: {remark}", file=sys.stderr)
     try:
         outcome = runner.run(
             built,
@@ -81,7 +91,7 @@ def train(name: str, arguments: Sequence[str]) -> int:
 
 
 def sample(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     num: int = 100,
     seed: int = 0,
     out: Path = Path("samples.png"),
@@ -96,28 +106,30 @@ def sample(
     """
     import jax
 
-    from genmod import checks, experiment, record, report, rng
-    from genmod import train as training
+    from genmod import checks, experiment, record, report, rng, runner
     from genmod.train import checkpoint
 
     checks.positive_integer("num", num)
     key = rng.stream(rng.root(seed), "sample")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
+    if out.suffix.lower() not in _PICTURES:
+        raise ValueError(f"out must end in {', '.join(_PICTURES)}, got {out.name!r}")
     configure_compilation_cache()
     folder = record.Folder(run)
     recorded = record.read(folder)
     module = experiment.load(folder.experiment)
     built = module.build(experiment.config_from_json(module.Config, recorded["config"]))
-    target = jax.eval_shape(lambda: training.start(built.learner, key, built.batch_at))
-    carry = checkpoint.restore(folder.checkpoints, target)
+    carry = checkpoint.restore(folder.checkpoints, runner.check(built, seed))
     images = jax.jit(built.learner.sample, static_argnums=2)(key, carry.state, num)
     report.image_grid(images).savefig(out)
     print(out)
     return 0
 
 
-def runs(folder: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> int:
+def runs(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs"),
+) -> int:
     """Lists the runs below a folder, with how far they are and where they stand.
 
     Args:
@@ -131,7 +143,11 @@ def runs(folder: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> int:
     table = Table("run", "begun", "epoch", "loss", "evaluation", box=None, pad_edge=False)
     for path in sorted(folder.glob("**/record.json")):
         found = record.Folder(path.parent)
-        recorded, rows = record.read(found), record.read_metrics(found)
+        try:
+            recorded, rows = record.read(found), record.read_metrics(found)
+        except ValueError as error:
+            print(f"note: {error}", file=sys.stderr)
+            continue
         last = rows[-1] if rows else {"epoch": 0, "loss": float("nan")}
         table.add_row(
             str(found.path),
@@ -150,12 +166,17 @@ def runs(folder: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits with its code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    # Standard output may be a pipe: a reader that goes away is no error worth a traceback.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        code = _dispatch(arguments)
+        try:
+            code = _dispatch(arguments)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of standard output went away: no error worth a traceback, nor at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except Exception as error:
         code = _explain(error, "--debug" in arguments)
     sys.exit(code)
@@ -190,7 +211,9 @@ def _dispatch(arguments: list[str]) -> int:
     )
 
 
-def _train_help(experiment: Annotated[str, tyro.conf.Positional]) -> int:
+def _train_help(
+    experiment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")],
+) -> int:
     """Trains an experiment: `genmod train EXPERIMENT --help` lists its flags.
 
     Args:

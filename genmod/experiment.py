@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import math
 import re
 import sys
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,7 +49,9 @@ class Experiment(NamedTuple):
     @property
     def num_steps(self) -> int:
         """Number of steps of the whole run."""
-        return max(1, math.ceil(self.epochs * len(self.dataset.images) / self.batch_size))
+        # As a fraction: 0.07 epochs of 100 examples are 7, not 7.000000000000001.
+        examples = Fraction(str(self.epochs)) * len(self.dataset.images)
+        return max(1, math.ceil(examples / self.batch_size))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,14 +80,15 @@ def find(name: str, folder: str | Path = "experiments") -> Path:
 
 def names(folder: str | Path = "experiments") -> list[str]:
     """The experiments in a folder: its Python files whose name starts with a letter."""
-    return sorted(path.stem for path in Path(folder).glob("[a-z]*.py"))
+    return sorted(path.stem for path in Path(folder).glob("[a-zA-Z]*.py"))
 
 
 def load(path: str | Path) -> ModuleType:
     """Imports an experiment file.
 
     Raises:
-      ValueError: if it lacks a frozen dataclass `Config` or a function `build`.
+      ValueError: if it lacks a frozen dataclass `Config` with the fields `seed` and `epochs`, or a
+        function `build`.
     """
     path = Path(path)
     # Registered under a name of its own: dataclasses look their module up to resolve annotations.
@@ -93,10 +98,20 @@ def load(path: str | Path) -> ModuleType:
         raise ValueError(f"experiment {str(path)!r}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
     config = getattr(module, "Config", None)
-    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+    frozen = getattr(getattr(config, "__dataclass_params__", None), "frozen", False)
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config) and frozen):
         raise ValueError(f"{path}: expected a frozen dataclass Config, got {config!r}")
+    missing = {"seed", "epochs"} - {field.name for field in dataclasses.fields(config)}
+    if missing:
+        raise ValueError(
+            f"{path}: expected Config to have the fields seed and epochs, not without {missing}"
+        )
     if not callable(getattr(module, "build", None)):
         raise ValueError(f"{path}: expected a function build(config), found none")
     return module
@@ -111,7 +126,9 @@ def default_name(config: Any) -> str:
     parts = [f"seed-{config.seed}"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name not in ("seed", "epochs") and value != field.default:
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if field.name not in ("seed", "epochs") and value != default:
             parts.append(f"{field.name}-{value}")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))
     if len(name) > 100:
@@ -121,10 +138,7 @@ def default_name(config: Any) -> str:
 
 def config_as_json(config: Any) -> dict[str, Any]:
     """A configuration as JSON holds it."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(config).items()
-    }
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def config_from_json(kind: type, values: Mapping[str, Any]) -> Any:
@@ -139,9 +153,9 @@ def config_from_json(kind: type, values: Mapping[str, Any]) -> Any:
             f"the recorded configuration has the fields {sorted(values)}, "
             f"the experiment expects {sorted(expected)}"
         )
-    return kind(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-    )
+    return kind(**{name: _as_tuples(value) for name, value in values.items()})
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON knows only lists; a frozen configuration holds tuples."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -16,12 +16,22 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import genmod
 
+_FIELDS = {
+    "experiment": str,
+    "config": dict,
+    "data": str,
+    "versions": dict,
+    "device": dict,
+    "command": str,
+    "created": str,
+}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -113,23 +123,33 @@ def open_folder(
             for name, value in now[part].items()
             if before[part].get(name) != value
         ]
-        if folder.experiment.read_bytes() != source.read_bytes() and not source.samefile(
-            folder.experiment
-        ):
+        if not folder.experiment.exists():  # killed between the record and the copy
+            shutil.copyfile(source, folder.experiment)
+        if folder.experiment.read_bytes() != source.read_bytes():
             remarks.append(
                 f"{source} has changed since the run began (its copy is {folder.experiment})"
             )
-        if before["config"] != now["config"]:
+        if before["config"].get("epochs", 0) < now["config"].get("epochs", 0):
             write_json(folder.record, {**before, "config": now["config"], "command": command})
         return folder, remarks
-    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-        raise ValueError(
-            f"run_dir {str(path)!r} exists and is not a genmod run (it has no record.json); "
-            "expected a new or empty folder"
+    if folder.path.exists():
+        # A record half-written by a run that was killed at its start is no obstacle.
+        is_free = folder.path.is_dir() and all(
+            file.suffix == ".partial" for file in folder.path.iterdir()
         )
-    folder.path.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder.experiment)
-    write_json(folder.record, now)
+        if not is_free:
+            raise ValueError(
+                f"run_dir {str(path)!r} exists and is not a genmod run (it has no record.json); "
+                "expected a new or empty folder"
+            )
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(folder.record, now)
+        shutil.copyfile(source, folder.experiment)
+    except OSError as error:
+        raise ValueError(
+            f"run_dir {str(path)!r} cannot be written: {error.strerror}; expected a folder that can"
+        ) from error
     return folder, []
 
 
@@ -142,9 +162,13 @@ def read(folder: Folder) -> dict[str, Any]:
     if not folder.record.is_file():
         raise ValueError(f"{str(folder.path)!r} is not a run folder: it has no record.json")
     try:
-        return json.loads(folder.record.read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder.record} is damaged: {error}") from None
+        content = json.loads(folder.record.read_text())
+        wrong = [name for name, kind in _FIELDS.items() if not isinstance(content[name], kind)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder.record} is damaged: {error!r}") from None
+    if wrong:
+        raise ValueError(f"{folder.record} is damaged: {', '.join(wrong)} has the wrong type")
+    return content
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:
@@ -169,17 +193,34 @@ class Log:
             end = end_of_row
         self._file = folder.metrics.open("ab")
         self._file.truncate(end)
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._events = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+        # Not SummaryWriter: it writes from a thread, and its flush does not wait for it. Files are
+        # named by the second; the suffix keeps apart two that begin in the same one.
+        folder.tensorboard.mkdir(exist_ok=True)
+        self._events = EventsWriter(
+            str(folder.tensorboard / "events"), filename_suffix=f".{time.time_ns()}"
+        )
+        # TensorBoard shall forget what an interrupted run wrote after this step.
+        forget = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=forget))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a log point, which must hold `step`."""
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
-        for name, value in row.items():
-            if name != "step":
-                self._events.add_scalar(name, value, row["step"])
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if name != "step"
+        ]
+        event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
+        self._events.write_event(event)
+        self._events.flush()
 
     def close(self) -> None:
         """Closes both files."""
@@ -221,8 +262,14 @@ def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
     end = 0
     for line in folder.metrics.read_bytes().splitlines(keepends=True):
         end += len(line)
-        if line.endswith(b"\n"):
-            yield end, json.loads(line)
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            row = json.loads(line)
+            int(row["step"])
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{folder.metrics} is damaged: {line!r} is no log point") from None
+        yield end, row
 
 
 def _refuse_differences(folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Runs an experiment in a run folder: training with its log, checkpoints, pictures and progress."""
 
+import os
 import signal
 import sys
 import time
@@ -24,6 +25,16 @@ class Outcome(NamedTuple):
 
     step: int
     signal: int | None
+
+
+def check(experiment: Experiment, seed: int) -> Any:
+    """What a run of this experiment carries, as shapes and types; nothing is computed.
+
+    Raises:
+      ValueError: if seed is none, or the parts of the experiment do not fit together.
+    """
+    key = rng.root(seed)
+    return jax.eval_shape(lambda: train.start(experiment.learner, key, experiment.batch_at))
 
 
 def run(
@@ -60,8 +71,7 @@ def run(
     saved = checkpoint.steps(folder.checkpoints)
     carry = None
     if saved:
-        target = jax.eval_shape(lambda: train.start(experiment.learner, key, experiment.batch_at))
-        carry = checkpoint.restore(folder.checkpoints, target)
+        carry = checkpoint.restore(folder.checkpoints, check(experiment, seed))
     at = last_saved = saved[-1] if saved else 0
     print(_first_line(experiment, folder, at), flush=True)
 
@@ -102,6 +112,7 @@ def run(
         if stop.signal is not None and at < experiment.num_steps:
             return Outcome(at, stop.signal)
         assert carry is not None
+        stop.at_once = True  # all is saved: the same command finishes what is left
         finish(experiment, folder, key, carry.state)
     return Outcome(at, None)
 
@@ -130,10 +141,11 @@ def finish(
 
 def _first_line(experiment: Experiment, folder: record.Folder, step: int) -> str:
     total = f"{experiment.num_steps:,} steps ({experiment.epochs:g} epochs)"
+    reached = f"step {step:,} (epoch {experiment.epoch(step):g})"
     if step >= experiment.num_steps:
-        return f"{folder.path}: already trained, {step:,} of {total}"
+        return f"{folder.path}: already trained, to {reached} of {total}"
     if step:
-        return f"{folder.path}: continuing at step {step:,} (epoch {experiment.epoch(step):g}) of {total}"
+        return f"{folder.path}: continuing at {reached} of {total}"
     return f"{folder.path}: a new run of {total}"
 
 
@@ -142,6 +154,7 @@ class _StopSignals:
 
     def __init__(self):
         self.signal: int | None = None
+        self.at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -154,10 +167,11 @@ class _StopSignals:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
+        if self.signal is not None or self.at_once:
+            sys.exit(128 + number)
         self.signal = number
-        print("\nstopping: saving at the end of this step (again to stop at once)", file=sys.stderr)
+        # Not print: the signal may have come in the middle of another one.
+        os.write(2, b"\nstopping: saving after this step (once more to stop at once)\n")
 
 
 class _Progress:

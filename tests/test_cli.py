@@ -283,7 +283,10 @@ def test_the_same_command_again_says_that_the_run_is_trained(genmod, run):
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     ended = genmod("train", "small", "--run-dir", run.path)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.first_line == f"{run.path}: already trained, 12 of 12 steps (3 epochs)"
+    assert (
+        ended.first_line
+        == f"{run.path}: already trained, to step 12 (epoch 3) of 12 steps (3 epochs)"
+    )
     after = {path: path.read_bytes() for path in before}
     assert [path.name for path in before if before[path] != after[path]] == []
 
@@ -441,7 +444,7 @@ def test_help_of_an_experiment_lists_its_flags(genmod):
 
 
 def test_help_of_a_command_says_what_it_takes(genmod):
-    for command, word in (("train", "EXPERIMENT"), ("sample", "--num"), ("runs", "PATH")):
+    for command, word in (("train", "EXPERIMENT"), ("sample", "--num"), ("runs", "FOLDER")):
         ended = genmod(command, "--help")
         assert ended.code == 0
         assert word in ended.out
@@ -606,7 +609,7 @@ def test_processes_end_with_the_code_of_what_went_wrong(process, altered, run, t
     ended = {code: one.ended() for code, one in started.items()}
     refused(ended[2], 2, "latent_dim must be a positive whole number, got 0")
     refused(ended[3], 3, "train-images-idx3-ubyte.gz: damaged")
-    refused(ended[5], 5, f"{state.parent}: cannot be read")
+    refused(ended[5], 5, f"{state.parent}: damaged: state")
     assert not (tmp_path / "new").exists()
 
 
@@ -624,9 +627,9 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_overwritten(genmod, run, f
     (path,) = (folder / "state").glob(file)
     damage(path)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    refused(genmod("train", "small", "--run-dir", run.path), 5, f"{folder}: cannot be read")
+    refused(genmod("train", "small", "--run-dir", run.path), 5, f"{folder}: damaged: state")
     out = run.path.parent / "grid.png"
-    refused(genmod("sample", run.path, "--out", out), 5, f"{folder}: cannot be read")
+    refused(genmod("sample", run.path, "--out", out), 5, f"{folder}: damaged: state")
     assert not out.exists()
     assert {path: path.read_bytes() for path in before} == before
 
@@ -693,7 +696,7 @@ def stopped(process, place):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_run_goes_on_from_there(stopped, genmod, place, number, code):
     folder, ended, seconds = stopped[number]
-    refused(ended, code, "stopping: saving at the end of this step")
+    refused(ended, code, "stopping: saving after this step")
     assert seconds < 15
     *_, last_line = ended.out.splitlines()
     step, command = re.fullmatch(r"saved at step ([\d,]+); to continue: (.*)", last_line).groups()

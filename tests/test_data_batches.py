@@ -23,7 +23,7 @@ def many(batch_at, key, steps):
     return np.concatenate(jax.jit(jax.vmap(batch_at, (None, 0)))(key, jnp.arange(steps)))
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 100))
 @example(7, 7, 0)
 @example(1, 1, 0)

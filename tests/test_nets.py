@@ -40,11 +40,11 @@ def test_output_bias_is_where_the_output_begins():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(hidden=(0,), out=2), "hidden must be a positive whole number, got 0"),
-        (dict(hidden=(), out=-1), "out must be a positive whole number, got -1"),
-        (dict(hidden=(), out=3, heads=2), "heads must divide the output's width 3, got 2"),
+        ({"hidden": (0,), "out": 2}, "hidden must be a positive whole number, got 0"),
+        ({"hidden": (), "out": -1}, "out must be a positive whole number, got -1"),
+        ({"hidden": (), "out": 3, "heads": 2}, "heads must divide the output's width 3, got 2"),
         (
-            dict(hidden=(), out=3, output_bias=np.zeros(2)),
+            {"hidden": (), "out": 3, "output_bias": np.zeros(2)},
             r"output_bias must have the output's shape \(3,\), got \(2,\)",
         ),
     ],

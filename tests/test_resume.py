@@ -1,4 +1,4 @@
-"""A real run, killed at random moments and started again, ends in the bits of an undisturbed one."""
+"""A real run, killed at random moments and started again, ends in an undisturbed one's bits."""
 
 import json
 import os

@@ -8,7 +8,11 @@ from genmod.train import TrainState, checkpoint
 
 
 def state(step=0, dtype=jnp.float32, **more):
-    params = {"kernel": jnp.arange(6, dtype=dtype).reshape(2, 3) + step, "bias": jnp.ones(3), **more}
+    params = {
+        "kernel": jnp.arange(6, dtype=dtype).reshape(2, 3) + step,
+        "bias": jnp.ones(3),
+        **more,
+    }
     return TrainState(jnp.int32(step), params, (jnp.zeros(3), (), {"mu": jnp.float32(0.5)}))
 
 
@@ -50,7 +54,9 @@ def test_what_a_killed_save_leaves_behind_is_no_checkpoint(tmp_path):
 
 
 def test_nothing_is_restored_from_nothing(tmp_path):
-    with pytest.raises(checkpoint.CheckpointError, match=r"expected a checkpoint, found the steps \[\]"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"expected a checkpoint, found the steps \[\]"
+    ):
         checkpoint.restore(tmp_path / "none", state())
     checkpoint.save(tmp_path, 3, state(3))
     with pytest.raises(checkpoint.CheckpointError, match=r"of step 4, found the steps \[3\]"):
@@ -110,3 +116,28 @@ def test_saving_leaves_no_thread_behind(tmp_path):
     for step in range(2, 12):
         checkpoint.save(tmp_path, step, state(step))
     assert threading.active_count() <= before
+
+
+def test_one_flipped_bit_is_never_loaded_in_silence(tmp_path):
+    path = checkpoint.save(tmp_path, 1, state())
+    files = [file for file in path.rglob("*") if file.is_file()]
+    assert len(files) > 5
+    for file in files:
+        contents = file.read_bytes()
+        if not contents:
+            continue
+        middle = len(contents) // 2
+        flipped = contents[:middle] + bytes([contents[middle] ^ 1]) + contents[middle + 1 :]
+        file.write_bytes(flipped)
+        with pytest.raises(checkpoint.CheckpointError, match="000000001: damaged: "):
+            checkpoint.restore(tmp_path, state())
+        file.write_bytes(contents)
+    assert int(checkpoint.restore(tmp_path, state()).step) == 0
+
+
+def test_a_step_counts_once_its_manifest_is_written(tmp_path):
+    checkpoint.save(tmp_path, 1, state(1))
+    (checkpoint.save(tmp_path, 2, state(2)) / "manifest.json").unlink()  # killed just before
+    assert checkpoint.steps(tmp_path) == [1]
+    checkpoint.save(tmp_path, 2, state(2))
+    assert int(checkpoint.restore(tmp_path, state()).step) == 2

@@ -93,7 +93,10 @@ def test_samples_come_from_keys_and_state():
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        (lambda keys, p, x: (jnp.sum(p["w"]), {}), r"one loss per example, of shape \(4,\), got \(\)"),
+        (
+            lambda keys, p, x: (jnp.sum(p["w"]), {}),
+            r"one loss per example, of shape \(4,\), got \(\)",
+        ),
         (lambda keys, p, x: (x + p["w"][None], {}), r"of shape \(4,\), got \(4, 2\)"),
         (lambda keys, p, x: (x[:, 0], {"loss": x[:, 0]}), "aux must not use the name 'loss'"),
     ],

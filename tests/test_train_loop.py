@@ -15,9 +15,7 @@ from genmod.train import loop
 @pytest.fixture(scope="module")
 def vae_run(digits):
     """A small VAE's learner and its batches; 130 is no divisor of 1,000."""
-    model = vae.make(
-        nets.mlp((16,), 4, heads=2), nets.mlp((16,), (28, 28, 1)), latent_dim=2
-    )
+    model = vae.make(nets.mlp((16,), 4, heads=2), nets.mlp((16,), (28, 28, 1)), latent_dim=2)
     learner = train.learner(model.init, vae.elbo(model), optax.adam(1e-3))
     return learner, data.batches(digits, batch_size=130, prepare=data.binarized)
 

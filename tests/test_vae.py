@@ -69,7 +69,9 @@ def test_the_posteriors_draws_have_its_moments():
     num = 40_000
     shape = (num, 2)
     z = tiny(2).sample(
-        rng.per_example(rng.root(1), num), jnp.broadcast_to(mean, shape), jnp.broadcast_to(logvar, shape)
+        rng.per_example(rng.root(1), num),
+        jnp.broadcast_to(mean, shape),
+        jnp.broadcast_to(logvar, shape),
     )
     sd = np.exp(0.5 * np.asarray(logvar))
     assert np.all(np.abs(z.mean(0) - mean) < 4 * sd / np.sqrt(num))
@@ -79,19 +81,24 @@ def test_the_posteriors_draws_have_its_moments():
 
 @given(st.one_of(moderate, extreme), st.floats(0, 1, width=32))
 def test_bernoulli_and_its_gradient_are_the_closed_form(logit, x):
-    logits, pixels = jnp.full((1, 1, 1, 1), logit, jnp.float32), jnp.full((1, 1, 1, 1), x, jnp.float32)
-    value, slope = jax.value_and_grad(lambda l: vae.bernoulli.log_prob(l, pixels).sum())(logits)
-    l, x = float(logits.squeeze()), float(pixels.squeeze())
-    expected = x * special.log_expit(l) + (1 - x) * special.log_expit(-l)
+    logits, pixels = (
+        jnp.full((1, 1, 1, 1), logit, jnp.float32),
+        jnp.full((1, 1, 1, 1), x, jnp.float32),
+    )
+    value, slope = jax.value_and_grad(lambda a: vae.bernoulli.log_prob(a, pixels).sum())(logits)
+    at, x = float(logits.squeeze()), float(pixels.squeeze())
+    expected = x * special.log_expit(at) + (1 - x) * special.log_expit(-at)
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(slope.squeeze(), x - special.expit(l), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope.squeeze(), x - special.expit(at), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("logit", "pixel"), [(100.0, 1.0), (100.0, 0.0), (-100.0, 1.0), (-100.0, 0.0)])
+@pytest.mark.parametrize(
+    ("logit", "pixel"), [(100.0, 1.0), (100.0, 0.0), (-100.0, 1.0), (-100.0, 0.0)]
+)
 def test_a_logit_of_100_is_a_number_and_so_is_its_gradient(logit, pixel):
     # Through probabilities this is NaN: log(sigmoid(100) rounded to 1 ...) * 0.
     logits, x = jnp.full((1, 2, 2, 1), logit), jnp.full((1, 2, 2, 1), pixel)
-    value, slope = jax.value_and_grad(lambda l: vae.bernoulli.log_prob(l, x).sum())(logits)
+    value, slope = jax.value_and_grad(lambda a: vae.bernoulli.log_prob(a, x).sum())(logits)
     np.testing.assert_allclose(value, 0.0 if (logit > 0) == bool(pixel) else -400.0, atol=1e-6)
     np.testing.assert_allclose(slope, np.full((1, 2, 2, 1), pixel - (logit > 0)), atol=1e-6)
 
@@ -99,7 +106,7 @@ def test_a_logit_of_100_is_a_number_and_so_is_its_gradient(logit, pixel):
 @pytest.mark.parametrize("logit", [0.0, 0.4, -3.0])
 def test_likelihood_has_second_derivatives(logit):
     x = jnp.full((1, 1, 1, 1), 0.3)
-    curvature = jax.hessian(lambda l: vae.bernoulli.log_prob(l.reshape(1, 1, 1, 1), x).sum())(
+    curvature = jax.hessian(lambda a: vae.bernoulli.log_prob(a.reshape(1, 1, 1, 1), x).sum())(
         jnp.array(logit)
     )
     p = special.expit(logit)

@@ -50,11 +50,13 @@ def shuffled(key: Key, position: Array, num: int) -> Array:
         return high * right + low
 
     # Cycle walking: a value outside the range is permuted again until it falls inside. Few do.
-    value = jax.lax.while_loop(
-        lambda value: jnp.any(value >= num),
-        lambda value: jnp.where(value >= num, permute(value), value),
-        permute(position.astype(jnp.uint32)),
-    )
+    def walk(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        value, outside = state
+        value = jnp.where(outside, permute(value), value)
+        return value, value >= num
+
+    begin = (position.astype(jnp.uint32), jnp.full(position.shape, True))
+    value, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), walk, begin)
     return value.astype(jnp.int32)
 
 

@@ -1,12 +1,17 @@
 """Any flax module as a `Net`, as long as it is a pure function of its parameters."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import jax
-from flax import linen, nnx
+from flax import linen
 
 from genmod.types import Array, Key, Net, Params
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 
 def from_linen(module: linen.Module) -> Net:
@@ -45,6 +50,8 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Net:
     Raises:
       ValueError: if the module keeps other variables (such as `BatchStat`, or a dropout's keys).
     """
+    from flax import nnx  # takes a sixth of a second: whoever needs it waits
+
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     graph, parameters, others = nnx.split(abstract, nnx.Param, ...)
     if jax.tree.leaves(others):

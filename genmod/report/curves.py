@@ -27,6 +27,8 @@ def curves(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Fi
         raise ValueError("rows must hold at least one log point, got none")
     over = "epoch" if "epoch" in rows[0] else "step"
     names = [name for name in rows[0] if name not in _NOT_CURVES]
+    if not names:
+        raise ValueError(f"rows must hold at least one metric, got {list(rows[0])}")
     figure = canvas.figure(4 * len(names), 3.2, layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for name, panel in zip(names, panels, strict=True):

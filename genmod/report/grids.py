@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from genmod import checks
@@ -28,7 +29,8 @@ def image_grid(images: Any, *, columns: int | None = None, title: str | None = N
       ValueError: if images have another shape.
     """
     images = _as_floats(images)
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    if columns is None:
+        columns = math.ceil(math.sqrt(len(images)))
     return _draw(_tile(images, checks.positive_integer("columns", columns)), columns, title)
 
 
@@ -46,6 +48,7 @@ def comparison(
     Raises:
       ValueError: if the shapes differ.
     """
+    columns = checks.positive_integer("columns", columns)
     originals, others = _as_floats(originals), _as_floats(others)
     if originals.shape != others.shape:
         raise ValueError(
@@ -62,10 +65,12 @@ def comparison(
 
 def _as_floats(images: Any) -> np.ndarray:
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise ValueError(
             f"images must have the shape [N, H, W, 1] or [N, H, W, 3], got {list(images.shape)}"
         )
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be uint8, or floating in [0, 1], got {images.dtype}")
     scale = 255 if images.dtype == np.uint8 else 1
     return np.clip(images.astype(np.float32) / scale, 0, 1)
 

@@ -28,7 +28,7 @@ def latent_plane(codes: Any, labels: Any, *, title: str | None = None) -> Figure
       ValueError: if the shapes are others.
     """
     codes, labels = np.asarray(codes, np.float64), np.asarray(labels)
-    if codes.ndim != 2 or codes.shape[1] < 2 or labels.shape != codes.shape[:1]:
+    if codes.ndim != 2 or codes.shape[1] < 2 or not len(codes) or labels.shape != codes.shape[:1]:
         raise ValueError(
             "codes must have the shape [N, L] with L >= 2, and labels [N]; "
             f"got {list(codes.shape)} and {list(labels.shape)}"
@@ -85,4 +85,8 @@ def _principal_components(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # The sign of a direction is arbitrary: make its largest entry positive, so pictures repeat.
     largest = np.abs(directions).argmax(axis=1)
     directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    return centred @ directions[:2].T, (singular**2 / np.sum(singular**2))[:2]
+    variance = np.zeros(codes.shape[1])  # one code, or codes all alike, have none to share out
+    variance[: len(singular)] = singular**2
+    plane = np.zeros((len(codes), 2))
+    plane[:, : len(directions)] = centred @ directions[:2].T
+    return plane, variance[:2] / max(variance.sum(), np.finfo(np.float64).tiny)

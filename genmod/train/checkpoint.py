@@ -1,10 +1,13 @@
 """Checkpoints: one folder a step, written by Orbax, checked by us.
 
-Saving is synchronous: when `save` returns, the step is on disk under its final name; there is no
-manager to close and no thread left behind. A step is a folder whose name is its number; while it is
-written it has another name, and Orbax renames it when it is whole.
+Saving is synchronous: when `save` returns, the step is on disk; there is no manager to close and no
+thread left behind. A step is a folder named by its number, and counts once it holds a manifest, the
+last file to be written: the SHA-256 of every other. Orbax itself loads a flipped bit in silence.
 """
 
+import hashlib
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from orbax.checkpoint import v1 as orbax
 
 from genmod import checks
 
+_MANIFEST = "manifest.json"
 _TRASH = "trash-"
 
 
@@ -39,9 +43,11 @@ def save(folder: str | Path, step: int, tree: Any, *, keep: int = 2) -> Path:
     keep = checks.positive_integer("keep", keep)
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{step:09d}"
-    if not path.exists():
+    path = _path(folder, step)
+    if step not in steps(folder):
+        shutil.rmtree(path, ignore_errors=True)  # what a killed save left behind
         orbax.save(str(path), tree)
+        _write_manifest(path)
     for old in steps(folder)[:-keep]:
         _remove(folder, old)
     return path
@@ -52,7 +58,7 @@ def steps(folder: str | Path) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    return sorted(int(path.parent.name) for path in folder.glob(f"*[0-9]/{_MANIFEST}"))
 
 
 def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
@@ -76,7 +82,8 @@ def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
     if not found or (step is not None and step not in found):
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
         raise CheckpointError(f"{folder}: expected {wanted}, found the steps {found}")
-    path = folder / f"{found[-1] if step is None else step:09d}"
+    path = _path(folder, found[-1] if step is None else step)
+    _verify(path)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target
@@ -93,12 +100,51 @@ def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
         raise CheckpointError(f"{path}: cannot be read: {type(cause).__name__}: {cause}") from error
 
 
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"{step:09d}"
+
+
 def _remove(folder: Path, step: int) -> None:
     """Takes a step out of sight in one rename before its files go: it is never seen in part."""
     trash = folder / f"{_TRASH}{step:09d}"
     shutil.rmtree(trash, ignore_errors=True)
-    (folder / f"{step:09d}").rename(trash)
+    _path(folder, step).rename(trash)
     shutil.rmtree(trash)
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """SHA-256 of every file of a checkpoint but its manifest."""
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != _MANIFEST
+    }
+
+
+def _write_manifest(path: Path) -> None:
+    manifest = {"sha256": _hashes(path)}
+    partial = path / f"{_MANIFEST}.partial"
+    with partial.open("w") as file:
+        json.dump(manifest, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path / _MANIFEST)
+
+
+def _verify(path: Path) -> None:
+    """Refuses a checkpoint whose files are not those that were written, before Orbax sees it."""
+    try:
+        expected = json.loads((path / _MANIFEST).read_text())["sha256"]
+        found = _hashes(path)
+        names = sorted(expected.keys() | found.keys())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged: its {_MANIFEST} cannot be read: {error}") from None
+    wrong = [name for name in names if expected.get(name) != found.get(name)]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: damaged: {', '.join(wrong)} is not what was written "
+            "(SHA-256 differs, or the file is missing or new)"
+        )
 
 
 def _compare(path: Path, stored: Any, target: Any) -> None:

@@ -185,6 +185,7 @@ def _advance_finite(
     learner: Learner, key: Key, batch_at: BatchAt, carry: Carry, length: int
 ) -> Carry:
     """`length` steps, or NonFiniteError. The carry that comes in stays valid."""
+
     # The program updates a copy in place; the original is the way back to the last good state.
     # Steps are pure, so that state is found again by repeating the steps before the bad one: this
     # costs healthy steps nothing, where keeping the old state within each step costs 8 %.
