@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/article_vae.py --peers-python PATH
 
-Two to three minutes on two cores with all peers, half a minute with genmod alone; 6 GB of memory
+Three minutes on two cores with all peers, half a minute with genmod alone; 6 GB of memory
 with all of them (every framework stays in memory while the others work). PATH is an interpreter
 that has torch, and tensorflow with keras; by default it is this one. A peer that is not there is
 reported as such and skipped. Everything runs on the CPU.
@@ -28,10 +28,9 @@ Time to the first step: from the start of a fresh process until it has the loss 
 imports, reading MNIST and compiling included; genmod with an empty folder for compiled programs
 (cold) and with the one that the cold start has filled (warm).
 
-What to expect on two cores (AVX-512): genmod .6 to .8 s an epoch, two to three times the limit;
-torch.compile 1.1 to 1.3, preloaded 1.5 to 1.7, DataLoader 2.1 to 2.3, Keras jit 2 to 2.8, Keras
-graph 2.2 to 3.5. First step: genmod 2.5 to 4 s cold, half of that warm, PyTorch about 3. Run it on
-a quiet machine: other work slows frameworks unequally. The losses of Keras and genmod agree;
+What to expect on two cores (AVX-512): genmod .65 to .85 s an epoch, two to three times the limit;
+torch.compile 1.6 to 1.8 times genmod's time, DataLoader 3.2 to 4.1, Keras graph 3.5 to 3.8. Run it
+on a quiet machine: other work slows frameworks unequally. The losses of Keras and genmod agree;
 PyTorch's is lower, because its RMSprop differs (peers/torch_vae.py).
 """
 
