@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all test-lowest lint bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/genmod train article_vae
@@ -13,6 +13,15 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest -n auto
+
+# The oldest versions that setup.cfg admits.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python \
+		--resolution lowest-direct --editable .
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --editable '.[dev]'
+	$(VENV)-lowest/bin/pytest -n auto -m "not slow"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
