@@ -117,10 +117,8 @@ def run(
     return Outcome(at, None)
 
 
-def finish(
-    experiment: Experiment, folder: record.Folder, key: jax.Array, state: Any
-) -> dict[str, Any]:
-    """Evaluates a trained state and draws its pictures; returns the evaluation."""
+def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state: Any) -> None:
+    """Evaluates a trained state and draws its pictures, into the run folder."""
     evaluation = dict(experiment.evaluate(rng.stream(key, "evaluate"), state))
     if evaluation:
         record.write_json(folder.evaluation, evaluation)
@@ -136,7 +134,6 @@ def finish(
         path = folder.pictures / f"{name}.png"
         figure.savefig(path)
         print(f"  {path}")
-    return evaluation
 
 
 def _first_line(experiment: Experiment, folder: record.Folder, step: int) -> str:

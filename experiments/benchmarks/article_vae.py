@@ -29,7 +29,7 @@ imports, reading MNIST and compiling included; genmod with an empty folder for c
 (cold) and with the one that the cold start has filled (warm).
 
 What to expect on two cores (AVX-512): genmod .65 to .85 s an epoch, two to three times the limit;
-torch.compile 1.6 to 1.8 times genmod's time, DataLoader 3.2 to 4.1, Keras graph 3.5 to 3.8. Run it
+torch.compile 1.6 to 1.7 times genmod's time, DataLoader 3.2 to 3.5, Keras graph 3.5 to 3.6. Run it
 on a quiet machine: other work slows frameworks unequally. The losses of Keras and genmod agree;
 PyTorch's is lower, because its RMSprop differs (peers/torch_vae.py).
 """

@@ -16,8 +16,8 @@ from genmod import checks
 from genmod.types import Array, Key
 
 ROUNDS = 6
-"""Four rounds pass for random on large ranges (Luby & Rackoff); two more cost a tenth of a per cent
-of a step and make small ranges, of tens of examples, mix as well."""
+"""Four rounds pass for random on large ranges (Luby & Rackoff); two more make small ranges, of tens
+of examples, mix as well."""
 
 
 def shuffled(key: Key, position: Array, num: int) -> Array:
