@@ -34,7 +34,7 @@ def check(experiment: Experiment, seed: int) -> Any:
       ValueError: if seed is none, or the parts of the experiment do not fit together.
     """
     key = rng.root(seed)
-    return jax.eval_shape(lambda: train.start(experiment.learner, key, experiment.batch_at))
+    return train.shapes(experiment.learner, key, experiment.batch_at)
 
 
 def run(

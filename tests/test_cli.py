@@ -191,7 +191,7 @@ def saved(folder):
     """The newest checkpoint of a run."""
     module = experiment.load(folder.experiment)
     built = module.build(module.Config())
-    target = jax.eval_shape(lambda: train.start(built.learner, rng.root(0), built.batch_at))
+    target = train.shapes(built.learner, rng.root(0), built.batch_at)
     return checkpoint.restore(folder.checkpoints, target)
 
 

@@ -376,7 +376,7 @@ def test_a_shipped_experiment_is_built_and_fits_together(name, num_steps):
     assert isinstance(built.batch_at, jax.tree_util.Partial), "the data are no constant"
 
     key = rng.root(0)
-    carry = jax.eval_shape(lambda: train.start(built.learner, key, built.batch_at))
+    carry = train.shapes(built.learner, key, built.batch_at)
     batch = jax.eval_shape(lambda: built.batch_at(key, 0))
     assert (batch.shape, batch.dtype) == ((100, 28, 28, 1), np.float32)
     state, metrics = jax.eval_shape(built.learner.step, key, carry.state, batch)

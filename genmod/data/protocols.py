@@ -16,7 +16,8 @@ def unit_interval(keys: Keys, images: Array) -> Array:
     """
     del keys
     _check(images)
-    return images.astype(jnp.float32) / 255
+    rows = images.reshape(len(images), -1)  # a long last axis, for the vectors of a CPU
+    return (rows.astype(jnp.float32) / 255).reshape(images.shape)
 
 
 def binarized(keys: Keys, images: Array) -> Array:
@@ -43,10 +44,10 @@ def binarized(keys: Keys, images: Array) -> Array:
         words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
         return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
 
-    bits = jax.vmap(draw)(keys).reshape(images.shape)
-    value = images.astype(jnp.uint32)
+    bits = jax.vmap(draw)(keys)
+    value = images.reshape(bits.shape).astype(jnp.uint32)
     threshold = 257 * value + (value >> 7)  # round(65536 v / 255), as 65536 = 257 * 255 + 1
-    return (bits < threshold).astype(jnp.float32)
+    return (bits < threshold).astype(jnp.float32).reshape(images.shape)
 
 
 def _check(images: Array) -> None:

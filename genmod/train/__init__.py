@@ -1,7 +1,7 @@
 """Training: learners, and the loop that runs them."""
 
 from genmod.train.learner import Learner, TrainState, learner
-from genmod.train.loop import Carry, NonFiniteError, Point, run, start
+from genmod.train.loop import Carry, NonFiniteError, Point, run, shapes, start
 
 __all__ = [
     "Carry",
@@ -11,5 +11,6 @@ __all__ = [
     "TrainState",
     "learner",
     "run",
+    "shapes",
     "start",
 ]

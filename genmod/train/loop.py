@@ -73,8 +73,14 @@ class NonFiniteError(ArithmeticError):
         )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _start(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
+@functools.cache
+def _start() -> Any:
+    # It runs once: on the CPU, optimising it takes longer than the whole of it unoptimised.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(_begin, static_argnums=0, compiler_options=quick)
+
+
+def _begin(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
     batch = batch_at(rng.stream(key, "data"), jnp.zeros((), jnp.int32))
     state = learner.init(rng.stream(key, "init"), batch)
     _, metrics = jax.eval_shape(learner.step, key, state, batch)
@@ -83,11 +89,16 @@ def _start(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
 
 
 def start(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
-    """The beginning of a run: what `run` starts from if it is given no carry.
+    """The beginning of a run: what `run` starts from if it is given no carry."""
+    return _start()(learner, key, _as_argument(batch_at))
 
-    Under `jax.eval_shape` it is the target to restore a checkpoint into.
+
+def shapes(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
+    """What a run carries, as shapes and types: the target to restore a checkpoint into.
+
+    Nothing is computed; parts that do not fit together are refused here.
     """
-    return _start(learner, key, _as_argument(batch_at))
+    return _start().eval_shape(learner, key, _as_argument(batch_at))
 
 
 def run(
@@ -248,8 +259,13 @@ def _drain(carry: Carry) -> tuple[Metrics, Carry]:
 
 @jax.jit
 def _num_non_finite(tree: Any) -> Array:
-    numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return sum((jnp.sum(~jnp.isfinite(x)) for x in numbers), jnp.zeros((), jnp.int32))
+    # One long array, so one reduction to compile, not one for each of forty leaves.
+    flags = [
+        ~jnp.isfinite(x).ravel()
+        for x in jax.tree.leaves(tree)
+        if jnp.issubdtype(x.dtype, jnp.inexact)
+    ]
+    return jnp.sum(jnp.concatenate([jnp.zeros(1, bool), *flags]))
 
 
 def _readable(metrics: Metrics) -> dict[str, Any]:
