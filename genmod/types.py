@@ -28,7 +28,11 @@ class Net(NamedTuple):
     Attributes:
       init: `(key, x) -> params`, for an example input x [B, ...].
       apply: `(params, x) -> y`, with x [B, ...] and y [B, ...].
+      standing: `(params, x [K, B, ...]) -> params` whose network no longer looks at its batch:
+        where it normalised over the batch it uses the statistics of these K batches. None for a
+        network that never looked.
     """
 
     init: Callable[[Key, Array], Params]
     apply: Callable[[Params, Array], Array]
+    standing: Callable[[Params, Array], Params] | None = None

@@ -28,10 +28,10 @@ Time to the first step: from the start of a fresh process until it has the loss 
 imports, reading MNIST and compiling included; genmod with an empty folder for compiled programs
 (cold) and with the one that the cold start has filled (warm).
 
-What to expect on two cores (AVX-512): genmod .53 s an epoch on a quiet machine, twice the limit, and
+What to expect on two cores (AVX-512): genmod .53 s an epoch on a quiet machine, twice the limit,
 .75 on a busy one; torch.compile 1.5 to 1.8 times genmod's time, DataLoader 2.7 to 3.3, Keras graph
-2.8 to 3.2. Run it on a quiet machine: other work slows frameworks unequally. The losses of Keras and
-genmod agree; PyTorch's is lower, because its RMSprop differs (peers/torch_vae.py).
+2.8 to 3.2. Run it on a quiet machine: other work slows frameworks unequally. The losses of Keras
+and genmod agree; PyTorch's is lower, because its RMSprop differs (peers/torch_vae.py).
 """
 
 import contextlib
