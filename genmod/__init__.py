@@ -1,6 +1,6 @@
 """genmod: generative modelling as pure functions, in JAX.
 
-Rooms: `rng` (keys), `nets`, `vae`, `data`, `train`, `evaluate`, `report`, `record`. Each is
+Rooms: `rng` (keys), `nets`, `vae`, `gan`, `data`, `train`, `evaluate`, `report`, `record`. Each is
 imported when it is first used, so that `import genmod` costs next to nothing.
 """
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "evaluate", "nets", "record", "report", "rng", "train", "types", "vae")
+_ROOMS = ("data", "evaluate", "gan", "nets", "record", "report", "rng", "train", "types", "vae")
 
 __all__ = ["__version__", *_ROOMS]  # pyrefly: ignore
 

@@ -1,0 +1,38 @@
+"""Generative adversarial networks: a model is pure functions, so is a loss, so is a penalty."""
+
+from genmod.gan.losses import (
+    AdversarialLoss,
+    hinge,
+    least_squares,
+    minimax,
+    nonsaturating,
+    relativistic,
+    relativistic_average,
+    wasserstein,
+)
+from genmod.gan.model import Gan, GanParams, check_range, make, normal, packed, uniform
+from genmod.gan.penalties import Penalty, dragan, gradient_penalty, r1, r2, weight_clipping
+
+__all__ = [
+    "AdversarialLoss",
+    "Gan",
+    "GanParams",
+    "Penalty",
+    "check_range",
+    "dragan",
+    "gradient_penalty",
+    "hinge",
+    "least_squares",
+    "make",
+    "minimax",
+    "nonsaturating",
+    "normal",
+    "packed",
+    "r1",
+    "r2",
+    "relativistic",
+    "relativistic_average",
+    "uniform",
+    "wasserstein",
+    "weight_clipping",
+]

@@ -1,0 +1,171 @@
+"""The generative adversarial network: a model is five pure functions."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genmod import checks, rng
+from genmod.types import Array, Key, Keys, Net, Params
+
+Latent = Callable[[Keys], Array]
+
+_STANDING_BATCHES, _STANDING_BATCH_SIZE = 16, 64
+
+
+class GanParams(NamedTuple):
+    """The parameters of both players.
+
+    Attributes:
+      generator: of the generator's network.
+      discriminator: of the discriminator's network.
+    """
+
+    generator: Params
+    discriminator: Params
+
+
+class Gan(NamedTuple):
+    """A generative adversarial network (Goodfellow et al. 2014).
+
+    Attributes:
+      init: `(key, x [B, ...]) -> GanParams`, after checking that all shapes fit.
+      generate: `(params, z [B, L]) -> images [B, ...]`.
+      discriminate: `(params, x [B, ...]) -> logits [B]`, or [B / num] where it packs by `num`.
+      latent: `keys [B] -> z [B, L]`, one draw a key.
+      standing: `(key, params) -> params` whose generator no longer looks at its batch: where it
+        normalised over the batch, it uses the statistics of a thousand draws (16 batches of 64).
+        Sample with these. Where nothing looks at the batch, the parameters come back as they are.
+    """
+
+    init: Callable[[Key, Array], GanParams]
+    generate: Callable[[GanParams, Array], Array]
+    discriminate: Callable[[GanParams, Array], Array]
+    latent: Latent
+    standing: Callable[[Key, GanParams], GanParams]
+
+
+def normal(latent_dim: int) -> Latent:
+    """Latents z ~ N(0, I)."""
+    return lambda keys: jax.vmap(lambda key: jax.random.normal(key, (latent_dim,)))(keys)
+
+
+def uniform(latent_dim: int) -> Latent:
+    """Latents uniform in [-1, 1) in each dimension."""
+
+    def draw(key: Key) -> Array:
+        return jax.random.uniform(key, (latent_dim,), minval=-1.0, maxval=1.0)
+
+    return lambda keys: jax.vmap(draw)(keys)
+
+
+def make(
+    generator: Net,
+    discriminator: Net,
+    *,
+    latent_dim: int,
+    latent: Callable[[int], Latent] = normal,
+) -> Gan:
+    """A GAN from two networks.
+
+    Args:
+      generator: z [B, latent_dim] -> images [B, ...].
+      discriminator: images [B, ...] -> logits, [B] or [B, 1]; of packs where it is `packed`.
+      latent_dim: number of latent dimensions L.
+      latent: the latents' distribution, `normal` or `uniform`.
+
+    Raises:
+      ValueError: if latent_dim is not positive; on use, if the latents have another width, or a
+        network puts out another shape than the one above.
+    """
+    latent_dim = checks.positive_integer("latent_dim", latent_dim)
+    draw = latent(latent_dim)
+
+    def init(key: Key, x: Array) -> GanParams:
+        z = jnp.zeros((x.shape[0], latent_dim))
+        params = GanParams(
+            generator=generator.init(rng.stream(key, "generator"), z),
+            discriminator=discriminator.init(rng.stream(key, "discriminator"), x),
+        )
+        made = jax.eval_shape(generate, params, z)
+        if made.shape != x.shape:
+            raise ValueError(
+                f"the generator must put out images of the data's shape {list(x.shape)}, "
+                f"got {list(made.shape)}"
+            )
+        jax.eval_shape(discriminate, params, x)
+        return params
+
+    def generate(params: GanParams, z: Array) -> Array:
+        if z.ndim != 2 or z.shape[1] != latent_dim:
+            raise ValueError(f"z must have the shape [B, {latent_dim}], got {list(z.shape)}")
+        return generator.apply(params.generator, z)
+
+    def discriminate(params: GanParams, x: Array) -> Array:
+        logits = discriminator.apply(params.discriminator, x)
+        if logits.ndim == 2 and logits.shape[1] == 1:
+            return logits[:, 0]
+        if logits.ndim != 1:
+            raise ValueError(
+                "the discriminator must put out logits [B] or [B, 1] for images "
+                f"{list(x.shape)}, got {list(logits.shape)}"
+            )
+        return logits
+
+    def standing(key: Key, params: GanParams) -> GanParams:
+        if generator.standing is None:
+            return params
+        z = draw(rng.per_example(key, _STANDING_BATCHES * _STANDING_BATCH_SIZE))
+        z = z.reshape(_STANDING_BATCHES, _STANDING_BATCH_SIZE, latent_dim)
+        return params._replace(generator=generator.standing(params.generator, z))
+
+    return Gan(init, generate, discriminate, draw, standing)
+
+
+def packed(discriminator: Net, num: int) -> Net:
+    """A discriminator of packs: `num` examples are judged together (PacGAN, Lin et al. 2018).
+
+    Consecutive examples of the batch make a pack, side by side in the last axis: [B, H, W, C]
+    becomes [B / num, H, W, num * C], and [B, D] becomes [B / num, num * D]. Its logits are
+    [B / num]. A batch that lacks variety then shows within a single example.
+
+    Args:
+      discriminator: the network that judges packs.
+      num: examples in a pack; 1 changes nothing.
+
+    Raises:
+      ValueError: if num is not positive; on use, if it does not divide the batch.
+    """
+    num = checks.positive_integer("num", num)
+
+    def pack(x: Array) -> Array:
+        if len(x) % num:
+            raise ValueError(f"a batch of {len(x)} cannot be cut into packs of {num}")
+        packs = jnp.moveaxis(x.reshape(len(x) // num, num, *x.shape[1:]), 1, -2)
+        return packs.reshape(*packs.shape[:-2], -1)
+
+    standing = discriminator.standing
+    return Net(
+        init=lambda key, x: discriminator.init(key, pack(x)),
+        apply=lambda params, x: discriminator.apply(params, pack(x)),
+        standing=standing and (lambda params, x: standing(params, jax.vmap(pack)(x))),
+    )
+
+
+def check_range(images: Array, low: float, high: float) -> None:
+    """Refuses real images outside the range that the generator can reach.
+
+    A discriminator would tell such images from generated ones by their range alone. To be called
+    where values can be seen, outside compiled code, with a batch as the learner gets it.
+
+    Raises:
+      ValueError: if a value lies outside [low, high].
+    """
+    least, largest = float(np.min(images)), float(np.max(images))
+    if not (low <= least and largest <= high):
+        raise ValueError(
+            f"images must lie in the generator's range [{low:g}, {high:g}], "
+            f"got values from {least:g} to {largest:g}"
+        )
