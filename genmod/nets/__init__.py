@@ -1,7 +1,23 @@
 """Network makers. This is the only room that imports flax."""
 
 from genmod.nets.convert import from_linen, from_nnx
-from genmod.nets.mlp import mlp
+from genmod.nets.convolution import conv, conv_transpose
+from genmod.nets.dcgan import dcgan_discriminator, dcgan_generator
+from genmod.nets.fourier import fourier_features
+from genmod.nets.mlp import maxout, mlp
+from genmod.nets.normalisation import BatchNorm
 from genmod.types import Net
 
-__all__ = ["Net", "from_linen", "from_nnx", "mlp"]
+__all__ = [
+    "BatchNorm",
+    "Net",
+    "conv",
+    "conv_transpose",
+    "dcgan_discriminator",
+    "dcgan_generator",
+    "fourier_features",
+    "from_linen",
+    "from_nnx",
+    "maxout",
+    "mlp",
+]

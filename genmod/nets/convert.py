@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 import jax
 from flax import linen
 
+from genmod.nets.normalisation import MOMENTS, pooled
 from genmod.types import Array, Key, Net, Params
 
 if TYPE_CHECKING:
     from flax import nnx
 
 
-def from_linen(module: linen.Module) -> Net:
+def from_linen(module: linen.Module, *, standing: bool = False) -> Net:
     """A flax.linen module as a Net.
 
     Args:
       module: a module called with one array; its only collection must be `params`.
+      standing: whether the module normalises with `BatchNorm`, so the Net has a `standing`.
 
     Raises:
       ValueError: on init, if the module keeps other collections (such as `batch_stats`).
@@ -26,7 +28,7 @@ def from_linen(module: linen.Module) -> Net:
 
     def init(key: Key, x: Array) -> Params:
         variables = module.init(key, x)
-        others = sorted(set(variables) - {"params"})
+        others = sorted(set(variables) - {"params", MOMENTS})
         if others:
             raise ValueError(
                 f"{type(module).__name__} keeps the collections {others}; expected none but "
@@ -37,7 +39,22 @@ def from_linen(module: linen.Module) -> Net:
     def apply(params: Params, x: Array) -> Array:
         return cast(Array, module.apply({"params": params}, x))
 
-    return Net(init, apply)
+    def with_moments(params: Params, x: Array) -> Params:
+        def gather(batch: Array) -> Params:
+            _, variables = module.apply({"params": params}, batch, mutable=[MOMENTS])
+            return variables[MOMENTS]
+
+        return _with_standing(params, jax.lax.map(gather, x))
+
+    return Net(init, apply, with_moments if standing else None)
+
+
+def _with_standing(params: Params, moments: Params) -> Params:
+    """The parameters with the pooled moments of every `BatchNorm` beside its scale and bias."""
+    if "mean" in moments and not isinstance(moments["mean"], Mapping):
+        mean, variance = pooled(moments["mean"], moments["variance"])
+        return {**params, "mean": mean, "variance": variance}
+    return {**params, **{name: _with_standing(params[name], moments[name]) for name in moments}}
 
 
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Net:

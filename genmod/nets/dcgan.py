@@ -1,0 +1,163 @@
+"""The convolutional generator and discriminator of DCGAN (Radford et al. 2016, arXiv:1511.06434).
+
+Two layers of stride 2 each, for small images. As in the paper, normalisation spares the
+generator's output and the discriminator's first layer, and weights begin as N(0, 0.02^2).
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+
+from genmod import checks
+from genmod.nets import normalisation
+from genmod.nets.convert import from_linen
+from genmod.nets.convolution import conv, conv_transpose
+from genmod.types import Array, Net
+
+Activation = Callable[[Array], Array]
+Initializer = Callable[..., Array]
+
+_NORMAL = jax.nn.initializers.normal(0.02)
+
+
+def _leaky_relu(x: Array) -> Array:
+    return jax.nn.leaky_relu(x, 0.2)
+
+
+def dcgan_generator(
+    shape: Sequence[int],
+    *,
+    width: int = 64,
+    norm: str | None = None,
+    groups: int | None = None,
+    axis_name: str | None = None,
+    activation: Activation = jax.nn.relu,
+    output: Activation | None = jnp.tanh,
+    kernel_init: Initializer = _NORMAL,
+) -> Net:
+    """Images [B, H, W, C] from latents z [B, L].
+
+    Dense to [H/4, W/4, 2 width], then two transposed convolutions of stride 2 with 4 x 4 kernels,
+    to `width` and to C channels.
+
+    Args:
+      shape: of an image, (H, W, C); H and W must be multiples of 4.
+      width: channels before the last layer.
+      norm: "batch" or "group" normalisation before each activation; see `BatchNorm`.
+      groups: of the group normalisation; at most 32, of 8 channels or more, if None.
+      axis_name: axis over devices whose batches are normalised as one.
+      activation: after the first two layers.
+      output: elementwise function of the last layer; None leaves logits.
+      kernel_init: initializer of all weights; biases start at zero.
+
+    Returns:
+      A Net whose parameters are {"layer_0", "layer_1", "output"} with "kernel" and "bias" each, and
+      {"norm_0", "norm_1"} with "scale" and "bias". It has `standing` with batch normalisation.
+
+    Raises:
+      ValueError: if the shape is not of three positive numbers or its sides are not multiples of 4,
+        or for an unknown `norm` or groups that do not divide the channels.
+    """
+    sizes = tuple(shape)
+    if len(sizes) != 3:
+        raise ValueError(f"shape must be (H, W, C), got {sizes}")
+    height, breadth, channels = (checks.positive_integer("shape", size) for size in sizes)
+    if height % 4 or breadth % 4:
+        raise ValueError(f"shape must have a height and a width divisible by 4, got {sizes}")
+    checks.positive_integer("width", width)
+    normalisation.check(norm, groups, (2 * width, width))
+
+    class DcganGenerator(linen.Module):
+        @linen.compact
+        def __call__(self, z: Array) -> Array:
+            if z.ndim != 2:
+                raise ValueError(f"latents must be [B, L], got shape {z.shape}")
+
+            def normalised(x: Array, index: int) -> Array:
+                layer = normalisation.normaliser(
+                    norm, x.shape[-1], groups=groups, axis_name=axis_name, name=f"norm_{index}"
+                )
+                return x if layer is None else layer(x)
+
+            first = (height // 4, breadth // 4, 2 * width)
+            dense = linen.Dense(
+                first[0] * first[1] * first[2], kernel_init=kernel_init, name="layer_0"
+            )
+            x = dense(z).reshape(z.shape[0], *first)
+            x = activation(normalised(x, 0))
+            x = _Convolution(width, conv_transpose, kernel_init, name="layer_1")(x)
+            x = activation(normalised(x, 1))
+            x = _Convolution(channels, conv_transpose, kernel_init, name="output")(x)
+            return x if output is None else output(x)
+
+    return from_linen(DcganGenerator(), standing=norm == "batch")
+
+
+def dcgan_discriminator(
+    *,
+    width: int = 64,
+    norm: str | None = None,
+    groups: int | None = None,
+    axis_name: str | None = None,
+    activation: Activation = _leaky_relu,
+    out: int | None = None,
+    kernel_init: Initializer = _NORMAL,
+) -> Net:
+    """Logits of images [B, H, W, C].
+
+    Two convolutions of stride 2 with 4 x 4 kernels, to `width` and to 2 width channels, then one
+    dense layer. With several outputs it is a classifier.
+
+    Args:
+      width: channels of the first layer.
+      norm: "batch" or "group" normalisation of the second layer; see `BatchNorm`.
+      groups: of the group normalisation; at most 32, of 8 channels or more, if None.
+      axis_name: axis over devices whose batches are normalised as one.
+      activation: after both convolutions; a leaky rectifier of slope 0.2 by default.
+      out: logits an image, [B, out]; None for one logit and no axis, [B].
+      kernel_init: initializer of all weights; biases start at zero.
+
+    Returns:
+      A Net whose parameters are {"layer_0", "layer_1", "output"} with "kernel" and "bias" each, and
+      {"norm_1"} with "scale" and "bias". It has `standing` with batch normalisation.
+
+    Raises:
+      ValueError: if a number is not positive, for an unknown `norm`, or groups that do not divide
+        the channels.
+    """
+    checks.positive_integer("width", width)
+    if out is not None:
+        checks.positive_integer("out", out)
+    normalisation.check(norm, groups, (2 * width,))
+
+    class DcganDiscriminator(linen.Module):
+        @linen.compact
+        def __call__(self, x: Array) -> Array:
+            if x.ndim != 4:
+                raise ValueError(f"images must be [B, H, W, C], got shape {x.shape}")
+            x = activation(_Convolution(width, conv, kernel_init, name="layer_0")(x))
+            x = _Convolution(2 * width, conv, kernel_init, name="layer_1")(x)
+            layer = normalisation.normaliser(
+                norm, 2 * width, groups=groups, axis_name=axis_name, name="norm_1"
+            )
+            x = activation(x if layer is None else layer(x)).reshape(x.shape[0], -1)
+            logits = linen.Dense(out or 1, kernel_init=kernel_init, name="output")(x)
+            return logits[:, 0] if out is None else logits
+
+    return from_linen(DcganDiscriminator(), standing=norm == "batch")
+
+
+class _Convolution(linen.Module):
+    """A 4 x 4 convolution of stride 2, either way, with a bias."""
+
+    channels: int
+    convolve: Callable[..., Array]
+    kernel_init: Initializer
+
+    @linen.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], self.channels))
+        bias = self.param("bias", linen.initializers.zeros, (self.channels,))
+        return self.convolve(x, kernel, stride=2) + bias.reshape(1, 1, 1, -1)

@@ -1,0 +1,57 @@
+"""Fourier features of low-dimensional points."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from genmod import checks
+from genmod.types import Array, Key, Net, Params
+
+
+def fourier_features(net: Net, frequencies: Sequence[float]) -> Net:
+    """A network of points x [B, D] that also sees their waves, so it can follow fine detail.
+
+    Its input is x with sin(2 pi f x) and cos(2 pi f x) for every frequency f, [B, D (1 + 2 F)], as
+    in Tancik et al. 2020 (arXiv:2006.10739), whose frequencies are drawn where these are given.
+
+    Args:
+      net: the network of the features.
+      frequencies: in periods a unit of x, such as (0.25, 0.5, 1, 2).
+
+    Returns:
+      A Net with the parameters of `net`.
+
+    Raises:
+      ValueError: if there is no frequency, or one is not positive; or on a call, if the points are
+        not [B, D].
+    """
+    frequencies = tuple(frequencies)
+    if not frequencies:
+        raise ValueError("frequencies must hold at least one number, got none")
+    for frequency in frequencies:
+        checks.positive("frequencies", frequency)
+
+    def features(x: Array) -> Array:
+        angles = [2 * jnp.pi * frequency * x for frequency in frequencies]
+        waves = [wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)]
+        return jnp.concatenate([x, *waves], axis=-1)
+
+    def of_points(x: Array) -> Array:
+        if x.ndim != 2:
+            raise ValueError(f"points must be [B, D], got shape {x.shape}")
+        return features(x)
+
+    def init(key: Key, x: Array) -> Params:
+        return net.init(key, of_points(x))
+
+    def apply(params: Params, x: Array) -> Array:
+        return net.apply(params, of_points(x))
+
+    inner = net.standing
+    if inner is None:
+        return Net(init, apply)
+
+    def standing(params: Params, x: Array) -> Params:
+        return inner(params, features(x))
+
+    return Net(init, apply, standing)
