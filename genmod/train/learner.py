@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from genmod import checks, rng
+from genmod.train import gradients
 from genmod.types import Array, Batch, Key, Keys, Metrics, Objective, Params
 
 
@@ -50,6 +50,7 @@ def learner(
     *,
     sample: Callable[[Keys, Params], Array] | None = None,
     hyper: Mapping[str, float | Schedule] | None = None,
+    pieces: int = 1,
 ) -> Learner:
     """A learner with one player: gradient descent on the mean of an objective.
 
@@ -62,23 +63,24 @@ def learner(
       hyper: weights that follow a schedule `step -> value`, or are to be swept: name -> number or
         schedule. Inside the step, `objective` is called with their values at that step, so that
         the objective proper keeps its three arguments.
+      pieces: into how many pieces to cut the batch, to save memory; the gradient is that of the
+        whole batch.
 
     Returns:
       A Learner whose state is a TrainState. Its metrics are `loss`, the mean of the objective over
       the batch, and the mean of each of its aux values.
 
     Raises:
-      ValueError: when traced, if the objective does not return one loss per example.
+      ValueError: if pieces is not positive; when traced, if the objective does not return one loss
+        per example, or the batch cannot be cut evenly.
     """
+    checks.positive_integer("pieces", pieces)
 
     def objective_at(step: Array) -> Objective:
         if hyper is None:
             return cast(Objective, objective)
-        values = {
-            name: jnp.asarray(value(step) if callable(value) else value)
-            for name, value in hyper.items()
-        }
-        return cast(Callable[[Mapping[str, Array]], Objective], objective)(values)
+        scheduled = cast(Callable[[Mapping[str, Array]], Objective], objective)
+        return scheduled(hyper_values(hyper, step))
 
     def init(key: Key, batch: Batch) -> TrainState:
         params = model_init(key, batch)
@@ -89,13 +91,15 @@ def learner(
         keys = rng.per_example(key, size)
         current = objective_at(state.step)
 
-        def mean_loss(params: Params) -> tuple[Array, Metrics]:
-            losses, aux = current(keys, params, batch)
-            _check_losses(losses, aux, size)
+        def mean_loss(params: Params, examples: tuple[Keys, Batch]) -> tuple[Array, Metrics]:
+            losses, aux = current(examples[0], params, examples[1])
+            _check_losses(losses, aux, size // pieces)
             return jnp.mean(losses), {name: jnp.mean(value) for name, value in aux.items()}
 
-        (loss, means), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        (loss, means), gradient = gradients.of_mean(
+            mean_loss, state.params, (keys, batch), pieces=pieces
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), {"loss": loss, **means}
 
@@ -106,6 +110,14 @@ def learner(
         return sample(rng.per_example(key, num), state.params)
 
     return Learner(init, step, draw)
+
+
+def hyper_values(hyper: Mapping[str, float | Schedule], step: Array) -> dict[str, Array]:
+    """The values of numbers and schedules at a step."""
+    return {
+        name: jnp.asarray(value(step) if callable(value) else value)
+        for name, value in hyper.items()
+    }
 
 
 def _check_losses(losses: Array, aux: Metrics, size: int) -> None:

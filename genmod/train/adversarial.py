@@ -1,0 +1,306 @@
+"""The learner with two players: a generator and a discriminator, in one compiled step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genmod import checks, rng
+from genmod.train import gradients
+from genmod.train.learner import Learner, Schedule, hyper_values
+from genmod.types import Array, Batch, Key, Keys, Metrics, Params
+
+PenaltyFunction = Callable[[Keys, Callable[[Array], Array], Array, Array], Array]
+
+
+class Players(Protocol):
+    """What is trained: `gan.make` makes one. Params have the fields generator and discriminator."""
+
+    @property
+    def init(self) -> Callable[[Key, Array], Any]:
+        """`(key, x [B, ...]) -> params`."""
+
+    @property
+    def generate(self) -> Callable[[Any, Array], Array]:
+        """`(params, z [B, L]) -> images [B, ...]`."""
+
+    @property
+    def discriminate(self) -> Callable[[Any, Array], Array]:
+        """`(params, x [B, ...]) -> logits [B]`."""
+
+    @property
+    def latent(self) -> Callable[[Keys], Array]:
+        """`keys [B] -> z [B, L]`."""
+
+    @property
+    def standing(self) -> Callable[[Key, Any], Any]:
+        """`(key, params) -> params` to sample with."""
+
+
+class Loss(Protocol):
+    """What they minimise: any of the losses in `gan`."""
+
+    @property
+    def discriminator(self) -> Callable[[Array, Array], Array]:
+        """`(real_logits [B], fake_logits [B]) -> [B]`."""
+
+    @property
+    def generator(self) -> Callable[[Array, Array], Array]:
+        """`(real_logits [B], fake_logits [B]) -> [B]`."""
+
+    @property
+    def probabilities(self) -> Callable[[Array, Array], tuple[Array, Array]]:
+        """`(real_logits [B], fake_logits [B]) -> (real [B], fake [B])`."""
+
+
+class Optimizers(NamedTuple):
+    """An optax transformation for each player.
+
+    With two learning rates this is TTUR (Heusel et al. 2017).
+    """
+
+    generator: optax.GradientTransformation
+    discriminator: optax.GradientTransformation
+
+
+class OptStates(NamedTuple):
+    """Both optimizers' states."""
+
+    generator: optax.OptState
+    discriminator: optax.OptState
+
+
+class AdversarialState(NamedTuple):
+    """All that the next step of a two-player learner depends on.
+
+    Attributes:
+      step: int32 [], number of steps taken.
+      params: both players' parameters, with the fields `generator` and `discriminator`.
+      average: the generator's parameters, averaged over training; `()` where no average is kept.
+      opt_state: both optimizers' states.
+    """
+
+    step: Array
+    params: Any
+    average: Params
+    opt_state: OptStates
+
+
+def adversarial(
+    players: Players,
+    loss: Loss,
+    optimizers: optax.GradientTransformation | Optimizers,
+    *,
+    penalty: PenaltyFunction | Callable[[Mapping[str, Array]], PenaltyFunction] | None = None,
+    hyper: Mapping[str, float | Schedule] | None = None,
+    discriminator_steps: int = 1,
+    generator_steps: int = 1,
+    together: bool = False,
+    average_half_life: float | None = None,
+    average_ramp_up: float = 0.05,
+    constrain: Callable[[Params], Params] | None = None,
+    pieces: int = 1,
+    as_images: Callable[[Array], Array] | None = None,
+) -> Learner:
+    """A learner with two players, who take turns within each step: the discriminator goes first.
+
+    A batch is cut into `discriminator_steps` equal parts, one for each of its updates, so that it
+    never sees an image twice; the generator's updates follow. Latents are drawn anew for every
+    update. The generator's update i is shown the real images of part i, for losses that compare.
+
+    Args:
+      players: the model, as from `gan.make`.
+      loss: what they minimise, such as `gan.nonsaturating`.
+      optimizers: one optax transformation for both, or `Optimizers(generator, discriminator)`.
+      penalty: `(keys, critic, real, fake) -> [B]`, added to the discriminator's loss; a sum such as
+        `0.5 * gan.r1 + 0.5 * gan.r2` is logged term by term. With `hyper`, a function
+        `hyper -> penalty`.
+      hyper: weights that follow a schedule or are to be swept: name -> number or schedule
+        `step -> value`.
+      discriminator_steps: updates of the discriminator in a step.
+      generator_steps: updates of the generator in a step.
+      together: judge real and generated images as one batch; matters only to a discriminator that
+        looks at its batch, as batch normalisation does.
+      average_half_life: keep an exponential average of the generator, from which samples are drawn;
+        its half-life in generated images (Karras et al. 2018). None keeps none.
+      average_ramp_up: the half-life is at most this share of the images generated so far, so that
+        the first generators are soon forgotten (Karras et al. 2020).
+      constrain: a transform of the discriminator's parameters after each of its updates, such as
+        `gan.weight_clipping(0.01)`.
+      pieces: into how many pieces to cut each update's batch, to save memory; the gradient is that
+        of the whole batch where examples do not look at each other.
+      as_images: what `Learner.sample` does with generated images, such as scaling them to [0, 1].
+
+    Returns:
+      A Learner whose state is an AdversarialState. Its metrics are means over a step's updates:
+      `discriminator_loss` (without penalties) and `generator_loss`; the health of the game, seen
+      before each update of the discriminator: `real_probability` and `fake_probability` (mean
+      probability of being real; the article's equilibrium is 0.5 on both), `accuracy` (share that
+      the discriminator gets right, at a threshold of 0.5); `discriminator_gradient` and
+      `generator_gradient` (norms); and each penalty by name, unweighted.
+
+    Raises:
+      ValueError: if a number of steps or pieces is not positive or a half-life not; when traced,
+        if the batch cannot be cut evenly, or a loss or penalty has another shape than above.
+    """
+    for name, value in (
+        ("discriminator_steps", discriminator_steps),
+        ("generator_steps", generator_steps),
+        ("pieces", pieces),
+    ):
+        checks.positive_integer(name, value)
+    if average_half_life is not None:
+        checks.positive("average_half_life", average_half_life)
+        checks.positive("average_ramp_up", average_ramp_up)
+    optimizer = (
+        Optimizers(optimizers, optimizers)
+        if isinstance(optimizers, optax.GradientTransformation)
+        else Optimizers(*optimizers)
+    )
+
+    if hyper is not None and penalty is None:
+        raise ValueError(f"hyper {sorted(hyper)} needs a penalty that uses it, got none")
+
+    def cut_up(batch: Batch) -> Batch:
+        return gradients.cut_up("batch", batch, discriminator_steps, "discriminator_steps")
+
+    def terms_at(step: Array) -> list[tuple[str, Any, PenaltyFunction]]:
+        """Name, weight and function of each penalty at this step."""
+        current: Any = penalty
+        if penalty is not None and hyper is not None:
+            scheduled = cast(Callable[[Mapping[str, Array]], PenaltyFunction], penalty)
+            current = scheduled(hyper_values(hyper, step))
+        if current is None:
+            return []
+        single = ((getattr(current, "__name__", "penalty"), 1.0, current),)
+        return list(getattr(current, "terms", single))
+
+    def judge(params: Any, real: Array, fake: Array) -> tuple[Array, Array]:
+        if not together:
+            return players.discriminate(params, real), players.discriminate(params, fake)
+        logits = players.discriminate(params, jnp.concatenate([real, fake]))
+        return logits[: len(logits) // 2], logits[len(logits) // 2 :]
+
+    def init(key: Key, batch: Batch) -> AdversarialState:
+        cut_up(batch)
+        params = players.init(key, batch)
+        opt_state = OptStates(
+            optimizer.generator.init(params.generator),
+            optimizer.discriminator.init(params.discriminator),
+        )
+        average = () if average_half_life is None else params.generator
+        return AdversarialState(jnp.zeros((), jnp.int32), params, average, opt_state)
+
+    def step(key: Key, state: AdversarialState, batch: Batch) -> tuple[AdversarialState, Metrics]:
+        parts = cut_up(batch)
+        size = checks.leading_axis("batch", batch) // discriminator_steps
+        terms = terms_at(state.step)
+
+        def discriminator_update(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
+            (params, opt_state), (index, real) = carry, inputs
+            keys = rng.per_example(rng.at_step(rng.stream(key, "discriminator"), index), size)
+
+            def mean_loss(own: Params, examples: Any) -> tuple[Array, Metrics]:
+                keys, real = examples
+                now = params._replace(discriminator=own)
+                fake = players.generate(params, players.latent(_each(keys, "latent")))
+                logits = judge(now, real, fake)
+                losses = loss.discriminator(*logits)
+                _check_shape("the discriminator's loss", losses, logits[0].shape)
+                total = jnp.mean(losses)
+                metrics = {"discriminator_loss": total, **_health(loss, *logits)}
+                for name, weight, function in terms:
+                    penalties = function(
+                        _each(keys, name), lambda x: players.discriminate(now, x), real, fake
+                    )
+                    _check_shape(f"the penalty {name}", penalties, (len(real),))
+                    metrics[name] = jnp.mean(penalties)
+                    total = total + weight * metrics[name]
+                return total, metrics
+
+            (_, metrics), gradient = gradients.of_mean(
+                mean_loss, params.discriminator, (keys, real), pieces=pieces
+            )
+            updates, opt_state = optimizer.discriminator.update(
+                gradient, opt_state, params.discriminator
+            )
+            own = optax.apply_updates(params.discriminator, updates)
+            own = own if constrain is None else constrain(own)
+            metrics["discriminator_gradient"] = gradients.norm(gradient)
+            return (params._replace(discriminator=own), opt_state), metrics
+
+        def generator_update(carry: Any, index: Array) -> tuple[Any, Metrics]:
+            params, opt_state = carry
+            keys = rng.per_example(rng.at_step(rng.stream(key, "generator"), index), size)
+
+            def mean_loss(own: Params, examples: Any) -> tuple[Array, Metrics]:
+                keys, real = examples
+                now = params._replace(generator=own)
+                fake = players.generate(now, players.latent(_each(keys, "latent")))
+                logits = judge(now, real, fake)
+                losses = loss.generator(*logits)
+                _check_shape("the generator's loss", losses, logits[1].shape)
+                return jnp.mean(losses), {}
+
+            real = jax.tree.map(lambda leaf: leaf[index % discriminator_steps], parts)
+            (value, _), gradient = gradients.of_mean(
+                mean_loss, params.generator, (keys, real), pieces=pieces
+            )
+            updates, opt_state = optimizer.generator.update(gradient, opt_state, params.generator)
+            own = optax.apply_updates(params.generator, updates)
+            metrics = {"generator_loss": value, "generator_gradient": gradients.norm(gradient)}
+            return (params._replace(generator=own), opt_state), metrics
+
+        (params, discriminator_state), seen = jax.lax.scan(
+            discriminator_update,
+            (state.params, state.opt_state.discriminator),
+            (jnp.arange(discriminator_steps), parts),
+        )
+        (params, generator_state), made = jax.lax.scan(
+            generator_update, (params, state.opt_state.generator), jnp.arange(generator_steps)
+        )
+        average = state.average
+        if average_half_life is not None:
+            generated = size * generator_steps
+            half_life = jnp.minimum(average_half_life, average_ramp_up * generated * state.step)
+            kept = jnp.exp2(-generated / half_life)  # 0 at the first step
+            average = optax.incremental_update(params.generator, average, 1 - kept)
+        after = AdversarialState(
+            state.step + 1, params, average, OptStates(generator_state, discriminator_state)
+        )
+        return after, {name: jnp.mean(values) for name, values in {**seen, **made}.items()}
+
+    def sample(key: Key, state: AdversarialState, num: int) -> Array:
+        keys = rng.per_example(rng.stream(key, "latent"), checks.positive_integer("num", num))
+        params = state.params
+        if average_half_life is not None:
+            params = params._replace(generator=state.average)
+        params = players.standing(rng.stream(key, "standing"), params)
+        images = players.generate(params, players.latent(keys))
+        return images if as_images is None else as_images(images)
+
+    return Learner(init, step, sample)
+
+
+def _each(keys: Keys, name: str) -> Keys:
+    return jax.vmap(lambda key: rng.stream(key, name))(keys)
+
+
+def _health(loss: Loss, real_logits: Array, fake_logits: Array) -> Metrics:
+    real, fake = loss.probabilities(real_logits, fake_logits)
+    right = 0.5 * (jnp.mean(real > 0.5) + jnp.mean(fake < 0.5))
+    health = {
+        "real_probability": jnp.mean(real),
+        "fake_probability": jnp.mean(fake),
+        "accuracy": right,
+    }
+    return jax.lax.stop_gradient(health)
+
+
+def _check_shape(what: str, values: Array, shape: tuple[int, ...]) -> None:
+    if jnp.shape(values) != shape:
+        raise ValueError(
+            f"{what} must be one number per example, of shape {shape}, got {jnp.shape(values)}"
+        )

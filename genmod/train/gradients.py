@@ -1,0 +1,65 @@
+"""Gradients of a mean over examples, taken at once or piece by piece."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from genmod import checks
+from genmod.types import Array, Batch, Metrics, Params
+
+
+def of_mean(
+    function: Callable[[Params, Batch], tuple[Array, Metrics]],
+    params: Params,
+    examples: Batch,
+    *,
+    pieces: int = 1,
+) -> tuple[tuple[Array, Metrics], Params]:
+    """`jax.value_and_grad(function, has_aux=True)`, with `pieces` times less memory.
+
+    The examples are cut into equal pieces; value, metrics and gradient are the means over them. For
+    a function that is itself a mean over examples this is the same number, up to rounding; for one
+    whose examples look at each other (normalisation over the batch) it is not.
+
+    Args:
+      function: `(params, examples) -> (value [], metrics)`, each a mean over the examples.
+      params: what to differentiate by.
+      examples: a tree of arrays [B, ...], keys included.
+      pieces: into how many to cut the batch.
+
+    Raises:
+      ValueError: if pieces does not divide the batch.
+    """
+    take = jax.value_and_grad(function, has_aux=True)
+    if pieces == 1:
+        return take(params, examples)
+    cut = cut_up("batch", examples, pieces, "pieces")
+
+    def add(total: Any, piece: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, take(params, piece)), None
+
+    first = take(params, jax.tree.map(lambda leaf: leaf[0], cut))
+    rest = jax.tree.map(lambda leaf: leaf[1:], cut)
+    total, _ = jax.lax.scan(add, first, rest)
+    return jax.tree.map(lambda leaf: leaf / pieces, total)
+
+
+def cut_up(name: str, examples: Batch, num: int, what: str) -> Batch:
+    """A tree of [B, ...] as one of [num, B / num, ...].
+
+    Raises:
+      ValueError: if num does not divide B.
+    """
+    size = checks.leading_axis(name, examples)
+    if size % num:
+        raise ValueError(f"{name} of {size} examples cannot be cut into {num} equal {what}")
+    return jax.tree.map(lambda leaf: leaf.reshape(num, size // num, *leaf.shape[1:]), examples)
+
+
+def norm(gradient: Params) -> Array:
+    """The Euclidean norm of a whole gradient."""
+    # As products, not as reductions: the latter run in scalar code on a CPU.
+    squares = (jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient))
+    return jnp.sqrt(sum(squares, jnp.zeros(())))
