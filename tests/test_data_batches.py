@@ -115,6 +115,27 @@ def test_grey_values_are_scaled_to_the_unit_interval():
     assert scaled.max() == 1
 
 
+def test_grey_values_are_scaled_to_the_signed_unit_interval():
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    for scale in (data.signed_unit_interval, jax.jit(data.signed_unit_interval)):
+        scaled = scale(rng.per_example(rng.root(0), 1), jnp.asarray(every))
+        assert scaled.dtype == jnp.float32
+        np.testing.assert_allclose(scaled, every / 127.5 - 1, atol=1e-7)
+        # Black and white are the ends of tanh's range, to the bit; grey is about 0 both ways.
+        assert scaled.min() == -1
+        assert scaled.max() == 1
+        np.testing.assert_array_equal(scaled, -scaled[:, ::-1, ::-1])
+
+
+def test_unchanged_examples_are_as_they_are_stored():
+    points = np.linspace(-5, 5, 12, dtype=np.float32).reshape(6, 2)
+    batch = data.batches(points, batch_size=6, prepare=data.unchanged)(rng.root(0), 0)
+    assert batch.dtype == jnp.float32
+    np.testing.assert_array_equal(np.sort(batch, axis=0), points)
+    tree = {"a": points, "b": np.arange(6)}
+    assert data.unchanged(rng.per_example(rng.root(0), 6), tree) is tree
+
+
 def test_a_pixel_is_one_with_the_probability_that_the_docstring_gives():
     # The probability is threshold / 65536, found here by trying every pattern of 16 bits.
     value = np.arange(256)
@@ -151,7 +172,7 @@ def test_images_of_an_odd_size_are_binarized_too():
     assert data.binarized(rng.per_example(rng.root(0), 2), images).all()
 
 
-@pytest.mark.parametrize("prepare", [data.unit_interval, data.binarized])
+@pytest.mark.parametrize("prepare", [data.unit_interval, data.signed_unit_interval, data.binarized])
 @pytest.mark.parametrize(
     "images", [np.zeros((2, 4, 4, 1), np.float32), np.zeros((2, 4, 4), np.uint8)]
 )

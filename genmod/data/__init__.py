@@ -2,18 +2,40 @@
 
 from genmod.data.batches import batch_at, batches
 from genmod.data.errors import DataError
+from genmod.data.mixtures import Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import shuffled
-from genmod.data.protocols import binarized, unit_interval
+from genmod.data.protocols import binarized, signed_unit_interval, unchanged, unit_interval
 from genmod.data.sources import Dataset, fingerprint, load
+from genmod.data.stacked import (
+    all_digits,
+    stack,
+    stacked_batches,
+    stacked_frequencies,
+    stacked_modes,
+    triples,
+)
 
 __all__ = [
     "DataError",
     "Dataset",
+    "Mixture",
+    "all_digits",
     "batch_at",
     "batches",
     "binarized",
     "fingerprint",
+    "grid",
     "load",
+    "mixture_dataset",
+    "ring",
+    "sample_mixture",
     "shuffled",
+    "signed_unit_interval",
+    "stack",
+    "stacked_batches",
+    "stacked_frequencies",
+    "stacked_modes",
+    "triples",
+    "unchanged",
     "unit_interval",
 ]

@@ -1,11 +1,11 @@
-"""From stored bytes to what a model sees: pure functions `(keys [B], images) -> x`."""
+"""From stored examples to what a model sees: pure functions `(keys [B], examples) -> x`."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-from genmod.types import Array, Keys
+from genmod.types import Array, Batch, Keys
 
 
 def unit_interval(keys: Keys, images: Array) -> Array:
@@ -18,6 +18,27 @@ def unit_interval(keys: Keys, images: Array) -> Array:
     _check(images)
     rows = images.reshape(len(images), -1)  # a long last axis, for the vectors of a CPU
     return (rows.astype(jnp.float32) / 255).reshape(images.shape)
+
+
+def signed_unit_interval(keys: Keys, images: Array) -> Array:
+    """Grey values in [-1, 1], the range of tanh: uint8 [B, H, W, C] -> float32 [B, H, W, C].
+
+    A pixel of value v becomes (2 v - 255) / 255; Radford et al. (2016).
+
+    Raises:
+      ValueError: if images are not uint8 [B, H, W, C].
+    """
+    del keys
+    _check(images)
+    rows = images.reshape(len(images), -1)
+    # From whole numbers, which are exact: white must not come out above 1.
+    return ((2 * rows.astype(jnp.float32) - 255) / 255).reshape(images.shape)
+
+
+def unchanged(keys: Keys, examples: Batch) -> Batch:
+    """Examples as they are stored, such as the points of a mixture: [B, ...] -> [B, ...]."""
+    del keys
+    return examples
 
 
 def binarized(keys: Keys, images: Array) -> Array:

@@ -16,8 +16,8 @@ class Dataset(NamedTuple):
     """Images with their labels.
 
     Attributes:
-      images: uint8 [N, H, W, C].
-      labels: int32 [N].
+      images: uint8 [N, H, W, C]; of a mixture, points float32 [N, D].
+      labels: int32 [N]; of a mixture, the mode of each point.
       fingerprint: SHA-256 of shapes, types and values, whatever file they came from.
     """
 
