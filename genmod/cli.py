@@ -148,12 +148,12 @@ def runs(
         except ValueError as error:
             print(f"note: {error}", file=sys.stderr)
             continue
-        last = rows[-1] if rows else {"epoch": 0, "loss": float("nan")}
+        last = rows[-1] if rows else {"epoch": 0}
         table.add_row(
             str(found.path),
             recorded["created"][:16].replace("T", " "),
             f"{last['epoch']:g} of {recorded['config'].get('epochs', '?')}",
-            f"{last['loss']:.4f}",
+            ", ".join(f"{value:.4f}" for value in record.losses(last).values()) or "-",
             ", ".join(f"{k} {v:.2f}" for k, v in record.read_evaluation(found).items()),
         )
     if table.row_count:

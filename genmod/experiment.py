@@ -9,10 +9,10 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genmod import checks
@@ -22,6 +22,20 @@ from genmod.types import BatchAt, Key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Observation(NamedTuple):
+    """What a look at a run in training has seen.
+
+    Attributes:
+      numbers: by name, for the log.
+      figures: matplotlib figures by name; each look's are kept.
+      warnings: what the person who trains should hear of, each of them once.
+    """
+
+    numbers: Mapping[str, float] = MappingProxyType({})
+    figures: Mapping[str, Figure] = MappingProxyType({})
+    warnings: Sequence[str] = ()
 
 
 class Experiment(NamedTuple):
@@ -36,6 +50,9 @@ class Experiment(NamedTuple):
       epochs: where the run ends. Nothing else may depend on it: that lets a finished run go on.
       evaluate: `(key, state) -> numbers by name`, once, at the end.
       figures: `(key, state) -> matplotlib figures by name`, once, at the end.
+      observe: `(key, state) -> Observation`, at log points during training, always with the same
+        key: samples keep their noise from look to look.
+      observe_every: steps between two looks; an epoch's if None.
     """
 
     learner: Learner
@@ -45,6 +62,8 @@ class Experiment(NamedTuple):
     epochs: float
     evaluate: Callable[[Key, Any], Mapping[str, float]] = lambda key, state: {}
     figures: Callable[[Key, Any], Mapping[str, Figure]] = lambda key, state: {}
+    observe: Callable[[Key, Any], Observation] | None = None
+    observe_every: int | None = None
 
     @property
     def num_steps(self) -> int:

@@ -176,6 +176,11 @@ def read_metrics(folder: Folder) -> list[dict[str, Any]]:
     return [row for _, row in _rows(folder)]
 
 
+def losses(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a log point says most: `loss`, or the losses of several players."""
+    return {name: value for name, value in row.items() if name == "loss" or name.endswith("_loss")}
+
+
 def read_evaluation(folder: Folder) -> dict[str, float]:
     """The numbers taken at the end of a run; none if it has not ended."""
     return json.loads(folder.evaluation.read_text()) if folder.evaluation.exists() else {}

@@ -13,6 +13,7 @@ import jax
 from genmod import record, report, rng, train
 from genmod.experiment import Experiment
 from genmod.train import checkpoint
+from genmod.types import Key
 
 
 class Outcome(NamedTuple):
@@ -75,6 +76,7 @@ def run(
     at = last_saved = saved[-1] if saved else 0
     print(_first_line(experiment, folder, at), flush=True)
 
+    watch = _Watch(experiment, folder, rng.stream(key, "observe"), log_every)
     log = record.Log(folder, at)
     with _StopSignals() as stop, _Progress(experiment, at, progress) as bar:
         try:
@@ -93,12 +95,12 @@ def run(
                     row = {
                         "step": point.step,
                         "epoch": experiment.epoch(point.step),
-                        "loss": point.metrics["loss"],
+                        **record.losses(point.metrics),
                         **point.metrics,
                         "examples_per_s": bar.rate,
                     }
-                    log.write(row)
                     bar.log_point(row)
+                    log.write(row | watch.look(point.step, point.state))
                 carry, at = point.carry, point.step
                 if at - last_saved >= checkpoint_every or at == experiment.num_steps or stop.signal:
                     checkpoint.save(folder.checkpoints, at, carry, keep=keep)
@@ -128,6 +130,8 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
     rows = record.read_metrics(folder)
     if rows:
         figures["curves"] = report.curves(rows)
+    if rows and report.is_game(rows):
+        figures["game"] = report.game(rows)
     folder.pictures.mkdir(exist_ok=True)
     print("pictures:")
     for name, figure in figures.items():
@@ -144,6 +148,33 @@ def _first_line(experiment: Experiment, folder: record.Folder, step: int) -> str
     if step:
         return f"{folder.path}: continuing at {reached} of {total}"
     return f"{folder.path}: a new run of {total}"
+
+
+class _Watch:
+    """Looks at a run in training: at the first log point of each interval of `observe_every`."""
+
+    def __init__(self, experiment: Experiment, folder: record.Folder, key: Key, log_every: int):
+        self._experiment, self._folder, self._key = experiment, folder, key
+        self._log_every = log_every
+        self._every = experiment.observe_every or experiment.steps_per_epoch
+        self._said: set[str] = set()
+
+    def look(self, step: int, state: Any) -> dict[str, float]:
+        """What the log should hold of this look; nothing if it is not time for one."""
+        # By the steps alone, so that a run that was stopped in between looks at the same steps.
+        last_log_point = (step - 1) // self._log_every * self._log_every
+        if not self._experiment.observe or step // self._every == last_log_point // self._every:
+            return {}
+        seen = self._experiment.observe(self._key, state)
+        for name, figure in seen.figures.items():
+            path = self._folder.pictures / name / f"step-{step:08d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path)
+        for warning in seen.warnings:
+            if warning not in self._said:
+                self._said.add(warning)
+                print(f"warning: step {step:,}: {warning}", file=sys.stderr, flush=True)
+        return dict(seen.numbers)
 
 
 class _StopSignals:
@@ -223,11 +254,12 @@ class _Progress:
 
     def log_point(self, row: Mapping[str, Any]) -> None:
         """Shows a log point."""
-        self._bar.set_postfix(loss=f"{row['loss']:.4g}")
+        self._bar.set_postfix({n: f"{v:.4g}" for n, v in record.losses(row).items()})
         if self._lines:
             left = (self._experiment.num_steps - row["step"]) * self._experiment.batch_size
+            losses = "  ".join(f"{n} {v:.4f}" for n, v in record.losses(row).items())
             print(
-                f"epoch {row['epoch']:g}  step {row['step']:,}  loss {row['loss']:.4f}  "
+                f"epoch {row['epoch']:g}  step {row['step']:,}  {losses}  "
                 f"{row['examples_per_s']:,.0f} examples/s  "
                 f"{left / max(row['examples_per_s'], 1e-9):.0f} s left",
                 flush=True,

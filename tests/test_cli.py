@@ -395,7 +395,7 @@ def test_runs_are_listed_with_how_far_they_are(genmod, finished, run, tmp_path):
     header, first, second = (re.split(r"\s{2,}", line.strip()) for line in ended.out.splitlines())
     assert header == ["run", "begun", "epoch", "loss", "evaluation"]
     created = record.read(run)["created"][:16].replace("T", " ")
-    assert first == [str(began.path), created, "0 of 3", "nan"]
+    assert first == [str(began.path), created, "0 of 3", "-"]
     loss = record.read_metrics(run)[-1]["loss"]
     value = record.read_evaluation(run)["negative_elbo"]
     assert second == [str(run.path), created, "3 of 3", f"{loss:.4f}", f"negative_elbo {value:.2f}"]

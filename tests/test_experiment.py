@@ -288,11 +288,39 @@ def shipped(name):
 
 # What each experiment's Config holds: numbers that count, and numbers that may be fractions.
 COUNTS = {
+    "article_gan": ["epochs", "batch_size", "latent_dim"],
     "article_vae": ["epochs", "batch_size", "latent_dim", "hidden"],
     "autoencoder": ["epochs", "batch_size", "code_dim", "hidden"],
+    "dcgan_mnist": ["epochs", "batch_size", "latent_dim", "width"],
+    "mixtures": ["epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"],
     "mnist_vae": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
+    "pacgan_mixtures": ["epochs", "batch_size", "packing"],
+    "stacked_mnist": ["epochs", "batch_size", "packing", "latent_dim", "width"],
 }
-WEIGHTS = {"article_vae": ["kl_weight"], "autoencoder": [], "mnist_vae": ["beta"]}
+WEIGHTS = {
+    "article_gan": ["b1"],
+    "article_vae": ["kl_weight"],
+    "autoencoder": [],
+    "dcgan_mnist": ["r1", "b1"],
+    "mixtures": ["r1", "r2", "gradient_penalty", "dragan", "clip", "b1"],
+    "mnist_vae": ["beta"],
+    "pacgan_mixtures": ["b1"],
+    "stacked_mnist": ["r1", "r2", "b1"],
+}
+# The shape of an example, the range of what the model sees, and the number of steps.
+SHAPES = {
+    "article_gan": ((28, 28, 1), (0, 1), 30_000),
+    "article_vae": ((28, 28, 1), (0, 1), 30_000),
+    "autoencoder": ((28, 28, 1), (0, 1), 12_000),
+    "dcgan_mnist": ((28, 28, 1), (-1, 1), 6_000),
+    "mixtures": ((2,), (-2, 2), 12_110),
+    "mnist_vae": ((28, 28, 1), (0, 1), 30_000),
+    "pacgan_mixtures": ((2,), (-5, 5), 400_000),
+    "stacked_mnist": ((28, 28, 3), (-1, 1), 3_840),
+}
+GAME = {"discriminator_loss", "generator_loss", "real_probability", "fake_probability"}
+METRICS = {"article_vae": {"loss", "reconstruction", "kl"}, "autoencoder": {"loss"}}
+METRICS["mnist_vae"] = METRICS["article_vae"]
 
 
 def test_every_shipped_experiment_is_tested_here():
@@ -364,35 +392,44 @@ def test_a_hidden_layer_without_units_is_refused(hidden):
         shipped("mnist_vae").Config(hidden=hidden)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_steps"), [("article_vae", 30_000), ("autoencoder", 12_000), ("mnist_vae", 30_000)]
-)
-def test_a_shipped_experiment_is_built_and_fits_together(name, num_steps):
+@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_a_shipped_experiment_is_built_and_fits_together(name):
+    shape, (low, high), num_steps = SHAPES[name]
     module = shipped(name)
-    built = module.build(module.Config())
+    config = module.Config()
+    built = module.build(config)
     assert isinstance(built, Experiment)
-    assert built.dataset.images.shape == (60_000, 28, 28, 1)
-    assert (built.num_steps, built.steps_per_epoch) == (num_steps, 600)
+    assert built.num_steps == num_steps
     assert isinstance(built.batch_at, jax.tree_util.Partial), "the data are no constant"
 
     key = rng.root(0)
     carry = train.shapes(built.learner, key, built.batch_at)
-    batch = jax.eval_shape(lambda: built.batch_at(key, 0))
-    assert (batch.shape, batch.dtype) == ((100, 28, 28, 1), np.float32)
+    batch = jax.jit(built.batch_at)(key, 0)
+    assert (batch.shape, batch.dtype) == ((config.batch_size, *shape), np.float32)
+    assert low <= float(batch.min()) < float(batch.max()) <= high
     state, metrics = jax.eval_shape(built.learner.step, key, carry.state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), carry.state
     )
-    assert set(metrics) == ({"loss"} if name == "autoencoder" else {"loss", "reconstruction", "kl"})
+    assert METRICS.get(name, GAME) <= set(metrics)
     if name == "autoencoder":
         with pytest.raises(ValueError, match="cannot sample"):
             built.learner.sample(key, carry.state, 3)
     else:
         images = jax.eval_shape(lambda state: built.learner.sample(key, state, 3), carry.state)
-        assert images.shape == (3, 28, 28, 1)
+        assert images.shape == (3, *shape)
 
 
-@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_what_cannot_be_packed_is_refused():
+    with pytest.raises(ValueError, match="batch_size 256 cannot be cut into 1 updates of packs of"):
+        shipped("mixtures").Config(packing=3)
+    with pytest.raises(ValueError, match="batch_size 100 cannot be cut into packs of 3"):
+        shipped("stacked_mnist").Config(packing=3)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(COUNTS) - {"mixtures", "pacgan_mixtures", "stacked_mnist"})
+)
 def test_an_unknown_data_set_is_refused_before_anything_is_built(name):
     module = shipped(name)
     with pytest.raises(ValueError, match="unknown data set 'mnits'; did you mean 'mnist'"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from PIL import Image
 from scipy import stats
 
@@ -351,6 +352,99 @@ def test_figures_that_would_mean_nothing_are_left_out(dimensions, options, expec
     assert set(figures) == expected
 
 
+MODES = data.grid().centres
+
+
+def shown(panel):
+    """The points of a panel by what they are."""
+    return {dots.get_label(): np.asarray(dots.get_offsets()) for dots in panel.collections}
+
+
+def test_a_plane_shows_the_samples_over_the_modes():
+    draw = np.random.default_rng(0)
+    samples, real = draw.normal(size=(40, 2)), draw.normal(size=(30, 2))
+    figure = report.plane(jnp.asarray(samples, jnp.float32), MODES, real=real, title="step 7")
+    (panel,) = figure.axes
+    assert panel.get_title(loc="left") == "step 7"
+    assert panel.get_aspect() == 1
+    dots = shown(panel)
+    assert set(dots) == {"real", "modes", "generated"}
+    np.testing.assert_array_equal(dots["generated"], samples.astype(np.float32))
+    np.testing.assert_array_equal(dots["modes"], MODES)
+    np.testing.assert_array_equal(dots["real"], real)
+    orders = {d.get_label(): (d.get_zorder(), i) for i, d in enumerate(panel.collections)}
+    assert orders["real"] < orders["generated"] < orders["modes"]
+    assert set(shown(report.plane(samples, MODES).axes[0])) == {"modes", "generated"}
+
+
+def test_samples_far_away_are_counted_and_do_not_stretch_the_axes():
+    samples = np.array([[0, 0], [1e6, 0], [0, -7], [np.nan, 0], [0, np.inf], [4, 4]])
+    figure = report.plane(samples, MODES, title="step 7")
+    (panel,) = figure.axes
+    assert panel.get_title(loc="left") == "step 7, 4 of 6 outside"
+    assert shown(panel)["generated"].tolist() == [[0, 0], [4, 4]]
+    assert panel.get_xlim() == panel.get_ylim() == (-6, 6)
+    assert report.plane(samples, MODES).axes[0].get_title(loc="left") == "4 of 6 outside"
+    nothing = report.plane(samples[1:2], MODES)
+    assert len(shown(nothing.axes[0])["generated"]) == 0
+    nothing.canvas.draw()
+
+
+@pytest.mark.parametrize("centres", [[[3, 3]], [[0, 0], [8, 0]], [[0, -1], [0, 1], [0, 3]]])
+def test_modes_at_a_point_or_on_a_line_have_room_around_them(centres):
+    (panel,) = report.plane(np.zeros((1, 2)), np.array(centres)).axes
+    for (low, high), along in zip(
+        (panel.get_xlim(), panel.get_ylim()), np.array(centres).T, strict=True
+    ):
+        assert low < along.min()
+        assert along.max() < high
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 6, 11])
+def test_planes_are_five_to_a_row_with_the_same_axes(num):
+    panels = [(f"step {i}", np.full((3, 2), i / 3)) for i in range(num)]
+    figure = report.planes(panels, MODES)
+    used = [panel for panel in figure.axes if panel.axison]
+    assert [panel.get_title(loc="left") for panel in used] == [title for title, _ in panels]
+    for panel, (_, samples) in zip(used, panels, strict=True):
+        np.testing.assert_array_equal(shown(panel)["generated"], samples)
+        assert panel.get_xlim() == (-6, 6)
+    grid = used[0].get_gridspec()
+    assert (grid.nrows, grid.ncols) == (-(-num // 5), min(num, 5))
+
+
+def test_a_long_title_is_broken_into_lines_that_fit():
+    scores = "modes 25 of 25 (floor 25), high quality 97.1% (98.9%), reverse KL 0.0123 (0.00486)"
+    figure = report.plane(np.full((3, 2), 99.0), MODES, title=scores)
+    figure.canvas.draw()
+    (panel,) = figure.axes
+    title = next(text for text in panel.findobj(Text) if "modes" in text.get_text())
+    assert title.get_text().replace("\n", " ") == f"{scores}, 3 of 3 outside"
+    box = title.get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize(
+    ("panels", "centres", "message"),
+    [
+        ([], MODES, "panels must hold at least one pair of a title and samples, got none"),
+        ([("", np.zeros((3, 3)))], MODES, r"samples must have the shape \[N, 2\], got \[3, 3\]"),
+        ([("", np.zeros((0, 2)))], MODES, r"samples must have the shape \[N, 2\], got \[0, 2\]"),
+        ([("", MODES)], np.zeros(2), r"centres must have the shape \[N, 2\], got \[2\]"),
+        ([("", MODES)], MODES * np.nan, "centres must be finite"),
+    ],
+)
+def test_planes_of_something_else_are_refused(panels, centres, message):
+    with pytest.raises(ValueError, match=message):
+        report.planes(panels, centres)
+
+
+def test_real_points_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"real must have the shape \[N, 2\], got \[3, 1\]"):
+        report.plane(MODES, MODES, real=np.zeros((3, 1)))
+
+
 def test_figures_are_saved_without_a_display_or_pyplot(tmp_path):
     script = f"""
         import sys
@@ -366,6 +460,7 @@ def test_figures_are_saved_without_a_display_or_pyplot(tmp_path):
             "comparison": report.comparison(images, images, title="images"),
             "latents": report.latent_plane(codes, np.arange(20) % 3, title="codes"),
             "curves": report.curves(rows, title="curves"),
+            "plane": report.plane(codes[:, :2], codes[:3, :2], title="points"),
         }}
         assert "matplotlib.figure" in sys.modules
         for name, figure in figures.items():
@@ -379,7 +474,7 @@ def test_figures_are_saved_without_a_display_or_pyplot(tmp_path):
         timeout=60,
         env={name: value for name, value in os.environ.items() if name not in without},
     )
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
     for path in tmp_path.iterdir():
         with Image.open(path) as shown:
             assert shown.format == "PNG"

@@ -18,6 +18,7 @@ from genmod.train import checkpoint
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["mnist_vae", "--epochs", "6", "--hidden", "40", "--latent-dim", "2"]
+GAME = ["mixtures", "--epochs", "6", "--hidden", "64", "64", "--packing", "2"]
 FULL = ["article_vae", "--epochs", "12"]
 
 
@@ -57,7 +58,10 @@ def contents(folder):
         "step": steps[-1],
         "arrays": leaves,
         "evaluation": evaluation.read_text() if evaluation.exists() else None,
-        "pictures": {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()},
+        "pictures": {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in (folder / "pictures").rglob("*.png")
+        },
     }
 
 
@@ -80,8 +84,8 @@ def _arrays(path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("arguments", "kills"),
-    [(QUICK, 3), pytest.param(FULL, 8, marks=pytest.mark.slow)],
-    ids=["binarised", "article"],
+    [(QUICK, 3), (GAME, 3), pytest.param(FULL, 8, marks=pytest.mark.slow)],
+    ids=["binarised", "game", "article"],
 )
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, arguments, kills):
     first = finish(arguments, tmp_path / "undisturbed")

@@ -1,15 +1,20 @@
 """Figures: each function takes arrays and returns a matplotlib Figure; nothing is shown."""
 
 from genmod.report.autoencoders import autoencoder_figures
-from genmod.report.curves import curves
+from genmod.report.curves import curves, game, is_game
 from genmod.report.grids import comparison, image_grid
 from genmod.report.latents import latent_plane, manifold_points
+from genmod.report.planes import plane, planes
 
 __all__ = [
     "autoencoder_figures",
     "comparison",
     "curves",
+    "game",
     "image_grid",
+    "is_game",
     "latent_plane",
     "manifold_points",
+    "plane",
+    "planes",
 ]

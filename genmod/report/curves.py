@@ -5,40 +5,106 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from genmod import checks
 from genmod.report import canvas
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NOT_CURVES = ("step", "epoch", "examples_per_s")
+_IN_A_ROW = 4
+
+# The panels of `game`, in order: title, and the metrics of `train.adversarial` that it shows.
+_GAME = {
+    "losses": ("discriminator_loss", "generator_loss"),
+    "probability of being real": ("real_probability", "fake_probability"),
+    "accuracy of the discriminator": ("accuracy",),
+    "gradient norms": ("discriminator_gradient", "generator_gradient"),
+}
 
 
 def curves(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Figure:
     """One panel per metric, over epochs, or over steps where there are no epochs.
 
     Args:
-      rows: log points as `metrics.jsonl` holds them: `step`, `epoch` and metrics by name.
+      rows: log points as `metrics.jsonl` holds them: `step`, `epoch` and metrics by name; a metric
+        may be missing from some.
       title: shown above.
 
     Raises:
       ValueError: if there are no rows.
     """
-    if not rows:
-        raise ValueError("rows must hold at least one log point, got none")
-    over = "epoch" if "epoch" in rows[0] else "step"
-    names = [name for name in rows[0] if name not in _NOT_CURVES]
+    names = _names(rows)
     if not names:
         raise ValueError(f"rows must hold at least one metric, got {list(rows[0])}")
-    figure = canvas.figure(4 * len(names), 3.2, layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, panels = _panels(len(names), title)
     for name, panel in zip(names, panels, strict=True):
-        panel.plot(
-            [row[over] for row in rows], [row[name] for row in rows], marker=".", markersize=4
-        )
-        panel.set_title(name, fontsize=11)
-        panel.set_xlabel(over)
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
+        _draw(panel, rows, [name], name)
+    return figure
+
+
+def is_game(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether log points are those of two players, as `train.adversarial` gives them."""
+    return bool(rows) and all(name in rows[0] for panel in _GAME.values() for name in panel)
+
+
+def game(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Figure:
+    """The health of a GAN's game: losses, probabilities against 0.5, gradients, and the rest.
+
+    Args:
+      rows: log points of a two-player run, as `metrics.jsonl` holds them.
+      title: shown above.
+
+    Raises:
+      ValueError: if they are not those of a two-player run.
+    """
+    names = _names(rows)
+    if not is_game(rows):
+        raise ValueError(f"rows must be the log of a two-player learner, got {names}")
+    rest = [name for name in names if not any(name in shown for shown in _GAME.values())]
+    figure, panels = _panels(len(_GAME) + len(rest), title)
+    for panel, (heading, shown) in zip(panels, _GAME.items(), strict=False):
+        _draw(panel, rows, shown, heading)
+        if heading in ("probability of being real", "accuracy of the discriminator"):
+            panel.axhline(0.5, color="black", linewidth=1, linestyle=":")
+            panel.set_ylim(-0.02, 1.02)
+        if len(shown) > 1:
+            panel.legend([name.split("_")[0] for name in shown], fontsize=9, frameon=False)
+    for panel, name in zip(panels[len(_GAME) :], rest, strict=True):
+        _draw(panel, rows, [name], name)
+    return figure
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics of all rows, in the order of their first appearance."""
+    if not rows:
+        raise ValueError("rows must hold at least one log point, got none")
+    return [
+        name for name in dict.fromkeys(n for row in rows for n in row) if name not in _NOT_CURVES
+    ]
+
+
+def _panels(num: int, title: str | None) -> tuple[Figure, list[Axes]]:
+    columns = min(checks.positive_integer("num", num), _IN_A_ROW)
+    lines = -(-num // columns)
+    figure = canvas.figure(4 * columns, 3.2 * lines, layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for unused in panels[num:]:
+        unused.set_axis_off()
     if title:
         figure.suptitle(title, fontsize=11)
-    return figure
+    return figure, panels[:num]
+
+
+def _draw(
+    panel: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str], heading: str
+) -> None:
+    over = "epoch" if "epoch" in rows[0] else "step"
+    for name in names:
+        points = [(row[over], row[name]) for row in rows if name in row]
+        panel.plot(*zip(*points, strict=True), marker=".", markersize=4)
+    panel.set_title(heading, fontsize=11)
+    panel.set_xlabel(over)
+    panel.grid(alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)

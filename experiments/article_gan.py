@@ -1,0 +1,86 @@
+"""The GAN of *Beginners Intro to Generative Modeling*, on MNIST, with multi-layer perceptrons.
+
+The article's two losses: the discriminator minimises its classification error, the generator the
+error of passing its images as real. Taken literally that is the saturating minimax game of
+Goodfellow et al. (2014), whose generator learns little once the discriminator is sure; `--loss
+nonsaturating` is its twin that does. The article's equilibrium, a probability of 0.5 on both sides,
+is the dotted line of pictures/game.png.
+
+    genmod train article_gan
+    genmod train article_gan --loss nonsaturating
+
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+
+from genmod import checks, data, gan, nets, observe, report, rng, train
+from genmod.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Config:
+    """Model, game and length of training."""
+
+    seed: int = 0
+    """Seed of everything random."""
+    epochs: int = 50
+    """How long to train."""
+    batch_size: int = 100
+    """Real images in a batch."""
+    loss: Literal["minimax", "nonsaturating"] = "minimax"
+    """The article's game, or its twin whose generator does not saturate."""
+    latent_dim: int = 100
+    """Latent dimensions."""
+    hidden: tuple[int, ...] = (256, 512)
+    """Units of the generator's hidden layers; the discriminator mirrors them."""
+    learning_rate: float = 2e-4
+    """Adam's learning rate."""
+    b1: float = 0.5
+    """Adam's momentum."""
+    dataset: str = "mnist"
+    """Name of the data set."""
+
+    def __post_init__(self):
+        rng.root(self.seed)
+        for name in ("epochs", "batch_size", "latent_dim"):
+            checks.positive_integer(name, getattr(self, name))
+        for width in self.hidden:
+            checks.positive_integer("hidden", width)
+        checks.positive("learning_rate", self.learning_rate)
+        checks.not_negative("b1", self.b1)
+
+
+def build(config: Config) -> Experiment:
+    """Puts the parts together."""
+    images = data.load(config.dataset)
+    shape = images.images.shape[1:]
+    model = gan.make(
+        nets.mlp(config.hidden, shape, output=jax.nn.sigmoid),
+        nets.mlp(config.hidden[::-1], 1, activation=lambda x: jax.nn.leaky_relu(x, 0.2)),
+        latent_dim=config.latent_dim,
+    )
+    losses = {"minimax": gan.minimax, "nonsaturating": gan.nonsaturating}
+    learner = train.adversarial(
+        model, losses[config.loss], optax.adam(config.learning_rate, b1=config.b1)
+    )
+
+    def look(key, state):
+        return observe.digits(learner.sample(key, state, 1000), images.images)
+
+    return Experiment(
+        learner=learner,
+        batch_at=data.batches(images.images, batch_size=config.batch_size),
+        dataset=images,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        evaluate=lambda key, state: look(key, state).numbers,
+        figures=lambda key, state: {
+            "data": report.image_grid(images.images[:100], title="training data"),
+            "samples": report.image_grid(learner.sample(key, state, 100), title="generated"),
+        },
+        observe=look,
+    )

@@ -1,0 +1,103 @@
+"""A convolutional GAN on MNIST: the nets of DCGAN (Radford et al. 2016), scaled to 28 x 28.
+
+Generator 100 - 7 x 7 x 128 - 14 x 14 x 64 - 28 x 28 x 1 tanh with batch normalisation, its mirror
+without as the discriminator, the non-saturating loss, an average of the generator.
+
+    genmod train dcgan_mnist
+
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+
+from genmod import checks, data, gan, nets, observe, report, rng, train
+from genmod.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Config:
+    """Model, game and length of training."""
+
+    seed: int = 0
+    """Seed of everything random."""
+    epochs: int = 10
+    """How long to train."""
+    batch_size: int = 100
+    """Real images in a batch."""
+    latent_dim: int = 100
+    """Latent dimensions."""
+    width: int = 64
+    """Channels at 14 x 14; twice as many at 7 x 7."""
+    generator_norm: Literal["none", "group", "batch"] = "batch"
+    """Normalisation in the generator."""
+    discriminator_norm: Literal["none", "group", "batch"] = "none"
+    """Normalisation in the discriminator."""
+    together: bool = False
+    """Judge real and generated images as one batch; matters with batch normalisation."""
+    r1: float = 0.0
+    """Weight of the squared gradient at real images."""
+    learning_rate: float = 2e-4
+    """Adam's learning rate."""
+    b1: float = 0.5
+    """Adam's momentum."""
+    average_half_life: float = 20_000.0
+    """Half-life of the generator's average, in generated images."""
+    dataset: str = "mnist"
+    """Name of the data set."""
+
+    def __post_init__(self):
+        rng.root(self.seed)
+        for name in ("epochs", "batch_size", "latent_dim", "width"):
+            checks.positive_integer(name, getattr(self, name))
+        for name in ("learning_rate", "average_half_life"):
+            checks.positive(name, getattr(self, name))
+        for name in ("r1", "b1"):
+            checks.not_negative(name, getattr(self, name))
+
+
+def build(config: Config) -> Experiment:
+    """Puts the parts together."""
+    images = data.load(config.dataset)
+    shape = images.images.shape[1:]
+    norms = {"none": None, "group": "group", "batch": "batch"}
+    model = gan.make(
+        nets.dcgan_generator(
+            shape, width=config.width, norm=norms[config.generator_norm], output=jnp.tanh
+        ),
+        nets.dcgan_discriminator(width=config.width, norm=norms[config.discriminator_norm]),
+        latent_dim=config.latent_dim,
+    )
+    learner = train.adversarial(
+        model,
+        gan.nonsaturating,
+        optax.adam(config.learning_rate, b1=config.b1),
+        penalty=config.r1 * gan.r1 if config.r1 else None,
+        together=config.together,
+        average_half_life=config.average_half_life,
+        as_images=lambda x: (x + 1) / 2,
+    )
+
+    def look(key, state):
+        return observe.digits(learner.sample(key, state, 1000), images.images)
+
+    def evaluation(key, state):
+        return observe.digits(learner.sample(key, state, 10_000), images.images).numbers
+
+    return Experiment(
+        learner=learner,
+        batch_at=data.batches(
+            images.images, batch_size=config.batch_size, prepare=data.signed_unit_interval
+        ),
+        dataset=images,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        evaluate=evaluation,
+        figures=lambda key, state: {
+            "data": report.image_grid(images.images[:100], title="training data"),
+            "samples": report.image_grid(learner.sample(key, state, 100), title="generated"),
+        },
+        observe=look,
+    )

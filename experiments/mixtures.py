@@ -1,0 +1,141 @@
+"""GANs on a mixture of Gaussians in the plane, where every mode can be counted (PacGAN, table 1).
+
+genmod train mixtures
+genmod train mixtures --mixture ring
+genmod train mixtures --loss nonsaturating --r1 0 --r2 0 --packing 4
+
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import optax
+
+from genmod import checks, data, gan, nets, observe, report, rng, train
+from genmod.experiment import Experiment
+
+MIXTURES = {"ring": data.ring(), "grid": data.grid()}
+LOSSES = {
+    "minimax": gan.minimax,
+    "nonsaturating": gan.nonsaturating,
+    "least_squares": gan.least_squares,
+    "wasserstein": gan.wasserstein,
+    "hinge": gan.hinge,
+    "relativistic": gan.relativistic,
+    "relativistic_average": gan.relativistic_average,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Model, game and length of training."""
+
+    seed: int = 0
+    """Seed of everything random."""
+    epochs: int = 31
+    """How long to train; an epoch is 100,000 points."""
+    batch_size: int = 256
+    """Real points in a batch, for all updates of the discriminator in a step together."""
+    mixture: Literal["ring", "grid"] = "grid"
+    """Eight modes on a circle, or 25 on a square."""
+    loss: Literal[tuple(LOSSES)] = "relativistic"  # pyrefly: ignore
+    """What the players minimise."""
+    r1: float = 0.05
+    """Weight of the squared gradient at real points (half of the papers' gamma)."""
+    r2: float = 0.05
+    """Weight of the squared gradient at generated points."""
+    gradient_penalty: float = 0.0
+    """Weight of WGAN-GP's penalty."""
+    dragan: float = 0.0
+    """Weight of DRAGAN's penalty."""
+    clip: float = 0.0
+    """Keep the discriminator's weights in [-clip, clip] after each update; 0 does not."""
+    packing: int = 1
+    """Points that the discriminator judges together."""
+    discriminator_steps: int = 1
+    """Updates of the discriminator in a step."""
+    latent_dim: int = 2
+    """Latent dimensions."""
+    hidden: tuple[int, ...] = (128, 128, 128)
+    """Units of both players' hidden layers."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate at the start of the cosine."""
+    decay_epochs: int = 31
+    """Length of the cosine: by then the learning rate is zero."""
+    b1: float = 0.0
+    """Adam's momentum."""
+    average_half_life: float = 1e5
+    """Half-life of the generator's average, in generated points."""
+
+    def __post_init__(self):
+        rng.root(self.seed)
+        for name in (
+            *("epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"),
+            "decay_epochs",
+        ):
+            checks.positive_integer(name, getattr(self, name))
+        for width in self.hidden:
+            checks.positive_integer("hidden", width)
+        for name in ("r1", "r2", "gradient_penalty", "dragan", "clip", "b1"):
+            checks.not_negative(name, getattr(self, name))
+        for name in ("learning_rate", "average_half_life"):
+            checks.positive(name, getattr(self, name))
+        if self.batch_size % (self.discriminator_steps * self.packing):
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into {self.discriminator_steps} "
+                f"updates of packs of {self.packing}"
+            )
+
+
+def build(config: Config) -> Experiment:
+    """Puts the parts together."""
+    mixture = MIXTURES[config.mixture]
+    points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
+    spread = np.sqrt(np.mean(np.square(mixture.centres)))  # the players see unit variance
+    model = gan.make(
+        nets.mlp(config.hidden, 2),
+        gan.packed(nets.mlp(config.hidden, 1), config.packing),
+        latent_dim=config.latent_dim,
+    )
+    weights = {
+        gan.r1: config.r1,
+        gan.r2: config.r2,
+        gan.gradient_penalty: config.gradient_penalty,
+        gan.dragan: config.dragan,
+    }
+    penalties = [weight * penalty for penalty, weight in weights.items() if weight]
+    decay_steps = config.decay_epochs * len(points.images) // config.batch_size
+    learner = train.adversarial(
+        model,
+        LOSSES[config.loss],
+        optax.adam(
+            optax.cosine_decay_schedule(config.learning_rate, decay_steps), b1=config.b1, b2=0.99
+        ),
+        penalty=sum(penalties[1:], penalties[0]) if penalties else None,
+        discriminator_steps=config.discriminator_steps,
+        average_half_life=config.average_half_life,
+        constrain=gan.weight_clipping(config.clip) if config.clip else None,
+        as_images=lambda points: spread * points,
+    )
+
+    def look(key, state):
+        return observe.points(learner.sample(key, state, 2500), mixture)
+
+    def figures(key, state):
+        samples = learner.sample(key, state, 2500)
+        return {"samples": report.plane(samples, mixture.centres, real=points.images[:2500])}
+
+    return Experiment(
+        learner=learner,
+        batch_at=data.batches(
+            points.images / spread, batch_size=config.batch_size, prepare=data.unchanged
+        ),
+        dataset=points,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        evaluate=lambda key, state: look(key, state).numbers,
+        figures=figures,
+        observe=look,
+        observe_every=5 * len(points.images) // config.batch_size,
+    )

@@ -1,0 +1,89 @@
+"""PacGAN's own protocol on the 2-D mixtures: its networks, optimizer and 400 epochs (table 1).
+
+Generator 2 - 400 - 400 - 400 - 400 - 2 with batch normalisation and relu, discriminator of three
+maxout layers (200 units of 5 pieces), weights from N(0, 0.02^2), 100,000 points, batches of 100,
+Adam 1e-4 with momentum 0.8, the non-saturating loss (Lin et al. 2018). Published, over 10 runs:
+6.3 +- .5 modes, 98.2 % of high quality and a reverse KL of .45 +- .09 on the ring, 17.3 +- .8,
+94.8 % and .70 +- .07 on the grid.
+
+    genmod train pacgan_mixtures
+    genmod train pacgan_mixtures --mixture ring --packing 4
+
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+
+from genmod import checks, data, gan, nets, observe, report, rng, train
+from genmod.experiment import Experiment
+
+MIXTURES = {"ring": data.ring(), "grid": data.grid()}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The paper's constants."""
+
+    seed: int = 0
+    """Seed of everything random."""
+    epochs: int = 400
+    """How long to train; an epoch is 100,000 points."""
+    batch_size: int = 100
+    """Real points in a batch; packs are made of them."""
+    mixture: Literal["ring", "grid"] = "grid"
+    """Eight modes on a circle, or 25 on a square."""
+    packing: int = 1
+    """Points that the discriminator judges together."""
+    learning_rate: float = 1e-4
+    """Adam's learning rate."""
+    b1: float = 0.8
+    """Adam's momentum."""
+
+    def __post_init__(self):
+        rng.root(self.seed)
+        for name in ("epochs", "batch_size", "packing"):
+            checks.positive_integer(name, getattr(self, name))
+        checks.positive("learning_rate", self.learning_rate)
+        checks.not_negative("b1", self.b1)
+        if self.batch_size % self.packing:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into packs of {self.packing}"
+            )
+
+
+def build(config: Config) -> Experiment:
+    """Puts the parts together."""
+    mixture = MIXTURES[config.mixture]
+    points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
+    normal = jax.nn.initializers.normal(0.02)
+    discriminator = nets.mlp((200,) * 3, 1, activation=nets.maxout(5), kernel_init=normal)
+    model = gan.make(
+        nets.mlp((400,) * 4, 2, norm="batch", kernel_init=normal),
+        gan.packed(discriminator, config.packing),
+        latent_dim=2,
+    )
+    learner = train.adversarial(
+        model, gan.nonsaturating, optax.adam(config.learning_rate, b1=config.b1)
+    )
+
+    def look(key, state):
+        return observe.points(learner.sample(key, state, 2500), mixture)
+
+    def figures(key, state):
+        samples = learner.sample(key, state, 2500)
+        return {"samples": report.plane(samples, mixture.centres, real=points.images[:2500])}
+
+    return Experiment(
+        learner=learner,
+        batch_at=data.batches(points.images, batch_size=config.batch_size, prepare=data.unchanged),
+        dataset=points,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        evaluate=lambda key, state: look(key, state).numbers,
+        figures=figures,
+        observe=look,
+        observe_every=20 * len(points.images) // config.batch_size,
+    )

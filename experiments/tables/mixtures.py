@@ -1,0 +1,132 @@
+"""The table of the 2-D mixtures: three games on the ring and on the grid, ten seeds each.
+
+    python experiments/tables/mixtures.py --out table.json
+
+Each row is the experiment `mixtures` with other flags, and all its seeds are one program: the step
+is mapped over seeds, each with its own initialisation, order of the data and noise. Printed are
+mean and standard error over seeds of PacGAN's three scores on 2,500 samples (from the generator's
+average), beside what perfect samples score and what PacGAN published for its own, larger networks.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from genmod import checks, data, evaluate, experiment, rng, train
+
+GAMES: dict[str, dict[str, Any]] = {
+    "nonsaturating": {"loss": "nonsaturating", "r1": 0.0, "r2": 0.0},
+    "nonsaturating, packing 4": {"loss": "nonsaturating", "r1": 0.0, "r2": 0.0, "packing": 4},
+    "relativistic + r1 + r2": {},
+}
+# Lin et al. (2018), table 1: modes, share of high quality, reverse KL; G 4 x 400, D 3 x 200 maxout.
+PUBLISHED = {
+    "ring": {"GAN": (6.3, 0.982, 0.45), "PacGAN4": (7.8, 0.959, 0.07)},
+    "grid": {"GAN": (17.3, 0.948, 0.70), "PacGAN4": (24.8, 0.936, 0.04)},
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to compute."""
+
+    seeds: int = 10
+    """Seeds of each row: 0, 1, 2, ..."""
+    epochs: int = 31
+    """Length of each run, and of its cosine."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
+    """Where to keep all scores; rows that it holds already are not computed again."""
+
+    def __post_init__(self):
+        for name in ("seeds", "epochs"):
+            checks.positive_integer(name, getattr(self, name))
+
+
+def over_seeds(learner: train.Learner, batch_at: Any, num: int) -> tuple[train.Learner, Any]:
+    """A learner of `num` independent runs, and their batches, [num, B, ...] each."""
+    seeds = jnp.arange(num)
+
+    def mapped(function: Any) -> Any:
+        return lambda key, *trees: jax.vmap(
+            lambda seed, *one: function(rng.at_step(key, seed), *one)
+        )(seeds, *trees)
+
+    def batches(key: Any, step: Any) -> Any:
+        return jax.vmap(lambda seed: batch_at(rng.at_step(key, seed), step))(seeds)
+
+    def sample(key: Any, state: Any, samples: int) -> Any:
+        return mapped(lambda key, one: learner.sample(key, one, samples))(key, state)
+
+    # The points are a constant of this program: they are few.
+    return train.Learner(mapped(learner.init), mapped(learner.step), sample), batches
+
+
+def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[Any], float]:
+    """One row: the scores of each seed, and the seconds that all took together."""
+    file = experiment.load(Path(__file__).parents[1] / "mixtures.py")
+    config = file.Config(
+        mixture=mixture, epochs=options.epochs, decay_epochs=options.epochs, **flags
+    )
+    built = file.build(config)
+    learner, batch_at = over_seeds(built.learner, built.batch_at, options.seeds)
+    began = time.perf_counter()
+    (*_, end) = train.run(learner, rng.root(0), batch_at, num_steps=built.num_steps)
+    samples = jax.jit(learner.sample, static_argnums=2)(rng.root(1), end.state, 2500)
+    seconds = time.perf_counter() - began
+    truth = file.MIXTURES[mixture]
+    found = [evaluate.mixture_modes(np.asarray(x), truth.centres, truth.std) for x in samples]
+    return [(s.captured, s.high_quality, s.reverse_kl) for s in found], seconds
+
+
+def main(options: Options) -> None:
+    """Computes what is missing and prints the table."""
+    kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
+    for mixture in PUBLISHED:
+        for name, flags in GAMES.items():
+            row = f"{mixture}: {name}, {options.seeds} seeds, {options.epochs} epochs"
+            if row not in kept:
+                found, seconds = scores(mixture, flags, options)
+                kept[row] = {"scores": found, "seconds": seconds}
+                print(row, f"{seconds:.0f} s", found, flush=True)
+                if options.out:
+                    options.out.write_text(json.dumps(kept, indent=1) + "\n")
+    _print(kept, options)
+
+
+def _print(kept: dict[str, Any], options: Options) -> None:
+    table = Table("mixture", "game", "modes", "fewest", "high quality", "reverse KL", "seconds")
+    for mixture, published in PUBLISHED.items():
+        for name in GAMES:
+            row = kept[f"{mixture}: {name}, {options.seeds} seeds, {options.epochs} epochs"]
+            values = np.array(row["scores"], np.float64)
+            cells = [
+                f"{mean:.3g} +- {error:.1g}"
+                for mean, error in (evaluate.estimate(column) for column in values.T)
+            ]
+            fewest = f"{values[:, 0].min():.0f}"
+            seconds = f"{row['seconds']:.0f}"
+            table.add_row(mixture, name, cells[0], fewest, cells[1], cells[2], seconds)
+        truth = {"ring": data.ring(), "grid": data.grid()}[mixture]
+        floor = evaluate.mixture_modes(np.asarray(truth.centres), truth.centres, truth.std)
+        modes, quality = f"{floor.num_modes}", f"{floor.floor.high_quality:.3f}"
+        expected = evaluate.expected_reverse_kl(
+            2472, np.full(len(truth.centres), 1 / len(truth.centres))
+        )
+        table.add_row(mixture, "perfect samples", modes, modes, quality, f"{expected:.4f}", "")
+        for name, values in published.items():
+            cells = [f"{value:.3g}" for value in values]
+            table.add_row(mixture, f"{name} (published)", cells[0], "", cells[1], cells[2], "")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,144 @@
+"""Looks during training: when they are taken, and what is kept of them."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genmod import data, record, report, rng, runner, train
+from genmod.experiment import Experiment, Observation
+
+
+def counting():
+    """A learner whose only number is its step."""
+
+    def step(key, state, batch):
+        number = state + 1
+        return number, {"a_loss": number.astype(jnp.float32), "b_loss": jnp.zeros(())}
+
+    def init(key, batch):
+        return jnp.zeros((), jnp.int32)
+
+    return train.Learner(init, step, lambda key, state, num: jnp.zeros((num, 2, 2, 1)))
+
+
+def experiment(epochs, *, every=None, observe=None):
+    pixels = np.zeros((40, 2, 2, 1), np.uint8)
+    labels = np.zeros(40, np.int32)
+    return Experiment(
+        learner=counting(),
+        batch_at=data.batches(pixels, batch_size=4),
+        dataset=data.Dataset(pixels, labels, data.fingerprint(pixels, labels)),
+        batch_size=4,
+        epochs=epochs,
+        observe=observe,
+        observe_every=every,
+    )
+
+
+def look(key, state):
+    seen = int(state)
+    draw = float(jax.random.uniform(jax.random.fold_in(key, 0)))
+    return Observation(
+        numbers={"seen": seen, "draw": draw},
+        figures={"samples": report.image_grid(np.full((1, 2, 2, 1), 0.5))},
+        warnings=["collapsed"] if seen > 12 else [],
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return record.Folder(tmp_path)
+
+
+def run(built, folder, **options):
+    return runner.run(built, folder, seed=0, progress=False, **options)
+
+
+def looks(folder):
+    return {row["step"]: row["seen"] for row in record.read_metrics(folder) if "seen" in row}
+
+
+@pytest.mark.parametrize(
+    ("every", "log_every", "steps"),
+    [
+        (None, None, [10, 20, 30]),  # an epoch's
+        (5, 5, [5, 10, 15, 20, 25, 30]),
+        (10, 4, [12, 20, 30]),  # the first log point of each interval
+        (3, 10, [10, 20, 30]),  # no oftener than it is logged
+        (40, 10, []),
+    ],
+)
+def test_looks_are_taken_at_the_first_log_point_of_each_interval(folder, every, log_every, steps):
+    run(experiment(3, every=every, observe=look), folder, log_every=log_every)
+    assert looks(folder) == {step: step for step in steps}
+    pictures = sorted(path.name for path in (folder.pictures / "samples").glob("*"))
+    assert pictures == [f"step-{step:08d}.png" for step in steps]
+
+
+def test_a_run_without_looks_is_as_it_was(folder):
+    run(experiment(2), folder)
+    assert [set(row) for row in record.read_metrics(folder)] == [
+        {"step", "epoch", "a_loss", "b_loss", "examples_per_s"}
+    ] * 2
+    assert [path.name for path in folder.pictures.iterdir()] == ["curves.png"]
+
+
+def test_every_look_has_the_same_key(folder):
+    run(experiment(3, observe=look), folder)
+    draws = {row["draw"] for row in record.read_metrics(folder)}
+    key = rng.stream(rng.root(0), "observe")
+    assert draws == {float(jax.random.uniform(jax.random.fold_in(key, 0)))}
+
+
+def test_a_warning_is_said_once_with_its_step(folder, capsys):
+    run(experiment(4, observe=look), folder)
+    assert capsys.readouterr().err.count("warning: step 20: collapsed\n") == 1
+
+
+def test_a_run_that_was_stopped_looks_at_the_same_steps(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stopping(key, state):
+        if int(state) >= 20:
+            raise Stop
+        return look(key, state)
+
+    whole, cut = (record.Folder(tmp_path / name) for name in ("whole", "cut"))
+    for one in (whole, cut):
+        one.path.mkdir()
+    options = {"log_every": 4, "checkpoint_every": 4}
+    run(experiment(4, every=7, observe=look), whole, **options)
+    with pytest.raises(Stop):
+        run(experiment(4, every=7, observe=stopping), cut, **options)
+    run(experiment(4, every=7, observe=look), cut, **options)
+    rows = [record.read_metrics(one) for one in (whole, cut)]
+    for row in [*rows[0], *rows[1]]:
+        row.pop("examples_per_s")
+    assert rows[0] == rows[1]
+    assert looks(whole) == {8: 8, 16: 16, 24: 24, 28: 28, 36: 36}
+
+
+def test_the_losses_lead_a_row(folder, capsys):
+    runner.run(experiment(1, observe=look), folder, seed=0)
+    (row,) = map(json.loads, folder.metrics.read_text().splitlines())
+    assert list(row)[:4] == ["step", "epoch", "a_loss", "b_loss"]
+    assert "a_loss 5.5000  b_loss 0.0000" in capsys.readouterr().out
+    assert record.losses(row) == {"a_loss": 5.5, "b_loss": 0.0}
+
+
+def test_a_game_gets_the_picture_of_its_health(folder):
+    def step(key, state, batch):
+        names = ["discriminator_loss", "generator_loss", "real_probability", "fake_probability"]
+        names += ["accuracy", "discriminator_gradient", "generator_gradient", "r1"]
+        return state + 1, {name: jnp.ones(()) for name in names}
+
+    built = experiment(2)
+    built = built._replace(learner=built.learner._replace(step=step))
+    run(built, folder)
+    assert {path.name for path in folder.pictures.iterdir()} == {"curves.png", "game.png"}
+    assert Path(folder.pictures / "game.png").stat().st_size > 1000
