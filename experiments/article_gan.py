@@ -62,6 +62,7 @@ def build(config: Config) -> Experiment:
         nets.mlp(config.hidden, shape, output=jax.nn.sigmoid),
         nets.mlp(config.hidden[::-1], 1, activation=lambda x: jax.nn.leaky_relu(x, 0.2)),
         latent_dim=config.latent_dim,
+        image_range=(0, 1),
     )
     losses = {"minimax": gan.minimax, "nonsaturating": gan.nonsaturating}
     learner = train.adversarial(

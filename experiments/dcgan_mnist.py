@@ -69,6 +69,7 @@ def build(config: Config) -> Experiment:
         ),
         nets.dcgan_discriminator(width=config.width, norm=norms[config.discriminator_norm]),
         latent_dim=config.latent_dim,
+        image_range=(-1, 1),
     )
     learner = train.adversarial(
         model,

@@ -82,6 +82,7 @@ def build(config: Config) -> Experiment:
         nets.dcgan_generator(shape, width=config.width, output=jnp.tanh),
         gan.packed(nets.dcgan_discriminator(width=config.width), config.packing),
         latent_dim=config.latent_dim,
+        image_range=(-1, 1),
     )
     weights = {gan.r1: config.r1, gan.r2: config.r2}
     penalties = [weight * penalty for penalty, weight in weights.items() if weight]

@@ -138,8 +138,10 @@ def test_a_batch_that_cannot_be_packed_is_refused():
 
 
 def test_images_outside_the_generators_range_are_refused():
-    gan.check_range(images(), 0, 1)
+    make(image_range=(0, 1)).check(images())
     with pytest.raises(ValueError, match=r"generator's range \[-1, 1\], got values from 0 to 255"):
-        gan.check_range(np.array([0, 255], np.uint8), -1, 1)
+        make(image_range=(-1, 1)).check(np.array([0, 255], np.uint8))
     with pytest.raises(ValueError, match="got values from nan to nan"):
-        gan.check_range(jnp.array([jnp.nan]), 0, 1)
+        make().check(jnp.array([jnp.nan]))
+    with pytest.raises(ValueError, match=r"image_range must be .* with low < high, got \(1, 0\)"):
+        make(image_range=(1, 0))

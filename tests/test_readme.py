@@ -16,17 +16,31 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_ten_lines_train_a_vae():
-    (code,) = blocks("python")
+def shortened(code):
+    """Runs the code with fewer steps."""
     assert "num_steps=3000" in code
     names = {}
     exec(
         code.replace("num_steps=3000", "num_steps=900").replace("log_every=600", "log_every=300"),
         names,
     )
+    return names
+
+
+def test_the_ten_lines_train_a_vae():
+    vae, _ = blocks("python")
+    names = shortened(vae)
     assert names["point"].step == 900
     assert names["point"].metrics["loss"] < 220
     assert names["images"].shape == (100, 28, 28, 1)
+
+
+def test_so_does_a_gan_with_a_penalty_of_ones_own():
+    _, gan = blocks("python")
+    names = shortened(gan)
+    assert names["point"].step == 900
+    assert names["point"].metrics["small_logits"] > 0
+    assert names["samples"].shape == (2500, 2)
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "bench"])

@@ -309,6 +309,7 @@ class Dirac:
         self.generate = lambda params, z: jnp.broadcast_to(params.generator, (len(z), dim))
         self.discriminate = lambda params, x: x @ params.discriminator
         self.standing = lambda key, params: params
+        self.check = lambda x: None
 
 
 @pytest.mark.parametrize("loss", ["minimax", "wasserstein"])
@@ -339,6 +340,16 @@ def test_the_dirac_gan_converges_with_gradient_penalties_and_not_without(loss, p
 def test_bad_options_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
+
+
+def test_images_that_the_generator_cannot_reach_are_refused_at_the_start():
+    model = gan.make(nets.mlp((8,), 2), nets.mlp((8,), 1), latent_dim=3, image_range=(-1, 1))
+    learner = train.adversarial(model, gan.hinge, optax.sgd(0.1))
+    batch_at = data.batches(
+        100 * np.ones((40, 2), np.float32), batch_size=8, prepare=data.unchanged
+    )
+    with pytest.raises(ValueError, match=r"range \[-1, 1\], got values from 100 to 100"):
+        train.run(learner, rng.root(0), batch_at, num_steps=1)
 
 
 def test_what_does_not_fit_is_refused_before_any_step():

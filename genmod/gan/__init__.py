@@ -10,7 +10,7 @@ from genmod.gan.losses import (
     relativistic_average,
     wasserstein,
 )
-from genmod.gan.model import Gan, GanParams, check_range, make, normal, packed, uniform
+from genmod.gan.model import Gan, GanParams, make, normal, packed, uniform
 from genmod.gan.penalties import Penalty, dragan, gradient_penalty, r1, r2, weight_clipping
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Gan",
     "GanParams",
     "Penalty",
-    "check_range",
     "dragan",
     "gradient_penalty",
     "hinge",

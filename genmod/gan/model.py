@@ -1,5 +1,6 @@
-"""The generative adversarial network: a model is five pure functions."""
+"""The generative adversarial network, as pure functions."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,6 +39,8 @@ class Gan(NamedTuple):
       standing: `(key, params) -> params` whose generator no longer looks at its batch: where it
         normalised over the batch, it uses the statistics of a thousand draws (16 batches of 64).
         Sample with these. Where nothing looks at the batch, the parameters come back as they are.
+      check: `images [B, ...] -> None`, a refusal of real images whose values the generator cannot
+        reach; to be called where values can be seen, as `train.run` does with its first batch.
     """
 
     init: Callable[[Key, Array], GanParams]
@@ -45,6 +48,7 @@ class Gan(NamedTuple):
     discriminate: Callable[[GanParams, Array], Array]
     latent: Latent
     standing: Callable[[Key, GanParams], GanParams]
+    check: Callable[[Array], None]
 
 
 def normal(latent_dim: int) -> Latent:
@@ -67,6 +71,7 @@ def make(
     *,
     latent_dim: int,
     latent: Callable[[int], Latent] = normal,
+    image_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> Gan:
     """A GAN from two networks.
 
@@ -75,12 +80,18 @@ def make(
       discriminator: images [B, ...] -> logits, [B] or [B, 1]; of packs where it is `packed`.
       latent_dim: number of latent dimensions L.
       latent: the latents' distribution, `normal` or `uniform`.
+      image_range: least and largest value that the generator can put out, such as (-1, 1) for tanh.
+        A discriminator would tell real images outside it from generated ones by that alone.
 
     Raises:
-      ValueError: if latent_dim is not positive; on use, if the latents have another width, or a
-        network puts out another shape than the one above.
+      ValueError: if latent_dim is not positive or image_range empty; on use, if the latents have
+        another width, a network puts out another shape than the one above, or real images lie
+        outside image_range.
     """
     latent_dim = checks.positive_integer("latent_dim", latent_dim)
+    low, high = image_range
+    if not low < high:
+        raise ValueError(f"image_range must be (low, high) with low < high, got {image_range}")
     draw = latent(latent_dim)
 
     def init(key: Key, x: Array) -> GanParams:
@@ -121,7 +132,15 @@ def make(
         z = z.reshape(_STANDING_BATCHES, _STANDING_BATCH_SIZE, latent_dim)
         return params._replace(generator=generator.standing(params.generator, z))
 
-    return Gan(init, generate, discriminate, draw, standing)
+    def check(images: Array) -> None:
+        least, largest = float(np.min(images)), float(np.max(images))
+        if not (low <= least and largest <= high):
+            raise ValueError(
+                f"images must lie in the generator's range [{low:g}, {high:g}], "
+                f"got values from {least:g} to {largest:g}"
+            )
+
+    return Gan(init, generate, discriminate, draw, standing, check)
 
 
 def packed(discriminator: Net, num: int) -> Net:
@@ -152,20 +171,3 @@ def packed(discriminator: Net, num: int) -> Net:
         apply=lambda params, x: discriminator.apply(params, pack(x)),
         standing=standing and (lambda params, x: standing(params, jax.vmap(pack)(x))),
     )
-
-
-def check_range(images: Array, low: float, high: float) -> None:
-    """Refuses real images outside the range that the generator can reach.
-
-    A discriminator would tell such images from generated ones by their range alone. To be called
-    where values can be seen, outside compiled code, with a batch as the learner gets it.
-
-    Raises:
-      ValueError: if a value lies outside [low, high].
-    """
-    least, largest = float(np.min(images)), float(np.max(images))
-    if not (low <= least and largest <= high):
-        raise ValueError(
-            f"images must lie in the generator's range [{low:g}, {high:g}], "
-            f"got values from {least:g} to {largest:g}"
-        )

@@ -38,6 +38,10 @@ class Players(Protocol):
     def standing(self) -> Callable[[Key, Any], Any]:
         """`(key, params) -> params` to sample with."""
 
+    @property
+    def check(self) -> Callable[[Array], None]:
+        """`x -> None`, a refusal of real images by their values."""
+
 
 class Loss(Protocol):
     """What they minimise: any of the losses in `gan`."""
@@ -281,7 +285,7 @@ def adversarial(
         images = players.generate(params, players.latent(keys))
         return images if as_images is None else as_images(images)
 
-    return Learner(init, step, sample)
+    return Learner(init, step, sample, players.check)
 
 
 def _each(keys: Keys, name: str) -> Keys:

@@ -12,18 +12,21 @@ from genmod.types import Array, Batch, Key, Keys, Metrics, Objective, Params
 
 
 class Learner(NamedTuple):
-    """Training as three pure functions; it holds no state and no key.
+    """Training as pure functions; it holds no state and no key.
 
     Attributes:
       init: `(key, batch) -> state`, a tree of arrays with all that the next step depends on.
       step: `(key, state, batch) -> (state, metrics)`, the whole of training; metrics are means over
         the batch.
       sample: `(key, state, num) -> images [num, H, W, C]`.
+      check: `batch -> None`, a refusal (ValueError) of data that cannot be learned from, by its
+        values; called once, with the first batch, outside of compiled code. None checks nothing.
     """
 
     init: Callable[[Key, Batch], Any]
     step: Callable[[Key, Any, Batch], tuple[Any, Metrics]]
     sample: Callable[[Key, Any, int], Array]
+    check: Callable[[Batch], None] | None = None
 
 
 class TrainState(NamedTuple):

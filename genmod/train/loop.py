@@ -12,7 +12,7 @@ import numpy as np
 
 from genmod import checks, rng
 from genmod.train.learner import Learner
-from genmod.types import Array, BatchAt, Key, Metrics
+from genmod.types import Array, Batch, BatchAt, Key, Metrics
 
 _SECONDS_PER_CALL = 0.5
 """What one call of the compiled program aims at: long enough to cost nothing, short enough for a
@@ -80,17 +80,24 @@ def _start() -> Any:
     return jax.jit(_begin, static_argnums=0, compiler_options=quick)
 
 
-def _begin(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
+def _begin(learner: Learner, key: Key, batch_at: BatchAt) -> tuple[Carry, Batch]:
     batch = batch_at(rng.stream(key, "data"), jnp.zeros((), jnp.int32))
     state = learner.init(rng.stream(key, "init"), batch)
     _, metrics = jax.eval_shape(learner.step, key, state, batch)
     totals = {name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()}
-    return Carry(jnp.zeros((), jnp.int32), state, totals, jnp.zeros((), jnp.int32))
+    return Carry(jnp.zeros((), jnp.int32), state, totals, jnp.zeros((), jnp.int32)), batch
 
 
 def start(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
-    """The beginning of a run: what `run` starts from if it is given no carry."""
-    return _start()(learner, key, _as_argument(batch_at))
+    """The beginning of a run: what `run` starts from if it is given no carry.
+
+    Raises:
+      ValueError: if the learner refuses the first batch.
+    """
+    carry, batch = _start()(learner, key, _as_argument(batch_at))
+    if learner.check is not None:
+        learner.check(batch)
+    return carry
 
 
 def shapes(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
@@ -98,7 +105,7 @@ def shapes(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
 
     Nothing is computed; parts that do not fit together are refused here.
     """
-    return _start().eval_shape(learner, key, _as_argument(batch_at))
+    return _start().eval_shape(learner, key, _as_argument(batch_at))[0]
 
 
 def run(
