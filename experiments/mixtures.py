@@ -137,5 +137,6 @@ def build(config: Config) -> Experiment:
         evaluate=lambda key, state: look(key, state).numbers,
         figures=figures,
         observe=look,
+        show=lambda samples: report.plane(samples, mixture.centres),
         observe_every=5 * len(points.images) // config.batch_size,
     )

@@ -116,5 +116,5 @@ def build(config: Config) -> Experiment:
             "samples": report.image_grid(learner.sample(key, state, 100), title="generated"),
         },
         observe=look,
-        observe_every=200,
+        observe_every=640,
     )

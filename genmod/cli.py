@@ -122,7 +122,7 @@ def sample(
     built = module.build(experiment.config_from_json(module.Config, recorded["config"]))
     carry = checkpoint.restore(folder.checkpoints, runner.check(built, seed))
     images = jax.jit(built.learner.sample, static_argnums=2)(key, carry.state, num)
-    report.image_grid(images).savefig(out)
+    (built.show or report.image_grid)(images).savefig(out)
     print(out)
     return 0
 

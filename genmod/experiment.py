@@ -53,6 +53,7 @@ class Experiment(NamedTuple):
       observe: `(key, state) -> Observation`, at log points during training, always with the same
         key: samples keep their noise from look to look.
       observe_every: steps between two looks; an epoch's if None.
+      show: `samples -> matplotlib figure`, for `genmod sample`; a grid of images if None.
     """
 
     learner: Learner
@@ -64,6 +65,7 @@ class Experiment(NamedTuple):
     figures: Callable[[Key, Any], Mapping[str, Figure]] = lambda key, state: {}
     observe: Callable[[Key, Any], Observation] | None = None
     observe_every: int | None = None
+    show: Callable[[Any], Figure] | None = None
 
     @property
     def num_steps(self) -> int:

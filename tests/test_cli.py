@@ -19,7 +19,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from genmod import cli, experiment, record, rng, train
+from genmod import cli, experiment, record, report, rng, train
 from genmod.train import checkpoint
 
 SMALL = Path(__file__).parent / "small_experiment.py"
@@ -366,6 +366,23 @@ def test_samples_that_cannot_be_are_refused(genmod, finished, place, arguments, 
     before = set(place.rglob("*"))
     refused(genmod("sample", finished.path, *arguments), 2, said)
     assert {path for path in place.rglob("*") if "__pycache__" not in path.parts} <= before
+
+
+def test_an_experiment_shows_its_samples_in_its_own_way(genmod, altered, tmp_path):
+    path = altered(
+        (
+            "        figures=figures,\n",
+            "        figures=figures,\n        show=lambda x: report.curves("
+            '[{"step": i, "mean": float(v)} for i, v in enumerate(x.mean((1, 2, 3)))]),\n',
+        )
+    )
+    folder, out = tmp_path / "run", tmp_path / "out.png"
+    assert genmod("train", path, "--run-dir", folder, "--epochs", 1).code == 0
+    ended = genmod("sample", folder, "--out", out)
+    assert (ended.code, ended.out) == (0, f"{out}\n")
+    grid = report.curves([{"step": 0, "mean": 0.0}])
+    with Image.open(out) as picture:
+        assert picture.size == tuple(int(side) for side in grid.get_size_inches() * grid.dpi)
 
 
 def test_sampling_from_what_is_no_run_is_refused(genmod, tmp_path):
