@@ -1,6 +1,7 @@
 """Runs an experiment in a run folder: training with its log, checkpoints, pictures and progress."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -171,8 +172,9 @@ class _Watch:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path)
         for warning in seen.warnings:
-            if warning not in self._said:
-                self._said.add(warning)
+            kind = re.sub(r"[\d.]+", "", warning)  # the same one, with other numbers, is no news
+            if kind not in self._said:
+                self._said.add(kind)
                 print(f"warning: step {step:,}: {warning}", file=sys.stderr, flush=True)
         return dict(seen.numbers)
 
