@@ -6,6 +6,7 @@ ablation of R3GAN, Huang et al. 2024: 1,000 modes, KL .0781); or another game:
     genmod train stacked_mnist
     genmod train stacked_mnist --loss nonsaturating --r1 0 --r2 0
 
+The published numbers are of longer runs on a GPU; on a CPU this is the beginning of the curve.
 """
 
 from dataclasses import dataclass
