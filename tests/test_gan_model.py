@@ -41,7 +41,8 @@ def test_the_players_are_initialised_from_streams_of_their_own():
 def test_latents_belong_to_their_example():
     for latent in (gan.normal(5), gan.uniform(5)):
         few, many = (latent(rng.per_example(rng.root(2), num)) for num in (3, 50))
-        np.testing.assert_array_equal(few, many[:3])
+        # Up to the last bit, which depends on how many numbers a vector instruction takes.
+        np.testing.assert_allclose(few, many[:3], rtol=1e-6)
 
 
 def test_latents_have_the_moments_they_should():
