@@ -9,7 +9,7 @@ is the dotted line of pictures/game.png.
     genmod train article_gan
     genmod train article_gan --loss nonsaturating
 
-Ten minutes on two cores. The literal game collapses within an epoch, and a warning says so.
+The literal game collapses within an epoch (one class of ten at step 600), and a warning says so.
 """
 
 from dataclasses import dataclass
