@@ -1,8 +1,8 @@
 """GANs on a mixture of Gaussians in the plane, where every mode can be counted (PacGAN, table 1).
 
-genmod train mixtures
-genmod train mixtures --mixture ring
-genmod train mixtures --loss nonsaturating --r1 0 --r2 0 --packing 4
+    genmod train mixtures
+    genmod train mixtures --mixture ring
+    genmod train mixtures --loss nonsaturating --r1 0 --r2 0 --packing 4
 
 A minute each on two cores. The relativistic loss with R1 and R2 reaches 25 of 25 modes with 95.0 %
 of high quality and a reverse KL of .005 on the grid (seed 0); experiments/tables/mixtures.py has

@@ -189,11 +189,11 @@ def configure_compilation_cache() -> None:
     JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     import jax
-    import platformdirs
+
+    from genmod import caches
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = os.environ.get("GENMOD_CACHE_DIR") or platformdirs.user_cache_dir("genmod")
-        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_compilation_cache_dir", str(caches.folder()))
     # By default JAX keeps only what took a second to compile; here a start is many small programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

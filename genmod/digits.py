@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genmod import data, nets, rng, train
+from genmod import caches, data, nets, rng, train
 from genmod.data import DataError
 from genmod.types import Array, Keys, Metrics, Net, Params
 
@@ -53,10 +53,10 @@ class Classifier(NamedTuple):
 
 @functools.cache
 def classifier(cache: str | Path | None = None) -> Classifier:
-    """The judge: read from the cache, or trained and put there (two minutes on two cores).
+    """The judge: read from the cache, or trained and put there, which takes minutes on a CPU.
 
-    Two strided convolutions (32 and 64 channels) and a dense layer of 256, on images shifted by up
-    to two pixels; the average of its weights over the last epochs.
+    Two strided convolutions (32 and 64 channels) and a dense layer of 256, trained on images
+    shifted by up to two pixels.
 
     Args:
       cache: the folder to keep it in; $GENMOD_CACHE_DIR or the user's cache folder if None.
@@ -64,11 +64,7 @@ def classifier(cache: str | Path | None = None) -> Classifier:
     Raises:
       DataError: if the file in the cache is damaged.
     """
-    import platformdirs
-
-    folder = Path(
-        cache or os.environ.get("GENMOD_CACHE_DIR") or platformdirs.user_cache_dir("genmod")
-    )
+    folder = caches.folder() if cache is None else Path(cache)
     recipe = hashlib.sha256(json.dumps(_RECIPE, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"mnist-classifier-{recipe}.npz"
     net = _net()
@@ -76,7 +72,7 @@ def classifier(cache: str | Path | None = None) -> Classifier:
     if path.exists():
         params = _read(path, like)
     else:
-        print("training the classifier of digits, once: about two minutes", flush=True)
+        print("training the classifier of digits, once: some minutes on a CPU", flush=True)
         params = _train(net)
         _write(path, params)
     return _judge(net, params)

@@ -42,6 +42,11 @@ def stream(key: Key, name: str) -> Key:
     return jax.random.fold_in(key, int.from_bytes(digest[:4], "big"))
 
 
+def streams(keys: Keys, name: str) -> Keys:
+    """`stream` of each key, [B]: what one example draws for two purposes is independent."""
+    return jax.vmap(stream, in_axes=(0, None))(keys, name)
+
+
 def at_step(key: Key, step: int | Array) -> Key:
     """The key of one step: a run that resumes at a step needs the root key and the step alone."""
     return jax.random.fold_in(key, step)

@@ -86,7 +86,7 @@ class Penalty:
                 raise ValueError(f"{name} must be floating, got {x.dtype} (scale the images first)")
         total = jnp.zeros(len(real), real.dtype)
         for name, weight, function in self.terms:
-            own = jax.vmap(rng.stream, in_axes=(0, None))(keys, name)
+            own = rng.streams(keys, name)
             total = total + weight * function(own, critic, real, fake)
         return total
 

@@ -209,7 +209,7 @@ def adversarial(
             def mean_loss(own: Params, examples: Any) -> tuple[Array, Metrics]:
                 keys, real = examples
                 now = params._replace(discriminator=own)
-                fake = players.generate(params, players.latent(_each(keys, "latent")))
+                fake = players.generate(params, players.latent(rng.streams(keys, "latent")))
                 logits = judge(now, real, fake)
                 losses = loss.discriminator(*logits)
                 _check_shape("the discriminator's loss", losses, logits[0].shape)
@@ -217,7 +217,7 @@ def adversarial(
                 metrics = {"discriminator_loss": total, **_health(loss, *logits)}
                 for name, weight, function in terms:
                     penalties = function(
-                        _each(keys, name), lambda x: players.discriminate(now, x), real, fake
+                        rng.streams(keys, name), lambda x: players.discriminate(now, x), real, fake
                     )
                     _check_shape(f"the penalty {name}", penalties, (len(real),))
                     metrics[name] = jnp.mean(penalties)
@@ -242,7 +242,7 @@ def adversarial(
             def mean_loss(own: Params, examples: Any) -> tuple[Array, Metrics]:
                 keys, real = examples
                 now = params._replace(generator=own)
-                fake = players.generate(now, players.latent(_each(keys, "latent")))
+                fake = players.generate(now, players.latent(rng.streams(keys, "latent")))
                 logits = judge(now, real, fake)
                 losses = loss.generator(*logits)
                 _check_shape("the generator's loss", losses, logits[1].shape)
@@ -286,10 +286,6 @@ def adversarial(
         return images if as_images is None else as_images(images)
 
     return Learner(init, step, sample, players.check)
-
-
-def _each(keys: Keys, name: str) -> Keys:
-    return jax.vmap(lambda key: rng.stream(key, name))(keys)
 
 
 def _health(loss: Loss, real_logits: Array, fake_logits: Array) -> Metrics:

@@ -40,9 +40,10 @@ def of_mean(
     def add(total: Any, piece: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, take(params, piece)), None
 
-    first = take(params, jax.tree.map(lambda leaf: leaf[0], cut))
-    rest = jax.tree.map(lambda leaf: leaf[1:], cut)
-    total, _ = jax.lax.scan(add, first, rest)
+    piece = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cut)
+    shapes = jax.eval_shape(take, params, piece)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, cut)
     return jax.tree.map(lambda leaf: leaf / pieces, total)
 
 
