@@ -80,9 +80,8 @@ def build(config: Config) -> Experiment:
         batch_size=config.batch_size,
         epochs=config.epochs,
         evaluate=lambda key, state: look(key, state).numbers,
-        figures=lambda key, state: {
-            "data": report.image_grid(images.images[:100], title="training data"),
-            "samples": report.image_grid(learner.sample(key, state, 100), title="generated"),
-        },
+        figures=lambda key, state: report.generator_figures(
+            images.images, learner.sample(key, state, 100)
+        ),
         observe=look,
     )

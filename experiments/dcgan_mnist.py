@@ -78,7 +78,7 @@ def build(config: Config) -> Experiment:
         model,
         gan.nonsaturating,
         optax.adam(config.learning_rate, b1=config.b1),
-        penalty=config.r1 * gan.r1 if config.r1 else None,
+        penalty=gan.weighted((config.r1, gan.r1)),
         together=config.together,
         average_half_life=config.average_half_life,
         as_images=lambda x: (x + 1) / 2,
@@ -99,9 +99,8 @@ def build(config: Config) -> Experiment:
         batch_size=config.batch_size,
         epochs=config.epochs,
         evaluate=evaluation,
-        figures=lambda key, state: {
-            "data": report.image_grid(images.images[:100], title="training data"),
-            "samples": report.image_grid(learner.sample(key, state, 100), title="generated"),
-        },
+        figures=lambda key, state: report.generator_figures(
+            images.images, learner.sample(key, state, 100)
+        ),
         observe=look,
     )

@@ -101,13 +101,6 @@ def build(config: Config) -> Experiment:
         gan.packed(nets.mlp(config.hidden, 1), config.packing),
         latent_dim=config.latent_dim,
     )
-    weights = {
-        gan.r1: config.r1,
-        gan.r2: config.r2,
-        gan.gradient_penalty: config.gradient_penalty,
-        gan.dragan: config.dragan,
-    }
-    penalties = [weight * penalty for penalty, weight in weights.items() if weight]
     decay_steps = config.decay_epochs * len(points.images) // config.batch_size
     learner = train.adversarial(
         model,
@@ -115,7 +108,12 @@ def build(config: Config) -> Experiment:
         optax.adam(
             optax.cosine_decay_schedule(config.learning_rate, decay_steps), b1=config.b1, b2=0.99
         ),
-        penalty=sum(penalties[1:], penalties[0]) if penalties else None,
+        penalty=gan.weighted(
+            (config.r1, gan.r1),
+            (config.r2, gan.r2),
+            (config.gradient_penalty, gan.gradient_penalty),
+            (config.dragan, gan.dragan),
+        ),
         discriminator_steps=config.discriminator_steps,
         average_half_life=config.average_half_life,
         constrain=gan.weight_clipping(config.clip) if config.clip else None,

@@ -85,13 +85,11 @@ def build(config: Config) -> Experiment:
         latent_dim=config.latent_dim,
         image_range=(-1, 1),
     )
-    weights = {gan.r1: config.r1, gan.r2: config.r2}
-    penalties = [weight * penalty for penalty, weight in weights.items() if weight]
     learner = train.adversarial(
         model,
         LOSSES[config.loss],
         optax.adam(config.learning_rate, b1=config.b1, b2=0.99),
-        penalty=sum(penalties[1:], penalties[0]) if penalties else None,
+        penalty=gan.weighted((config.r1, gan.r1), (config.r2, gan.r2)),
         average_half_life=config.average_half_life,
         as_images=lambda x: (x + 1) / 2,
     )
@@ -112,10 +110,7 @@ def build(config: Config) -> Experiment:
         batch_size=config.batch_size,
         epochs=config.epochs,
         evaluate=lambda key, state: look(key, state).numbers,
-        figures=lambda key, state: {
-            "data": report.image_grid(some[:100], title="training data"),
-            "samples": report.image_grid(learner.sample(key, state, 100), title="generated"),
-        },
+        figures=lambda key, state: report.generator_figures(some, learner.sample(key, state, 100)),
         observe=look,
         observe_every=640,
     )

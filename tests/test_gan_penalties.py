@@ -370,3 +370,11 @@ def test_weight_clipping_clamps_what_is_outside_and_nothing_else():
 def test_a_limit_that_is_not_positive_is_refused(limit):
     with pytest.raises(ValueError, match="limit must be a positive number, got"):
         penalties.weight_clipping(limit)
+
+
+def test_what_weighs_nothing_is_left_out_of_a_weighted_sum():
+    found = penalties.weighted((0.5, penalties.r1), (0.0, penalties.dragan), (2, penalties.r2))
+    assert [(name, weight) for name, weight, _ in found.terms] == [("r1", 0.5), ("r2", 2.0)]
+    assert penalties.weighted((0.0, penalties.r1)).terms == ()
+    with pytest.raises(ValueError, match="weight must be a number of at least 0, got -1"):
+        penalties.weighted((-1, penalties.r1))

@@ -11,7 +11,15 @@ from genmod.gan.losses import (
     wasserstein,
 )
 from genmod.gan.model import Gan, GanParams, make, normal, packed, uniform
-from genmod.gan.penalties import Penalty, dragan, gradient_penalty, r1, r2, weight_clipping
+from genmod.gan.penalties import (
+    Penalty,
+    dragan,
+    gradient_penalty,
+    r1,
+    r2,
+    weight_clipping,
+    weighted,
+)
 
 __all__ = [
     "AdversarialLoss",
@@ -34,4 +42,5 @@ __all__ = [
     "uniform",
     "wasserstein",
     "weight_clipping",
+    "weighted",
 ]

@@ -185,6 +185,15 @@ way to that point, which the paper does not.)
 """
 
 
+def weighted(*terms: tuple[float, Penalty]) -> Penalty:
+    """The sum of penalties, (weight, penalty) each, without those of weight 0.
+
+    For weights that come from a configuration: what weighs nothing is neither computed nor logged.
+    """
+    parts = [weight * penalty for weight, penalty in terms if weight]
+    return sum(parts, Penalty(()))
+
+
 def weight_clipping(limit: float) -> Callable[[Params], Params]:
     """A transform of parameters: each number is kept in [-limit, limit].
 

@@ -2,7 +2,7 @@
 
 from genmod.report.autoencoders import autoencoder_figures
 from genmod.report.curves import curves, game, is_game
-from genmod.report.grids import comparison, image_grid
+from genmod.report.grids import comparison, generator_figures, image_grid
 from genmod.report.latents import latent_plane, manifold_points
 from genmod.report.planes import plane, planes
 
@@ -11,6 +11,7 @@ __all__ = [
     "comparison",
     "curves",
     "game",
+    "generator_figures",
     "image_grid",
     "is_game",
     "latent_plane",

@@ -34,6 +34,19 @@ def image_grid(images: Any, *, columns: int | None = None, title: str | None = N
     return _draw(_tile(images, checks.positive_integer("columns", columns)), columns, title)
 
 
+def generator_figures(real: Any, samples: Any) -> dict[str, Figure]:
+    """A hundred images of the training data, and generated ones: `data` and `samples`.
+
+    Args:
+      real: [N, H, W, C], uint8 or floating in [0, 1].
+      samples: [M, H, W, C], the same.
+    """
+    return {
+        "data": image_grid(real[:100], title="training data"),
+        "samples": image_grid(samples, title="generated"),
+    }
+
+
 def comparison(
     originals: Any, others: Any, *, columns: int = 10, title: str | None = None
 ) -> Figure:
