@@ -65,9 +65,8 @@ def build(config: Config) -> Experiment:
         latent_dim=config.latent_dim,
         image_range=(0, 1),
     )
-    losses = {"minimax": gan.minimax, "nonsaturating": gan.nonsaturating}
     learner = train.adversarial(
-        model, losses[config.loss], optax.adam(config.learning_rate, b1=config.b1)
+        model, gan.LOSSES[config.loss], optax.adam(config.learning_rate, b1=config.b1)
     )
 
     def look(key, state):
@@ -79,7 +78,6 @@ def build(config: Config) -> Experiment:
         dataset=images,
         batch_size=config.batch_size,
         epochs=config.epochs,
-        evaluate=lambda key, state: look(key, state).numbers,
         figures=lambda key, state: report.generator_figures(
             images.images, learner.sample(key, state, 100)
         ),

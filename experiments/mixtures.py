@@ -18,17 +18,6 @@ import optax
 from genmod import checks, data, gan, nets, observe, report, rng, train
 from genmod.experiment import Experiment
 
-MIXTURES = {"ring": data.ring(), "grid": data.grid()}
-LOSSES = {
-    "minimax": gan.minimax,
-    "nonsaturating": gan.nonsaturating,
-    "least_squares": gan.least_squares,
-    "wasserstein": gan.wasserstein,
-    "hinge": gan.hinge,
-    "relativistic": gan.relativistic,
-    "relativistic_average": gan.relativistic_average,
-}
-
 
 @dataclass(frozen=True)
 class Config:
@@ -42,7 +31,7 @@ class Config:
     """Real points in a batch, for all updates of the discriminator in a step together."""
     mixture: Literal["ring", "grid"] = "grid"
     """Eight modes on a circle, or 25 on a square."""
-    loss: Literal[tuple(LOSSES)] = "relativistic"  # pyrefly: ignore
+    loss: Literal[tuple(gan.LOSSES)] = "relativistic"  # pyrefly: ignore
     """What the players minimise."""
     r1: float = 0.05
     """Weight of the squared gradient at real points (half of the papers' gamma)."""
@@ -84,16 +73,11 @@ class Config:
             checks.not_negative(name, getattr(self, name))
         for name in ("learning_rate", "average_half_life"):
             checks.positive(name, getattr(self, name))
-        if self.batch_size % (self.discriminator_steps * self.packing):
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be cut into {self.discriminator_steps} "
-                f"updates of packs of {self.packing}"
-            )
 
 
 def build(config: Config) -> Experiment:
     """Puts the parts together."""
-    mixture = MIXTURES[config.mixture]
+    mixture = data.MIXTURES[config.mixture]
     points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
     spread = np.sqrt(np.mean(np.square(mixture.centres)))  # the players see unit variance
     model = gan.make(
@@ -104,7 +88,7 @@ def build(config: Config) -> Experiment:
     decay_steps = config.decay_epochs * len(points.images) // config.batch_size
     learner = train.adversarial(
         model,
-        LOSSES[config.loss],
+        gan.LOSSES[config.loss],
         optax.adam(
             optax.cosine_decay_schedule(config.learning_rate, decay_steps), b1=config.b1, b2=0.99
         ),
@@ -123,10 +107,6 @@ def build(config: Config) -> Experiment:
     def look(key, state):
         return observe.points(learner.sample(key, state, 2500), mixture)
 
-    def figures(key, state):
-        samples = learner.sample(key, state, 2500)
-        return {"samples": report.plane(samples, mixture.centres, real=points.images[:2500])}
-
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -135,8 +115,6 @@ def build(config: Config) -> Experiment:
         dataset=points,
         batch_size=config.batch_size,
         epochs=config.epochs,
-        evaluate=lambda key, state: look(key, state).numbers,
-        figures=figures,
         observe=look,
         show=lambda samples: report.plane(samples, mixture.centres),
         observe_every=5 * len(points.images) // config.batch_size,

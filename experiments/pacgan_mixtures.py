@@ -20,8 +20,6 @@ import optax
 from genmod import checks, data, gan, nets, observe, report, rng, train
 from genmod.experiment import Experiment
 
-MIXTURES = {"ring": data.ring(), "grid": data.grid()}
-
 
 @dataclass(frozen=True)
 class Config:
@@ -48,15 +46,11 @@ class Config:
             checks.positive_integer(name, getattr(self, name))
         checks.positive("learning_rate", self.learning_rate)
         checks.not_negative("b1", self.b1)
-        if self.batch_size % self.packing:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be cut into packs of {self.packing}"
-            )
 
 
 def build(config: Config) -> Experiment:
     """Puts the parts together."""
-    mixture = MIXTURES[config.mixture]
+    mixture = data.MIXTURES[config.mixture]
     points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
     normal = jax.nn.initializers.normal(0.02)
     discriminator = nets.mlp((200,) * 3, 1, activation=nets.maxout(5), kernel_init=normal)
@@ -72,18 +66,12 @@ def build(config: Config) -> Experiment:
     def look(key, state):
         return observe.points(learner.sample(key, state, 2500), mixture)
 
-    def figures(key, state):
-        samples = learner.sample(key, state, 2500)
-        return {"samples": report.plane(samples, mixture.centres, real=points.images[:2500])}
-
     return Experiment(
         learner=learner,
         batch_at=data.batches(points.images, batch_size=config.batch_size, prepare=data.unchanged),
         dataset=points,
         batch_size=config.batch_size,
         epochs=config.epochs,
-        evaluate=lambda key, state: look(key, state).numbers,
-        figures=figures,
         observe=look,
         show=lambda samples: report.plane(samples, mixture.centres),
         observe_every=20 * len(points.images) // config.batch_size,

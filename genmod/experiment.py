@@ -48,10 +48,10 @@ class Experiment(NamedTuple):
         record.
       batch_size: number of examples in a batch.
       epochs: where the run ends. Nothing else may depend on it: that lets a finished run go on.
-      evaluate: `(key, state) -> numbers by name`, once, at the end.
-      figures: `(key, state) -> matplotlib figures by name`, once, at the end.
       observe: `(key, state) -> Observation`, at log points during training, always with the same
         key: samples keep their noise from look to look.
+      evaluate: `(key, state) -> numbers by name`, once, at the end; a look's numbers if None.
+      figures: `(key, state) -> matplotlib figures by name`, once, at the end; a look's if None.
       observe_every: steps between two looks; an epoch's if None.
       show: `samples -> matplotlib figure`, for `genmod sample`; a grid of images if None.
     """
@@ -61,9 +61,9 @@ class Experiment(NamedTuple):
     dataset: Dataset
     batch_size: int
     epochs: float
-    evaluate: Callable[[Key, Any], Mapping[str, float]] = lambda key, state: {}
-    figures: Callable[[Key, Any], Mapping[str, Figure]] = lambda key, state: {}
-    observe: Callable[[Key, Any], Observation] | None = None
+    observe: Callable[[Key, Any], Observation] = lambda key, state: Observation()
+    evaluate: Callable[[Key, Any], Mapping[str, float]] | None = None
+    figures: Callable[[Key, Any], Mapping[str, Figure]] | None = None
     observe_every: int | None = None
     show: Callable[[Any], Figure] | None = None
 

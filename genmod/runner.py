@@ -122,17 +122,22 @@ def run(
 
 def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state: Any) -> None:
     """Evaluates a trained state and draws its pictures, into the run folder."""
-    evaluation = dict(experiment.evaluate(rng.stream(key, "evaluate"), state))
+    evaluate, draw = experiment.evaluate, experiment.figures
+    if evaluate is None or draw is None:  # one look for both: they speak of the same samples
+        last = experiment.observe(rng.stream(key, "evaluate"), state)
+        evaluate = evaluate or (lambda key, state: last.numbers)
+        draw = draw or (lambda key, state: last.figures)
+    evaluation = dict(evaluate(rng.stream(key, "evaluate"), state))
     if evaluation:
         record.write_json(folder.evaluation, evaluation)
         for name, value in evaluation.items():
             print(f"{name}: {value:.4f}")
-    figures = dict(experiment.figures(rng.stream(key, "figures"), state))
+    figures = dict(draw(rng.stream(key, "figures"), state))
     rows = record.read_metrics(folder)
-    if rows:
-        figures["curves"] = report.curves(rows)
     if rows and report.is_game(rows):
         figures["game"] = report.game(rows)
+    elif rows:
+        figures["curves"] = report.curves(rows)
     folder.pictures.mkdir(exist_ok=True)
     print("pictures:")
     for name, figure in figures.items():
@@ -164,7 +169,7 @@ class _Watch:
         """What the log should hold of this look; nothing if it is not time for one."""
         # By the steps alone, so that a run that was stopped in between looks at the same steps.
         last_log_point = (step - 1) // self._log_every * self._log_every
-        if not self._experiment.observe or step // self._every == last_log_point // self._every:
+        if step // self._every == last_log_point // self._every:
             return {}
         seen = self._experiment.observe(self._key, state)
         for name, figure in seen.figures.items():

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genmod import data, experiment, rng, train
+from genmod import data, experiment, rng, runner, train
 from genmod.experiment import Experiment
 
 SHIPPED = Path(__file__).parent.parent / "experiments"
@@ -174,12 +174,6 @@ def test_a_run_ends_with_the_first_step_that_completes_its_epochs(num, share, ep
     assert run.epoch(0) == 0
     assert run.epoch(run.num_steps) >= epochs > run.epoch(run.num_steps - 1)
     assert (run.steps_per_epoch - 1) * run.batch_size < num <= run.steps_per_epoch * run.batch_size
-
-
-def test_nothing_to_evaluate_and_no_figures_by_default():
-    run = of_length(4, 2, 1)
-    assert run.evaluate(None, None) == {}
-    assert run.figures(None, None) == {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,10 +415,10 @@ def test_a_shipped_experiment_is_built_and_fits_together(name):
 
 
 def test_what_cannot_be_packed_is_refused():
-    with pytest.raises(ValueError, match="batch_size 256 cannot be cut into 1 updates of packs of"):
-        shipped("mixtures").Config(packing=3)
-    with pytest.raises(ValueError, match="batch_size 100 cannot be cut into packs of 3"):
-        shipped("stacked_mnist").Config(packing=3)
+    for name, size in {"mixtures": 256, "stacked_mnist": 100}.items():
+        module = shipped(name)
+        with pytest.raises(ValueError, match=f"a batch of {size} cannot be cut into packs of 3"):
+            runner.check(module.build(module.Config(packing=3)), seed=0)
 
 
 @pytest.mark.parametrize(

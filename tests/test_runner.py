@@ -25,7 +25,7 @@ def counting():
     return train.Learner(init, step, lambda key, state, num: jnp.zeros((num, 2, 2, 1)))
 
 
-def experiment(epochs, *, every=None, observe=None):
+def experiment(epochs, *, every=None, **rest):
     pixels = np.zeros((40, 2, 2, 1), np.uint8)
     labels = np.zeros(40, np.int32)
     return Experiment(
@@ -34,8 +34,8 @@ def experiment(epochs, *, every=None, observe=None):
         dataset=data.Dataset(pixels, labels, data.fingerprint(pixels, labels)),
         batch_size=4,
         epochs=epochs,
-        observe=observe,
         observe_every=every,
+        **rest,
     )
 
 
@@ -140,5 +140,27 @@ def test_a_game_gets_the_picture_of_its_health(folder):
     built = experiment(2)
     built = built._replace(learner=built.learner._replace(step=step))
     run(built, folder)
-    assert {path.name for path in folder.pictures.iterdir()} == {"curves.png", "game.png"}
+    assert {path.name for path in folder.pictures.iterdir()} == {"game.png"}
     assert Path(folder.pictures / "game.png").stat().st_size > 1000
+
+
+def test_by_default_the_end_is_a_look(folder):
+    runner.run(experiment(2, observe=look), folder, seed=0)
+    assert record.read_evaluation(folder)["seen"] == 20
+    assert (folder.pictures / "samples.png").exists()
+
+
+def test_an_evaluation_and_figures_of_its_own_come_before_a_look(folder):
+    own = {
+        "evaluate": lambda key, state: {"own": 1.0},
+        "figures": lambda key, state: {"mine": report.image_grid(np.full((1, 2, 2, 1), 0.5))},
+    }
+    runner.run(experiment(2, observe=look, **own), folder, seed=0)
+    assert record.read_evaluation(folder) == {"own": 1.0}
+    assert {path.name for path in folder.pictures.glob("*.png")} == {"mine.png", "curves.png"}
+
+
+def test_nothing_is_evaluated_by_default(folder):
+    run(experiment(2), folder)
+    assert not folder.evaluation.exists()
+    assert {path.name for path in folder.pictures.iterdir()} == {"curves.png"}

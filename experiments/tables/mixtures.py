@@ -83,7 +83,7 @@ def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[
     (*_, end) = train.run(learner, rng.root(0), batch_at, num_steps=built.num_steps)
     samples = jax.jit(learner.sample, static_argnums=2)(rng.root(1), end.state, SAMPLES)
     seconds = time.perf_counter() - began
-    truth = file.MIXTURES[mixture]
+    truth = data.MIXTURES[mixture]
     found = [evaluate.mixture_modes(np.asarray(x), truth.centres, truth.std) for x in samples]
     return [(s.captured, s.high_quality, s.reverse_kl) for s in found], seconds
 
@@ -120,7 +120,7 @@ def _print(kept: dict[str, Any], options: Options) -> None:
             fewest = f"{values[:, 0].min():.0f}"
             seconds = f"{row['seconds']:.0f}"
             table.add_row(mixture, name, cells[0], fewest, cells[1], cells[2], seconds)
-        truth = {"ring": data.ring(), "grid": data.grid()}[mixture]
+        truth = data.MIXTURES[mixture]
         # The floor depends on the number of samples, not on where they lie.
         some = np.resize(truth.centres, (SAMPLES, 2))
         floor = evaluate.mixture_modes(some, truth.centres, truth.std).floor

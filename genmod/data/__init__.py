@@ -2,7 +2,7 @@
 
 from genmod.data.batches import batch_at, batches
 from genmod.data.errors import DataError
-from genmod.data.mixtures import Mixture, grid, mixture_dataset, ring, sample_mixture
+from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import shuffled
 from genmod.data.protocols import binarized, signed_unit_interval, unchanged, unit_interval
 from genmod.data.sources import Dataset, fingerprint, load
@@ -16,6 +16,7 @@ from genmod.data.stacked import (
 )
 
 __all__ = [
+    "MIXTURES",
     "DataError",
     "Dataset",
     "Mixture",

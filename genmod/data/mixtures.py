@@ -2,6 +2,8 @@
 
 import functools
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -55,6 +57,10 @@ def grid(side: int = 5, *, spacing: float = 2.0, std: float = 0.05) -> Mixture:
     line = spacing * (np.arange(side) - (side - 1) / 2)
     x, y = np.meshgrid(line, line)
     return Mixture(np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32), float(std))
+
+
+MIXTURES: Mapping[str, Mixture] = MappingProxyType({"ring": ring(), "grid": grid()})
+"""PacGAN's two mixtures by name."""
 
 
 def sample_mixture(key: Key, mixture: Mixture, num: int) -> tuple[Array, Array]:

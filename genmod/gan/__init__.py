@@ -1,6 +1,7 @@
 """Generative adversarial networks: a model is pure functions, so is a loss, so is a penalty."""
 
 from genmod.gan.losses import (
+    LOSSES,
     AdversarialLoss,
     hinge,
     least_squares,
@@ -22,6 +23,7 @@ from genmod.gan.penalties import (
 )
 
 __all__ = [
+    "LOSSES",
     "AdversarialLoss",
     "Gan",
     "GanParams",

@@ -8,7 +8,8 @@ optimum is where the generator matches the data and the discriminator is at its 
 raise ValueError if the logits are not of one shape [B].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -138,3 +139,16 @@ means are over the batch that is passed, so the loss of an example depends on th
 a batch is cut up. At the optimum both lose log 4. Its probabilities are those of being more
 realistic than the others' average.
 """
+
+LOSSES: Mapping[str, AdversarialLoss] = MappingProxyType(
+    {
+        "minimax": minimax,
+        "nonsaturating": nonsaturating,
+        "least_squares": least_squares,
+        "wasserstein": wasserstein,
+        "hinge": hinge,
+        "relativistic": relativistic,
+        "relativistic_average": relativistic_average,
+    }
+)
+"""The losses above by name, for a flag that chooses; one of your own needs no name."""
