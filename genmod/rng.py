@@ -14,6 +14,13 @@ import jax.numpy as jnp
 from genmod.types import Array, Key, Keys
 
 
+def _fold_in(key: Key, number: int | Array) -> Key:
+    """`jax.random.fold_in`, of each where there are many keys."""
+    if key.ndim:
+        return jax.vmap(_fold_in, in_axes=(0, None))(key, number)
+    return jax.random.fold_in(key, number)
+
+
 def root(seed: int) -> Key:
     """The key that all others of a run are derived from.
 
@@ -35,21 +42,34 @@ def root(seed: int) -> Key:
 def stream(key: Key, name: str) -> Key:
     """The key of the stream called `name`: naming a new stream shifts no other.
 
+    Of many keys, such as those of examples or of runs, each gets its own: what one example draws
+    for two purposes is independent.
+
     Names are hashed with SHA-256, not with Python's salted `hash`, so that they mean the same in
     every process.
     """
     digest = hashlib.sha256(name.encode()).digest()
-    return jax.random.fold_in(key, int.from_bytes(digest[:4], "big"))
-
-
-def streams(keys: Keys, name: str) -> Keys:
-    """`stream` of each key, [B]: what one example draws for two purposes is independent."""
-    return jax.vmap(stream, in_axes=(0, None))(keys, name)
+    return _fold_in(key, int.from_bytes(digest[:4], "big"))
 
 
 def at_step(key: Key, step: int | Array) -> Key:
-    """The key of one step: a run that resumes at a step needs the root key and the step alone."""
-    return jax.random.fold_in(key, step)
+    """The key of one step: a run that resumes at a step needs the root key and the step alone.
+
+    Of many keys, each gets its own.
+    """
+    return _fold_in(key, step)
+
+
+def of_seeds(key: Key, num: int) -> Keys:
+    """The keys of `num` runs: of seed, seed + 1, ... where `key` is `root(seed)`; [num].
+
+    Seeds are counted modulo 2**32.
+    """
+    # Which words of a key hold its seed, and how often, is the implementation's business: ask it.
+    impl = jax.random.key_impl(key)
+    first, second = (jax.random.key_data(jax.random.key(seed, impl=impl)) for seed in (0, 1))
+    words = jnp.arange(num, dtype=jnp.uint32)[:, None] * (second - first)[None]
+    return jax.random.wrap_key_data(jax.random.key_data(key)[None] + words, impl=impl)
 
 
 def per_example(key: Key, num: int, *, axis_name: str | None = None) -> Keys:

@@ -1,8 +1,8 @@
-"""Strict rules for all tests: two CPU devices, no silent broadcasting, no key used twice."""
+"""Strict rules for all tests: four CPU devices, no silent broadcasting, no key used twice."""
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

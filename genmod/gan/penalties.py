@@ -86,7 +86,7 @@ class Penalty:
                 raise ValueError(f"{name} must be floating, got {x.dtype} (scale the images first)")
         total = jnp.zeros(len(real), real.dtype)
         for name, weight, function in self.terms:
-            own = rng.streams(keys, name)
+            own = rng.stream(keys, name)
             total = total + weight * function(own, critic, real, fake)
         return total
 

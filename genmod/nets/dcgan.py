@@ -32,7 +32,6 @@ def dcgan_generator(
     width: int = 64,
     norm: str | None = None,
     groups: int | None = None,
-    axis_name: str | None = None,
     activation: Activation = jax.nn.relu,
     output: Activation | None = jnp.tanh,
     kernel_init: Initializer = _NORMAL,
@@ -47,7 +46,6 @@ def dcgan_generator(
       width: channels before the last layer.
       norm: "batch" or "group" normalisation before each activation; see `BatchNorm`.
       groups: of the group normalisation; at most 32, of 8 channels or more, if None.
-      axis_name: axis over devices whose batches are normalised as one.
       activation: after the first two layers.
       output: elementwise function of the last layer; None leaves logits.
       kernel_init: initializer of all weights; biases start at zero.
@@ -77,7 +75,7 @@ def dcgan_generator(
 
             def normalised(x: Array, index: int) -> Array:
                 layer = normalisation.normaliser(
-                    norm, x.shape[-1], groups=groups, axis_name=axis_name, name=f"norm_{index}"
+                    norm, x.shape[-1], groups=groups, name=f"norm_{index}"
                 )
                 return x if layer is None else layer(x)
 
@@ -100,7 +98,6 @@ def dcgan_discriminator(
     width: int = 64,
     norm: str | None = None,
     groups: int | None = None,
-    axis_name: str | None = None,
     activation: Activation = _leaky_relu,
     out: int | None = None,
     kernel_init: Initializer = _NORMAL,
@@ -114,7 +111,6 @@ def dcgan_discriminator(
       width: channels of the first layer.
       norm: "batch" or "group" normalisation of the second layer; see `BatchNorm`.
       groups: of the group normalisation; at most 32, of 8 channels or more, if None.
-      axis_name: axis over devices whose batches are normalised as one.
       activation: after both convolutions; a leaky rectifier of slope 0.2 by default.
       out: logits an image, [B, out]; None for one logit and no axis, [B].
       kernel_init: initializer of all weights; biases start at zero.
@@ -139,9 +135,7 @@ def dcgan_discriminator(
                 raise ValueError(f"images must be [B, H, W, C], got shape {x.shape}")
             x = activation(_Convolution(width, conv, kernel_init, name="layer_0")(x))
             x = _Convolution(2 * width, conv, kernel_init, name="layer_1")(x)
-            layer = normalisation.normaliser(
-                norm, 2 * width, groups=groups, axis_name=axis_name, name="norm_1"
-            )
+            layer = normalisation.normaliser(norm, 2 * width, groups=groups, name="norm_1")
             x = activation(x if layer is None else layer(x)).reshape(x.shape[0], -1)
             logits = linen.Dense(out or 1, kernel_init=kernel_init, name="output")(x)
             return logits[:, 0] if out is None else logits

@@ -49,7 +49,6 @@ def mlp(
     activation: Callable[[Array], Array] = jax.nn.relu,
     norm: str | None = None,
     groups: int | None = None,
-    axis_name: str | None = None,
     heads: int = 1,
     output: Callable[[Array], Array] | None = None,
     output_bias: Array | None = None,
@@ -64,7 +63,6 @@ def mlp(
       norm: "batch" or "group" normalisation of hidden layers before their activation; see
         `BatchNorm`.
       groups: of the group normalisation; at most 32, of 8 values or more, if None.
-      axis_name: axis over devices whose batches are normalised as one.
       heads: number of equal parts of the output that are layers of their own, computed as one
         product: each is initialised with its own fan-out. An encoder's mean and log-variance are
         two heads.
@@ -110,7 +108,7 @@ def mlp(
                 initial = kernel_init if pieces == 1 else _in_parts(kernel_init, pieces)
                 x = linen.Dense(pieces * width, kernel_init=initial, name=f"layer_{index}")(x)
                 layer = normalisation.normaliser(
-                    norm, x.shape[-1], groups=groups, axis_name=axis_name, name=f"norm_{index}"
+                    norm, x.shape[-1], groups=groups, name=f"norm_{index}"
                 )
                 x = activation(x if layer is None else layer(x))
             last = linen.Dense(

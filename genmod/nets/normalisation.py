@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen
 from jax import lax
 
-from genmod import checks
+from genmod import checks, devices
 from genmod.types import Array
 
 MOMENTS = "moments"
@@ -17,16 +17,13 @@ class BatchNorm(linen.Module):
     Every channel gets mean 0 and variance 1 over all other axes of the batch in the call (the
     variance is the mean squared deviation), then a learned scale and bias. Where the parameters
     hold a "mean" and a "variance" beside these, as `Net.standing` returns them, they take the
-    place of the batch's own, and each example is alone.
+    place of the batch's own, and each example is alone. In a step that is mapped over devices the
+    moments are those of the whole batch, of which each device holds an equal part.
 
     Attributes:
-      axis_name: axis of a `pmap` or `shard_map`: the moments are then those of the whole batch, of
-        which each device holds an equal part. Such a layer can be called within that axis only,
-        or with standing moments.
       epsilon: added to the variance.
     """
 
-    axis_name: str | None = None
     epsilon: float = 1e-5
 
     @linen.compact
@@ -40,8 +37,7 @@ class BatchNorm(linen.Module):
             mean = self.get_variable("params", "mean")
             variance = self.get_variable("params", "variance")
         else:
-            # `init` and `standing` have the whole batch before them, and no devices around.
-            mean, variance = moments(x, None if gathering else self.axis_name)
+            mean, variance = moments(x)
             if gathering:
                 self.put_variable(MOMENTS, "mean", mean)
                 self.put_variable(MOMENTS, "variance", variance)
@@ -49,18 +45,13 @@ class BatchNorm(linen.Module):
         return (x - _as_last_axis(mean, x)) * _as_last_axis(factor, x) + _as_last_axis(bias, x)
 
 
-def moments(x: Array, axis_name: str | None = None) -> tuple[Array, Array]:
+def moments(x: Array) -> tuple[Array, Array]:
     """Mean and variance [C] of x [B, ..., C] over all but the last axis, and over devices."""
     axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
+    mean = devices.mean(x.mean(axes))
     # Not the mean of squares less the square of the mean: float32 loses the difference of the two
     # where the mean is large.
-    variance = jnp.square(x - _as_last_axis(mean, x)).mean(axes)
-    if axis_name is not None:
-        variance = lax.pmean(variance, axis_name)
-    return mean, variance
+    return mean, devices.mean(jnp.square(x - _as_last_axis(mean, x)).mean(axes))
 
 
 def pooled(mean: Array, variance: Array) -> tuple[Array, Array]:
@@ -73,7 +64,7 @@ def pooled(mean: Array, variance: Array) -> tuple[Array, Array]:
 
 
 def normaliser(
-    norm: str | None, channels: int, *, groups: int | None, axis_name: str | None, name: str
+    norm: str | None, channels: int, *, groups: int | None, name: str
 ) -> linen.Module | None:
     """The layer called `norm` for x [B, ..., C], None for None.
 
@@ -82,7 +73,7 @@ def normaliser(
     if norm is None:
         return None
     if norm == "batch":
-        return BatchNorm(axis_name=axis_name, name=name)
+        return BatchNorm(name=name)
     return linen.GroupNorm(
         num_groups=default_groups(channels) if groups is None else groups,
         epsilon=1e-5,

@@ -3,6 +3,8 @@
 from genmod.train.adversarial import AdversarialState, Optimizers, adversarial
 from genmod.train.learner import Learner, TrainState, learner
 from genmod.train.loop import Carry, NonFiniteError, Point, run, shapes, start
+from genmod.train.parallel import over_devices
+from genmod.train.seeds import combinations, over_grid, over_seeds, pick
 
 __all__ = [
     "AdversarialState",
@@ -13,7 +15,12 @@ __all__ = [
     "Point",
     "TrainState",
     "adversarial",
+    "combinations",
     "learner",
+    "over_devices",
+    "over_grid",
+    "over_seeds",
+    "pick",
     "run",
     "shapes",
     "start",

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, rng
+from genmod import checks, devices, rng
 from genmod.train import gradients
-from genmod.train.learner import Learner, Schedule, hyper_values
+from genmod.train.learner import Learner, Schedule, hyper_numbers, hyper_values
 from genmod.types import Array, Batch, Key, Keys, Metrics, Params
 
 PenaltyFunction = Callable[[Keys, Callable[[Array], Array], Array, Array], Array]
@@ -84,12 +84,14 @@ class AdversarialState(NamedTuple):
       params: both players' parameters, with the fields `generator` and `discriminator`.
       average: the generator's parameters, averaged over training; `()` where no average is kept.
       opt_state: both optimizers' states.
+      hyper: the learner's `hyper`, as far as it is numbers.
     """
 
     step: Array
     params: Any
     average: Params
     opt_state: OptStates
+    hyper: dict[str, Array]
 
 
 def adversarial(
@@ -122,7 +124,7 @@ def adversarial(
         `0.5 * gan.r1 + 0.5 * gan.r2` is logged term by term. With `hyper`, a function
         `hyper -> penalty`.
       hyper: weights that follow a schedule or are to be swept: name -> number or schedule
-        `step -> value`.
+        `step -> value`. Numbers are part of the state, where `over_grid` finds them.
       discriminator_steps: updates of the discriminator in a step.
       generator_steps: updates of the generator in a step.
       together: judge real and generated images as one batch; matters only to a discriminator that
@@ -170,22 +172,25 @@ def adversarial(
     def cut_up(batch: Batch) -> Batch:
         return gradients.cut_up("batch", batch, discriminator_steps, "discriminator_steps")
 
-    def terms_at(step: Array) -> list[tuple[str, Any, PenaltyFunction]]:
-        """Name, weight and function of each penalty at this step."""
+    def terms_at(state: AdversarialState) -> list[tuple[str, Any, PenaltyFunction]]:
+        """Name, weight and function of each penalty at this state's step."""
         current: Any = penalty
         if penalty is not None and hyper is not None:
             scheduled = cast(Callable[[Mapping[str, Array]], PenaltyFunction], penalty)
-            current = scheduled(hyper_values(hyper, step))
+            current = scheduled(hyper_values(hyper, state.step, state.hyper))
         if current is None:
             return []
         single = ((getattr(current, "__name__", "penalty"), 1.0, current),)
         return list(getattr(current, "terms", single))
 
     def judge(params: Any, real: Array, fake: Array) -> tuple[Array, Array]:
-        if not together:
-            return players.discriminate(params, real), players.discriminate(params, fake)
-        logits = players.discriminate(params, jnp.concatenate([real, fake]))
-        return logits[: len(logits) // 2], logits[len(logits) // 2 :]
+        if together:
+            logits = players.discriminate(params, jnp.concatenate([real, fake]))
+            both = logits[: len(logits) // 2], logits[len(logits) // 2 :]
+        else:
+            both = players.discriminate(params, real), players.discriminate(params, fake)
+        # A loss may compare an example with all others, wherever they are.
+        return devices.gather(both[0]), devices.gather(both[1])
 
     def init(key: Key, batch: Batch) -> AdversarialState:
         cut_up(batch)
@@ -195,21 +200,26 @@ def adversarial(
             optimizer.discriminator.init(params.discriminator),
         )
         average = () if average_half_life is None else params.generator
-        return AdversarialState(jnp.zeros((), jnp.int32), params, average, opt_state)
+        numbers = hyper_numbers(hyper)
+        return AdversarialState(jnp.zeros((), jnp.int32), params, average, opt_state, numbers)
 
     def step(key: Key, state: AdversarialState, batch: Batch) -> tuple[AdversarialState, Metrics]:
         parts = cut_up(batch)
         size = checks.leading_axis("batch", batch) // discriminator_steps
-        terms = terms_at(state.step)
+        terms = terms_at(state)
+
+        def example_keys(player: str, index: Array) -> Keys:
+            keyed = rng.at_step(rng.stream(key, player), index)
+            return devices.split(rng.per_example(keyed, size, axis_name=devices.axis()))
 
         def discriminator_update(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
             (params, opt_state), (index, real) = carry, inputs
-            keys = rng.per_example(rng.at_step(rng.stream(key, "discriminator"), index), size)
+            keys = example_keys("discriminator", index)
 
             def mean_loss(own: Params, examples: Any) -> tuple[Array, Metrics]:
                 keys, real = examples
                 now = params._replace(discriminator=own)
-                fake = players.generate(params, players.latent(rng.streams(keys, "latent")))
+                fake = players.generate(params, players.latent(rng.stream(keys, "latent")))
                 logits = judge(now, real, fake)
                 losses = loss.discriminator(*logits)
                 _check_shape("the discriminator's loss", losses, logits[0].shape)
@@ -217,15 +227,15 @@ def adversarial(
                 metrics = {"discriminator_loss": total, **_health(loss, *logits)}
                 for name, weight, function in terms:
                     penalties = function(
-                        rng.streams(keys, name), lambda x: players.discriminate(now, x), real, fake
+                        rng.stream(keys, name), lambda x: players.discriminate(now, x), real, fake
                     )
                     _check_shape(f"the penalty {name}", penalties, (len(real),))
                     metrics[name] = jnp.mean(penalties)
                     total = total + weight * metrics[name]
                 return total, metrics
 
-            (_, metrics), gradient = gradients.of_mean(
-                mean_loss, params.discriminator, (keys, real), pieces=pieces
+            (_, metrics), gradient = devices.mean(
+                gradients.of_mean(mean_loss, params.discriminator, (keys, real), pieces=pieces)
             )
             updates, opt_state = optimizer.discriminator.update(
                 gradient, opt_state, params.discriminator
@@ -237,20 +247,20 @@ def adversarial(
 
         def generator_update(carry: Any, index: Array) -> tuple[Any, Metrics]:
             params, opt_state = carry
-            keys = rng.per_example(rng.at_step(rng.stream(key, "generator"), index), size)
+            keys = example_keys("generator", index)
 
             def mean_loss(own: Params, examples: Any) -> tuple[Array, Metrics]:
                 keys, real = examples
                 now = params._replace(generator=own)
-                fake = players.generate(now, players.latent(rng.streams(keys, "latent")))
+                fake = players.generate(now, players.latent(rng.stream(keys, "latent")))
                 logits = judge(now, real, fake)
                 losses = loss.generator(*logits)
                 _check_shape("the generator's loss", losses, logits[1].shape)
                 return jnp.mean(losses), {}
 
             real = jax.tree.map(lambda leaf: leaf[index % discriminator_steps], parts)
-            (value, _), gradient = gradients.of_mean(
-                mean_loss, params.generator, (keys, real), pieces=pieces
+            (value, _), gradient = devices.mean(
+                gradients.of_mean(mean_loss, params.generator, (keys, real), pieces=pieces)
             )
             updates, opt_state = optimizer.generator.update(gradient, opt_state, params.generator)
             own = optax.apply_updates(params.generator, updates)
@@ -267,12 +277,15 @@ def adversarial(
         )
         average = state.average
         if average_half_life is not None:
-            generated = size * generator_steps
+            generated = size * devices.count() * generator_steps
             half_life = jnp.minimum(average_half_life, average_ramp_up * generated * state.step)
             kept = jnp.exp2(-generated / half_life)  # 0 at the first step
             average = optax.incremental_update(params.generator, average, 1 - kept)
-        after = AdversarialState(
-            state.step + 1, params, average, OptStates(generator_state, discriminator_state)
+        after = state._replace(
+            step=state.step + 1,
+            params=params,
+            average=average,
+            opt_state=OptStates(generator_state, discriminator_state),
         )
         return after, {name: jnp.mean(values) for name, values in {**seen, **made}.items()}
 

@@ -50,13 +50,20 @@ def of_mean(
 def cut_up(name: str, examples: Batch, num: int, what: str) -> Batch:
     """A tree of [B, ...] as one of [num, B / num, ...].
 
+    Part i holds the examples i, i + num, ...: where consecutive examples lie on several devices,
+    each device has its share of every part.
+
     Raises:
       ValueError: if num does not divide B.
     """
     size = checks.leading_axis(name, examples)
     if size % num:
         raise ValueError(f"{name} of {size} examples cannot be cut into {num} equal {what}")
-    return jax.tree.map(lambda leaf: leaf.reshape(num, size // num, *leaf.shape[1:]), examples)
+
+    def cut(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf.reshape(size // num, num, *leaf.shape[1:]), 1, 0)
+
+    return jax.tree.map(cut, examples)
 
 
 def norm(gradient: Params) -> Array:

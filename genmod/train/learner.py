@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, rng
+from genmod import checks, devices, rng
 from genmod.train import gradients
 from genmod.types import Array, Batch, Key, Keys, Metrics, Objective, Params
 
@@ -21,12 +22,17 @@ class Learner(NamedTuple):
       sample: `(key, state, num) -> images [num, H, W, C]`.
       check: `batch -> None`, a refusal (ValueError) of data that cannot be learned from, by its
         values; called once, with the first batch, outside of compiled code. None checks nothing.
+      seeds: how many independent runs this is, as from `over_seeds`; keys, state, batches and
+        metrics then have a leading axis of that length. None for a single run without such an axis.
+      mesh: the devices it runs on, as from `over_devices`; None for the default one.
     """
 
     init: Callable[[Key, Batch], Any]
     step: Callable[[Key, Any, Batch], tuple[Any, Metrics]]
     sample: Callable[[Key, Any, int], Array]
     check: Callable[[Batch], None] | None = None
+    seeds: int | None = None
+    mesh: jax.sharding.Mesh | None = None
 
 
 class TrainState(NamedTuple):
@@ -36,11 +42,13 @@ class TrainState(NamedTuple):
       step: int32 [], number of steps taken.
       params: the model's parameters.
       opt_state: the optimizer's state.
+      hyper: the learner's `hyper`, as far as it is numbers.
     """
 
     step: Array
     params: Params
     opt_state: optax.OptState
+    hyper: dict[str, Array]
 
 
 Schedule = Callable[[Array], Array]
@@ -65,7 +73,8 @@ def learner(
       sample: `(keys [num], params) -> images [num, H, W, C]`, for `Learner.sample`.
       hyper: weights that follow a schedule `step -> value`, or are to be swept: name -> number or
         schedule. Inside the step, `objective` is called with their values at that step, so that
-        the objective proper keeps its three arguments.
+        the objective proper keeps its three arguments. Numbers are part of the state, where
+        `over_grid` finds them.
       pieces: into how many pieces to cut the batch, to save memory; the gradient is that of the
         whole batch.
 
@@ -79,32 +88,36 @@ def learner(
     """
     checks.positive_integer("pieces", pieces)
 
-    def objective_at(step: Array) -> Objective:
+    def objective_at(state: TrainState) -> Objective:
         if hyper is None:
             return cast(Objective, objective)
         scheduled = cast(Callable[[Mapping[str, Array]], Objective], objective)
-        return scheduled(hyper_values(hyper, step))
+        return scheduled(hyper_values(hyper, state.step, state.hyper))
 
     def init(key: Key, batch: Batch) -> TrainState:
         params = model_init(key, batch)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        numbers = hyper_numbers(hyper)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), numbers)
 
     def step(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         size = checks.leading_axis("batch", batch)
-        keys = rng.per_example(key, size)
-        current = objective_at(state.step)
+        keys = devices.split(rng.per_example(key, size, axis_name=devices.axis()))
+        current = objective_at(state)
 
         def mean_loss(params: Params, examples: tuple[Keys, Batch]) -> tuple[Array, Metrics]:
             losses, aux = current(examples[0], params, examples[1])
             _check_losses(losses, aux, size // pieces)
             return jnp.mean(losses), {name: jnp.mean(value) for name, value in aux.items()}
 
-        (loss, means), gradient = gradients.of_mean(
-            mean_loss, state.params, (keys, batch), pieces=pieces
+        (loss, means), gradient = devices.mean(
+            gradients.of_mean(mean_loss, state.params, (keys, batch), pieces=pieces)
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), {"loss": loss, **means}
+        return state._replace(step=state.step + 1, params=params, opt_state=opt_state), {
+            "loss": loss,
+            **means,
+        }
 
     def draw(key: Key, state: TrainState, num: int) -> Array:
         if sample is None:
@@ -115,10 +128,18 @@ def learner(
     return Learner(init, step, draw)
 
 
-def hyper_values(hyper: Mapping[str, float | Schedule], step: Array) -> dict[str, Array]:
-    """The values of numbers and schedules at a step."""
+def hyper_numbers(hyper: Mapping[str, float | Schedule] | None) -> dict[str, Array]:
+    """The numbers among numbers and schedules, for the state to hold."""
+    numbers = {} if hyper is None else hyper
+    return {name: jnp.asarray(n, jnp.float32) for name, n in numbers.items() if not callable(n)}
+
+
+def hyper_values(
+    hyper: Mapping[str, float | Schedule], step: Array, numbers: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The values of schedules at a step, and of the numbers in the state."""
     return {
-        name: jnp.asarray(value(step) if callable(value) else value)
+        name: jnp.asarray(value(step)) if callable(value) else numbers[name]
         for name, value in hyper.items()
     }
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from genmod import checks, rng
 from genmod.train.learner import Learner
-from genmod.types import Array, Batch, BatchAt, Key, Metrics
+from genmod.types import Array, Batch, BatchAt, Key, Keys, Metrics
 
 _SECONDS_PER_CALL = 0.5
 """What one call of the compiled program aims at: long enough to cost nothing, short enough for a
@@ -80,37 +81,56 @@ def _start() -> Any:
     return jax.jit(_begin, static_argnums=0, compiler_options=quick)
 
 
-def _begin(learner: Learner, key: Key, batch_at: BatchAt) -> tuple[Carry, Batch]:
-    batch = batch_at(rng.stream(key, "data"), jnp.zeros((), jnp.int32))
+def _begin(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> tuple[Carry, Batch]:
+    batch = _batch(batch_at, rng.stream(key, "data"), jnp.zeros((), jnp.int32))
     state = learner.init(rng.stream(key, "init"), batch)
     _, metrics = jax.eval_shape(learner.step, key, state, batch)
     totals = {name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()}
     return Carry(jnp.zeros((), jnp.int32), state, totals, jnp.zeros((), jnp.int32)), batch
 
 
-def start(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
+def _batch(batch_at: BatchAt, key: Key | Keys, step: Array) -> Batch:
+    """The batch of a step, or the batches of many runs."""
+    return jax.vmap(batch_at, (0, None))(key, step) if key.ndim else batch_at(key, step)
+
+
+def _keys(learner: Learner, key: Key | Keys) -> Key | Keys:
+    """The run's key, or for many runs their keys, [seeds]."""
+    if learner.seeds is not None and key.ndim == 0:
+        return rng.of_seeds(key, learner.seeds)
+    expected = () if learner.seeds is None else (learner.seeds,)
+    if key.shape != expected:
+        raise ValueError(
+            f"key must have the shape {list(expected)} for a learner "
+            f"{'of one run' if not expected else f'over {learner.seeds} seeds'}, "
+            f"got {list(key.shape)}"
+        )
+    return key
+
+
+def start(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
     """The beginning of a run: what `run` starts from if it is given no carry.
 
     Raises:
       ValueError: if the learner refuses the first batch.
     """
-    carry, batch = _start()(learner, key, _as_argument(batch_at))
+    carry, batch = _start()(learner, _keys(learner, key), _as_argument(batch_at))
     if learner.check is not None:
         learner.check(batch)
     return carry
 
 
-def shapes(learner: Learner, key: Key, batch_at: BatchAt) -> Carry:
+def shapes(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
     """What a run carries, as shapes and types: the target to restore a checkpoint into.
 
     Nothing is computed; parts that do not fit together are refused here.
     """
-    return _start().eval_shape(learner, key, _as_argument(batch_at))[0]
+    return _start().eval_shape(learner, _keys(learner, key), _as_argument(batch_at))[0]
 
 
 def run(
     learner: Learner,
-    key: Key,
+    key: Key | Keys,
     batch_at: BatchAt,
     *,
     num_steps: int,
@@ -129,7 +149,8 @@ def run(
 
     Args:
       learner: what to train.
-      key: the run's key, `rng.root(seed)`.
+      key: the run's key, `rng.root(seed)`. For a learner over seeds the key of the first, of which
+        the others are made, or all of them, [seeds].
       batch_at: `(key, step) -> batch`, as from `data.batches`. A `jax.tree_util.Partial` has its
         arrays passed to the compiled program; any other function has them built in as constants.
       num_steps: number of steps at which the run ends, those before `carry` included.
@@ -143,20 +164,25 @@ def run(
       An iterator of `Point`. The carries it yields stay valid while it goes on.
 
     Raises:
-      ValueError: at once, if num_steps or log_every is not positive.
+      ValueError: at once, if num_steps or log_every is not positive, or key is not for this
+        learner.
       NonFiniteError: at the step whose metrics or whose new state are not finite.
     """
     num_steps = checks.positive_integer("num_steps", num_steps)
     log_every = checks.positive_integer("log_every", log_every)
     batch_at = _as_argument(batch_at)
+    key = _keys(learner, key)
     if carry is None:
         carry = start(learner, key, batch_at)
+    if learner.mesh is not None:
+        everywhere = NamedSharding(learner.mesh, PartitionSpec())
+        carry, key, batch_at = jax.device_put((carry, key, batch_at), everywhere)
     return _points(learner, key, batch_at, num_steps, log_every, carry, compiled, on_call)
 
 
 def _points(
     learner: Learner,
-    key: Key,
+    key: Key | Keys,
     batch_at: BatchAt,
     num_steps: int,
     log_every: int,
@@ -200,7 +226,7 @@ class _CallLength:
 
 
 def _advance_finite(
-    learner: Learner, key: Key, batch_at: BatchAt, carry: Carry, length: int
+    learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry, length: int
 ) -> Carry:
     """`length` steps, or NonFiniteError. The carry that comes in stays valid."""
     # The program updates a copy in place; the original is the way back to the last good state.
@@ -228,7 +254,7 @@ def _advance_finite(
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames="carry")
 def _advance(
-    learner: Learner, key: Key, batch_at: BatchAt, carry: Carry, length: int | Array
+    learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry, length: int | Array
 ) -> tuple[Carry, Metrics, Array]:
     """`length` steps, fewer if one's metrics are not finite.
 
@@ -243,7 +269,7 @@ def _advance(
 
     def one_step(loop: tuple[Carry, Metrics, Array]) -> tuple[Carry, Metrics, Array]:
         step, state, totals, count = loop[0]
-        batch = batch_at(data_key, step)
+        batch = _batch(batch_at, data_key, step)
         state, metrics = learner.step(rng.at_step(step_key, step), state, batch)
         totals = {name: total + metrics[name] for name, total in totals.items()}
         finite = jnp.array([jnp.isfinite(value).all() for value in metrics.values()]).all()

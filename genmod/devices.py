@@ -1,0 +1,63 @@
+"""One batch over many devices: what a step must know of it while it is traced.
+
+A step is written for a whole batch. `train.over_devices` runs it on equal shares of one: mapped, so
+that the code sees its share alone and takes means over the devices too, or partitioned by the
+compiler, so that the code sees the whole. Code that uses these functions is right in both, and on a
+single device, where they do nothing.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from genmod.types import Array
+
+AXIS = "devices"
+"""Name of the axis over which a batch is split: of a mapped step, and of a mesh."""
+
+_partition: contextvars.ContextVar[jax.sharding.NamedSharding | None] = contextvars.ContextVar(
+    "partition", default=None
+)
+
+
+def axis() -> str | None:
+    """AXIS inside of a step that is mapped over devices, None elsewhere."""
+    try:
+        jax.lax.axis_size(AXIS)
+    except NameError:
+        return None
+    return AXIS
+
+
+def count() -> int:
+    """How many shares of the batch the code does not see: 1 unless the step is mapped."""
+    return jax.lax.axis_size(AXIS) if axis() else 1
+
+
+def mean(tree: Any) -> Any:
+    """The mean over the devices of a mapped step, of what each has computed from its share."""
+    return jax.lax.pmean(tree, AXIS) if axis() else tree
+
+
+def gather(x: Array) -> Array:
+    """All examples' values, [B, ...], from those of this device's share, [B / devices, ...]."""
+    return jax.lax.all_gather(x, AXIS, tiled=True) if axis() else x
+
+
+def split(tree: Any) -> Any:
+    """Arrays [B, ...], each device of a partitioned step holding its examples' part of them."""
+    sharding = _partition.get()
+    return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
+
+
+@contextlib.contextmanager
+def partitioned(sharding: jax.sharding.NamedSharding) -> Iterator[None]:
+    """While a step is traced here, `split` splits so."""
+    token = _partition.set(sharding)
+    try:
+        yield
+    finally:
+        _partition.reset(token)

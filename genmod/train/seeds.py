@@ -1,0 +1,149 @@
+"""Many runs as one program: over seeds, and over values of the numbers that enter a step."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from genmod import checks
+from genmod.train.learner import Learner
+from genmod.train.loop import Carry
+from genmod.types import Array, Batch, Key, Keys, Metrics
+
+_NUMBERS = ("hyper", "hyperparams")
+"""Under these names a state holds numbers: `hyper` of a learner, and what
+`optax.inject_hyperparams` leaves in an optimizer's state."""
+
+
+def over_seeds(learner: Learner, num: int) -> Learner:
+    """`num` independent runs as one learner: run k is the run of seed + k.
+
+        for point in train.run(train.over_seeds(learner, 16), rng.root(0), batch_at, ...):
+            print(point.metrics["loss"].mean())
+
+    Each has its own initialisation, order of the data and noise. State, batches and metrics have a
+    leading axis [num]; `pick` takes one run out, to look at it or to continue it alone.
+
+    Args:
+      learner: the single run.
+      num: number of runs.
+
+    Returns:
+      A learner whose functions take keys [num], one for each run; `train.run` makes them of the key
+      of the first. `sample` takes a single key as well, for the same latents in all runs; images
+      are [num, images, H, W, C].
+
+    Raises:
+      ValueError: if num is not positive, or the learner is over seeds already.
+    """
+    num = checks.positive_integer("num", num)
+    if learner.seeds is not None:
+        raise ValueError(f"the learner must be a single run, got one over {learner.seeds} seeds")
+
+    def init(keys: Keys, batch: Batch) -> Any:
+        return jax.vmap(learner.init)(keys, batch)
+
+    def step(keys: Keys, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+        return jax.vmap(learner.step)(keys, state, batch)
+
+    def sample(key: Key | Keys, state: Any, images: int) -> Array:
+        in_axes = (0 if key.ndim else None, 0)
+        return jax.vmap(lambda key, one: learner.sample(key, one, images), in_axes)(key, state)
+
+    def check(batch: Batch) -> None:
+        if learner.check is not None:
+            for index in range(num):
+                learner.check(jax.tree.map(lambda leaf, index=index: leaf[index], batch))
+
+    return Learner(init, step, sample, check, seeds=num, mesh=learner.mesh)
+
+
+def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
+    """One run for each combination of numbers, all of them as one learner.
+
+        grid = {"learning_rate": [1e-3, 1e-4], "beta": [1.0, 4.0]}
+        for point in train.run(train.over_grid(learner, grid), rng.root(0), batch_at, ...):
+            print(dict(zip(train.combinations(grid), point.metrics["loss"])))
+
+    A number can be swept if it is part of the state: given to the learner as `hyper={"beta": 1.0}`,
+    or to an optimizer by `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`. The runs share
+    initialisation, batches and noise, so that they differ by the numbers alone. State and metrics
+    have a leading axis, in the order of `combinations(grid)`; over seeds too, apply `over_seeds` to
+    the result.
+
+    Raises:
+      ValueError: if the grid is empty or holds what is not finite; when traced, if the state holds
+        no number of a name.
+    """
+    points = combinations(grid)
+    values = {name: jnp.asarray([point[name] for point in points], jnp.float32) for name in grid}
+
+    def init(key: Key, batch: Batch) -> Any:
+        state = learner.init(key, batch)
+        return jax.vmap(lambda numbers: _with_numbers(state, numbers))(values)
+
+    def step(key: Key, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+        return jax.vmap(learner.step, (None, 0, None))(key, state, batch)
+
+    def sample(key: Key, state: Any, images: int) -> Array:
+        return jax.vmap(lambda one: learner.sample(key, one, images))(state)
+
+    return learner._replace(init=init, step=step, sample=sample)
+
+
+def combinations(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    """Every combination of a grid's values, the last name's changing fastest.
+
+    Raises:
+      ValueError: if there is none, or a value is not finite.
+    """
+    for name, values in grid.items():
+        if not (len(values) and all(math.isfinite(value) for value in values)):
+            raise ValueError(f"grid must hold finite numbers for each name, got {name}: {values!r}")
+    if not grid:
+        raise ValueError("grid must hold at least one name with its values, got none")
+    return [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+
+
+def pick(carry: Carry, index: int) -> Carry:
+    """One of many runs alone: `run` continues it with the single learner and that run's key.
+
+        alone = train.pick(point.carry, 3)  # of the seeds 0, 1, 2, ...
+        train.run(learner, rng.root(3), batch_at, carry=alone, num_steps=...)
+
+    Args:
+      carry: of a learner over seeds or over a grid.
+      index: which run, from 0.
+
+    Raises:
+      ValueError: if there is no such run.
+    """
+    num = checks.leading_axis("carry.state", carry.state)
+    if not 0 <= index < num:
+        raise ValueError(f"index must be one of the {num} runs, from 0, got {index}")
+    state, totals = jax.tree.map(lambda leaf: leaf[index], (carry.state, carry.totals))
+    return carry._replace(state=state, totals=totals)
+
+
+def _with_numbers(state: Any, numbers: Mapping[str, Array]) -> Any:
+    """The state with these numbers in the place of its own."""
+    found: dict[str, int] = {}
+
+    def replace(path: tuple[Any, ...], leaf: Array) -> Array:
+        names = [jax.tree_util.keystr((part,), simple=True) for part in path[-2:]]
+        if len(names) < 2 or names[0] not in _NUMBERS:
+            return leaf
+        found[names[1]] = found.get(names[1], 0) + 1
+        return jnp.asarray(numbers.get(names[1], leaf), leaf.dtype)
+
+    changed = jax.tree_util.tree_map_with_path(replace, state)
+    for name in numbers:
+        if name not in found:
+            raise ValueError(
+                f"the state holds no number {name!r} to sweep, only {sorted(found)}; give it to "
+                "the learner as hyper={...}, or to the optimizer by optax.inject_hyperparams"
+            )
+    return changed
