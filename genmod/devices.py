@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genmod.types import Array
 
 AXIS = "devices"
 """Name of the axis over which a batch is split: of a mapped step, and of a mesh."""
 
-_partition: contextvars.ContextVar[jax.sharding.NamedSharding | None] = contextvars.ContextVar(
+_partition: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar(
     "partition", default=None
 )
 
@@ -54,10 +56,32 @@ def split(tree: Any) -> Any:
 
 
 @contextlib.contextmanager
-def partitioned(sharding: jax.sharding.NamedSharding) -> Iterator[None]:
+def partitioned(sharding: NamedSharding) -> Iterator[None]:
     """While a step is traced here, `split` splits so."""
     token = _partition.set(sharding)
     try:
         yield
     finally:
         _partition.reset(token)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A tree of arrays with a copy on every device of a mesh.
+
+    Where the mesh spans processes, each of them must hold the same tree; arrays that span them
+    already stay as they are.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere)
+
+    def place(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = place(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, everywhere, lambda index: host[index])
+
+    return jax.tree.map(place, tree)

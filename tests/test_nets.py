@@ -145,18 +145,18 @@ def test_batch_norm_is_its_closed_form(shape):
 @pytest.mark.parametrize("how", ["pmap", "shard_map"])
 def test_batch_norm_over_devices_is_that_of_the_whole_batch(how):
     x = jax.random.normal(rng.root(0), (6, 4)) * jnp.arange(1.0, 7.0)[:, None]
-    whole, parts = (nets.mlp((8,), 2, norm="batch", axis_name=name) for name in (None, "devices"))
-    params = parts.init(rng.root(1), x)
+    net = nets.mlp((8,), 2, norm="batch")
+    params = net.init(rng.root(1), x)
 
-    def loss(net):
-        return lambda params, x: jnp.square(net.apply(params, x)).mean()
+    def loss(params, x):
+        return jnp.square(net.apply(params, x)).mean()
 
     def on_devices(params, x):
         def mean_loss(params):
-            return jax.lax.pmean(loss(parts)(params, x), "devices")
+            return jax.lax.pmean(loss(params, x), "devices")
 
         value, gradient = jax.value_and_grad(mean_loss)(params)
-        return parts.apply(params, x), value, jax.lax.pmean(gradient, "devices")
+        return net.apply(params, x), value, jax.lax.pmean(gradient, "devices")
 
     if how == "pmap":
         mapped = jax.pmap(on_devices, "devices", in_axes=(None, 0), out_axes=(0, None, None))
@@ -169,8 +169,8 @@ def test_batch_norm_over_devices_is_that_of_the_whole_batch(how):
             on_devices, mesh=mesh, in_specs=(same, split), out_specs=(split, same, same)
         )
         y, value, gradient = jax.jit(mapped)(params, x)
-    np.testing.assert_allclose(y, whole.apply(params, x), rtol=1e-4, atol=1e-5)
-    expected, expected_gradient = jax.value_and_grad(loss(whole))(params, x)
+    np.testing.assert_allclose(y, net.apply(params, x), rtol=1e-4, atol=1e-5)
+    expected, expected_gradient = jax.value_and_grad(loss)(params, x)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (gradient, expected_gradient)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -211,7 +211,7 @@ def test_standing_moments_make_each_example_independent(name):
 def test_standing_moments_are_pooled_over_the_batches():
     x = jax.random.normal(rng.root(0), (3, 8, 5, 4)) * jnp.arange(1.0, 4.0).reshape(3, 1, 1, 1)
     x = x + jnp.arange(3.0).reshape(3, 1, 1, 1)
-    net = batch_norm(axis_name="devices")  # no devices are asked for
+    net = batch_norm()
     params = net.standing(net.init(rng.root(1), x[0]), x)
     mean, variance = statistics(x)
     np.testing.assert_allclose(params["mean"], mean, rtol=1e-5)

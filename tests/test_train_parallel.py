@@ -40,7 +40,7 @@ LEARNERS = {"autoencoder": autoencoder, "game": game}
 
 
 def batch_at():
-    return data.batches(images(), batch_size=16, prepare=data.binarized)
+    return data.batches(images(), batch_size=16)
 
 
 def curve(learner, num_steps=100, seed=0):

@@ -59,7 +59,8 @@ def _partitioned(learner: Learner, mesh: Mesh) -> Learner:
         _check_shares(batch, mesh.size, runs)
         if runs:
             key, state, batch = constrain((key, state, batch), parts)
-            return constrain(learner.step(key, state, batch), parts)
+            state, metrics = learner.step(key, state, batch)
+            return constrain(state, parts), constrain(metrics, whole)
         state, batch = constrain(state, whole), constrain(batch, parts)
         with partitioned(parts):
             return constrain(learner.step(key, state, batch), whole)
@@ -68,6 +69,8 @@ def _partitioned(learner: Learner, mesh: Mesh) -> Learner:
 
 
 def _mapped(learner: Learner, mesh: Mesh) -> Learner:
+    if mesh.is_multi_process:
+        raise ValueError("how='pmap' must be on the devices of one process, got those of several")
     runs = learner.seeds is not None
     pmap = functools.partial(jax.pmap, devices=list(mesh.devices))
     if runs:  # independent: no device needs to know of the others
