@@ -1,5 +1,17 @@
-"""`python -m genmod` is the command `genmod`."""
+"""The command `genmod`, also as `python -m genmod`."""
 
-from genmod.cli import main
+import sys
 
-main()
+from genmod.stop import Stop
+
+
+def main() -> None:
+    """Runs the command and exits with its code; a signal is heard before anything is imported."""
+    with Stop(sys.argv[1:]) as stop:
+        from genmod import cli
+
+        cli.main(stop=stop)
+
+
+if __name__ == "__main__":
+    main()

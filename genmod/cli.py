@@ -1,10 +1,11 @@
 """The command `genmod`.
 
-Exit codes: 0 done, 2 usage or configuration, 3 bad data, 4 training diverged, 5 checkpoint damaged,
-130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 1 a bug or a disk that takes no more, 2 usage or configuration (also a run
+folder in use), 3 bad data, 4 training diverged, 5 checkpoint damaged, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import dataclasses
+import itertools
 import os
 import shlex
 import signal
@@ -16,7 +17,11 @@ from typing import Annotated, Any
 
 import tyro
 
-_USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 2, 3, 4, 5
+from genmod import lock
+from genmod.stop import Stop
+
+_FAILED, _USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 1, 2, 3, 4, 5
+_CODES = {"DiskError": _FAILED, "DataError": _BAD_DATA, "CheckpointError": _BAD_CHECKPOINT}
 _PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -47,47 +52,62 @@ class RunOptions:
                 checks.positive_integer(name, getattr(self, name))
 
 
-def train(name: str, arguments: Sequence[str]) -> int:
+def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
     """Trains an experiment; the flags come from its Config."""
+    for path in _named_run_dirs(arguments):  # before the imports: those take a second
+        lock.refuse_running(path)
     from genmod import experiment, record, runner
     from genmod.train import NonFiniteError
 
     source = experiment.find(name)
     module = experiment.load(source)
     config, options = _parse(module, source.stem, arguments)
+    path = options.run_dir or Path("runs") / source.stem / experiment.default_name(config)
+    lock.refuse_running(path)
     configure_compilation_cache()
     built = module.build(config)
     runner.check(built, config.seed)  # before there is a folder
-    default = Path("runs") / source.stem / experiment.default_name(config)
-    command = shlex.join(["genmod", "train", name, *arguments])
-    folder, remarks = record.open_folder(
-        options.run_dir or default,
-        experiment=source.stem,
-        source=source,
-        config=experiment.config_as_json(config),
-        fingerprint=built.dataset.fingerprint,
-        command=command,
-    )
-    for remark in remarks:
-        print(f"note: {remark}", file=sys.stderr)
-    try:
-        outcome = runner.run(
-            built,
-            folder,
-            seed=config.seed,
-            log_every=options.log_every,
-            checkpoint_every=options.checkpoint_every,
-            keep=options.keep,
-            compiled=not options.debug,
-            progress=options.progress,
+    record.refuse_foreign(record.Folder(path))
+    with lock.held(path):
+        folder, remarks = record.open_folder(
+            path,
+            experiment=source.stem,
+            source=source,
+            config=experiment.config_as_json(config),
+            fingerprint=built.dataset.fingerprint,
+            command=shlex.join(["genmod", "train", name, *arguments]),
         )
-    except NonFiniteError as error:
-        print(f"genmod: error: {error}, in {folder.checkpoints}", file=sys.stderr)
-        return _DIVERGED
+        for remark in remarks:
+            print(f"note: {remark}", file=sys.stderr)
+        stop = stop or Stop()
+        try:
+            outcome = runner.run(
+                built,
+                folder,
+                seed=config.seed,
+                log_every=options.log_every,
+                checkpoint_every=options.checkpoint_every,
+                keep=options.keep,
+                compiled=not options.debug,
+                progress=options.progress,
+                stop=stop,
+            )
+        except NonFiniteError as error:
+            print(f"genmod: error: {error}, in {folder.checkpoints}", file=sys.stderr)
+            return _DIVERGED
     if outcome.signal is not None:
-        print(f"saved at step {outcome.step:,}; to continue: {command}")
+        print(stop.saved_at(outcome.step))
         return 128 + outcome.signal
     return 0
+
+
+def _named_run_dirs(arguments: Sequence[str]) -> list[Path]:
+    """What stands after --run-dir, without knowing yet what else may stand there."""
+    joined = (
+        "\0".join(arguments).replace("--run_dir", "--run-dir").replace("--run-dir=", "--run-dir\0")
+    )
+    words = joined.split("\0")
+    return [Path(after) for word, after in itertools.pairwise(words) if word == "--run-dir"]
 
 
 def sample(
@@ -163,22 +183,23 @@ def runs(
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command and exits with its code."""
+def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> None:
+    """Runs the command and exits with its code; `stop` listens to signals already."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
+    with stop or Stop(arguments) as stop:
         try:
-            code = _dispatch(arguments)
-        finally:
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of standard output went away: no error worth a traceback, nor at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
-    except Exception as error:
-        code = _explain(error, "--debug" in arguments)
+            try:
+                code = _dispatch(arguments, stop)
+            finally:
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
+        except BrokenPipeError:
+            # The reader of standard output went away: no error worth a traceback, nor at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 128 + signal.SIGPIPE
+        except Exception as error:
+            code = _explain(error, "--debug" in arguments)
     sys.exit(code)
 
 
@@ -199,10 +220,10 @@ def configure_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str], stop: Stop) -> int:
     # `train` is parsed in two steps: the experiment's file says which flags there are.
     if arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-"):
-        return train(arguments[1], arguments[2:])
+        return train(arguments[1], arguments[2:], stop)
     return tyro.extras.subcommand_cli_from_dict(
         {"train": _train_help, "sample": sample, "runs": runs},
         args=arguments,
@@ -237,18 +258,17 @@ def _parse(module: Any, name: str, arguments: Sequence[str]) -> tuple[Any, RunOp
 
 def _explain(error: Exception, debug: bool) -> int:
     """Prints an error for the person at the terminal and gives its exit code."""
-    from genmod.data import DataError
-    from genmod.train.checkpoint import CheckpointError
-
-    codes: dict[type[Exception], int] = {DataError: _BAD_DATA, CheckpointError: _BAD_CHECKPOINT}
-    code = codes.get(type(error), _USAGE)
+    # By name: whoever has not imported their modules, which takes a second, has not raised them.
+    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("genmod.")]
+    known = [_CODES[name] for name in names if name in _CODES]
+    code = known[0] if known else _USAGE
     # A refusal of ours speaks for itself. An error from elsewhere, such as an experiment's own
     # code, is a bug that somebody has to find.
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(frames[-1].filename).is_relative_to(Path(__file__).parent) if frames else True
-    expected = isinstance(error, ValueError | DataError | CheckpointError) and ours
+    expected = (isinstance(error, ValueError) or bool(known)) and ours
     if debug or not (expected or isinstance(error, OSError)):
         traceback.print_exception(error)
-        return code if expected or isinstance(error, OSError) else 1
+        return code if expected or isinstance(error, OSError) else _FAILED
     print(f"genmod: error: {error}", file=sys.stderr)
     return code

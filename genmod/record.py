@@ -3,14 +3,18 @@
 record.json      experiment, configuration, versions, device, fingerprint of the data, command
 experiment.py    a copy of the experiment file
 metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_per_s
+unlogged.json    a log point that a stopped run had not finished: the next start does
 evaluation.json  numbers taken at the end
 checkpoints/     what the run continues from
 pictures/        PNG files
 tensorboard/     the metrics once more, as TensorBoard events
+lock, lock.json  held by the process that trains, and which that is
 """
 
+import contextlib
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -22,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import genmod
+from genmod import disk, lock
+from genmod.disk import write_json
 
 _FIELDS = {
     "experiment": str,
@@ -55,6 +61,11 @@ class Folder:
     def metrics(self) -> Path:
         """The log, one JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def unlogged(self) -> Path:
+        """A log point that a stopped run had not finished."""
+        return self.path / "unlogged.json"
 
     @property
     def evaluation(self) -> Path:
@@ -132,25 +143,42 @@ def open_folder(
         if before["config"].get("epochs", 0) < now["config"].get("epochs", 0):
             write_json(folder.record, {**before, "config": now["config"], "command": command})
         return folder, remarks
-    if folder.path.exists():
-        # A record half-written by a run that was killed at its start is no obstacle.
-        is_free = folder.path.is_dir() and all(
-            file.suffix == ".partial" for file in folder.path.iterdir()
-        )
-        if not is_free:
-            raise ValueError(
-                f"run_dir {str(path)!r} exists and is not a genmod run (it has no record.json); "
-                "expected a new or empty folder"
-            )
+    refuse_foreign(folder)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.record, now)
         shutil.copyfile(source, folder.experiment)
     except OSError as error:
         raise ValueError(
-            f"run_dir {str(path)!r} cannot be written: {error.strerror}; expected a folder that can"
+            f"run_dir {str(path)!r} cannot be written: {error.strerror or error}; "
+            "expected a folder that can"
         ) from error
     return folder, []
+
+
+def refuse_foreign(folder: Folder) -> None:
+    """Refuses a folder that holds something else than a run.
+
+    Raises:
+      ValueError: if it is neither a run, nor empty, nor yet to be made.
+    """
+    if folder.record.exists() or not folder.path.exists():
+        return
+    # A record half-written by a run that was killed at its start is no obstacle.
+    is_free = folder.path.is_dir() and all(
+        file.suffix == ".partial" or file.name in lock.FILES for file in folder.path.iterdir()
+    )
+    if not is_free:
+        raise ValueError(
+            f"run_dir {str(folder.path)!r} exists and is not a genmod run (it has no "
+            "record.json); expected a new or empty folder"
+        )
+
+
+def config_hash(folder: Folder) -> str:
+    """SHA-256 of a run's configuration without its length, which may grow."""
+    config = {name: value for name, value in read(folder)["config"].items() if name != "epochs"}
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Folder) -> dict[str, Any]:
@@ -164,7 +192,8 @@ def read(folder: Folder) -> dict[str, Any]:
     try:
         content = json.loads(folder.record.read_text())
         wrong = [name for name, kind in _FIELDS.items() if not isinstance(content[name], kind)]
-    except (ValueError, TypeError, KeyError) as error:
+    # RecursionError: JSON that is nested deeper than any that we write.
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{folder.record} is damaged: {error!r}") from None
     if wrong:
         raise ValueError(f"{folder.record} is damaged: {', '.join(wrong)} has the wrong type")
@@ -186,51 +215,80 @@ def read_evaluation(folder: Folder) -> dict[str, float]:
     return json.loads(folder.evaluation.read_text()) if folder.evaluation.exists() else {}
 
 
+def read_unlogged(folder: Folder, step: int) -> dict[str, Any] | None:
+    """What `unlogged.json` holds for the log point of `step`, if that has not been logged."""
+    last = max((row["step"] for _, row in _rows(folder)), default=0)
+    if last >= step or not folder.unlogged.exists():
+        return None
+    row = json.loads(folder.unlogged.read_text())
+    return row if row["step"] == step else None
+
+
 class Log:
-    """Writes log points to metrics.jsonl and to TensorBoard events, in step."""
+    """Writes log points to metrics.jsonl and to TensorBoard events, in step.
+
+    What cannot be written raises `disk.DiskError`.
+    """
 
     def __init__(self, folder: Folder, step: int):
         """Opens the log at a step; what an interrupted run wrote after it is cut off."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         end = 0
         for end_of_row, row in _rows(folder):
             if row["step"] > step:
                 break
             end = end_of_row
-        self._file = folder.metrics.open("ab")
-        self._file.truncate(end)
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        # Not SummaryWriter: it writes from a thread, and its flush does not wait for it. Files are
-        # named by the second; the suffix keeps apart two that begin in the same one.
-        folder.tensorboard.mkdir(exist_ok=True)
-        self._events = EventsWriter(
-            str(folder.tensorboard / "events"), filename_suffix=f".{time.time_ns()}"
-        )
-        # TensorBoard shall forget what an interrupted run wrote after this step.
-        forget = SessionLog(status=SessionLog.START)
-        self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=forget))
+        self._folder = folder
+        self._failed = False
+        with disk.writing(folder.metrics):
+            # Unbuffered: what was refused once shall not come back when the file is closed.
+            self._file = folder.metrics.open("ab", buffering=0)
+            self._file.truncate(end)
+        with disk.writing(folder.tensorboard):
+            # Not SummaryWriter: it writes from a thread, and its flush does not wait for it. Files
+            # are named by the second; the suffix keeps apart two that begin in the same one.
+            folder.tensorboard.mkdir(exist_ok=True)
+            self._events = EventsWriter(
+                str(folder.tensorboard / "events"), filename_suffix=f".{time.time_ns()}"
+            )
+            # TensorBoard shall forget what an interrupted run wrote after this step.
+            forget = SessionLog(status=SessionLog.START)
+            event = Event(wall_time=time.time(), step=step + 1, session_log=forget)
+            self._events.write_event(event)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a log point, which must hold `step`."""
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
+        self._failed = True
+        with disk.writing(self._folder.metrics):
+            rest = memoryview(json.dumps(row).encode() + b"\n")
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[self._file.write(rest) :]
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in row.items()
             if name != "step"
         ]
         event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
-        self._events.write_event(event)
-        self._events.flush()
+        with disk.writing(self._folder.tensorboard):
+            self._events.write_event(event)
+            self._events.flush()
+        self._failed = False
+
+    def sync(self) -> None:
+        """Has the log survive a power cut: no checkpoint may know of a row that is lost."""
+        with disk.writing(self._folder.metrics):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes both files."""
-        self._file.close()
-        self._events.close()
+        with contextlib.suppress(*[OSError] * self._failed), disk.writing(self._folder.path):
+            self._file.close()
+            self._events.close()
 
 
 def versions() -> dict[str, str]:
@@ -253,13 +311,6 @@ def device() -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file that is never seen half-written."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
-
-
 def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each whole line of metrics.jsonl: where it ends in the file, and its content."""
     if not folder.metrics.exists():
@@ -272,7 +323,7 @@ def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
             int(row["step"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise ValueError(f"{folder.metrics} is damaged: {line!r} is no log point") from None
         yield end, row
 

@@ -1,18 +1,19 @@
 """Runs an experiment in a run folder: training with its log, checkpoints, pictures and progress."""
 
-import os
+import contextlib
+import functools
 import re
-import signal
 import sys
 import time
-from collections.abc import Mapping
-from types import FrameType
+import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
 
-from genmod import record, report, rng, train
-from genmod.experiment import Experiment
+from genmod import disk, record, report, rng, train
+from genmod.experiment import Experiment, Observation
+from genmod.stop import Cut, Phase, Stop
 from genmod.train import checkpoint
 from genmod.types import Key
 
@@ -49,12 +50,16 @@ def run(
     keep: int = 2,
     compiled: bool = True,
     progress: bool = True,
+    stop: Stop | None = None,
 ) -> Outcome:
     """Trains an experiment to its end, continuing from the newest checkpoint in its folder.
 
+    Observing and drawing pictures are a comfort: where they fail in training, a warning says so and
+    training goes on. Where evaluation or pictures fail at the end, all the rest is done first.
+
     Args:
       experiment: what to run.
-      folder: where everything goes.
+      folder: where everything goes; the caller holds its lock.
       seed: the root of all keys.
       log_every: steps between log points; an epoch's if None.
       checkpoint_every: steps between checkpoints, taken at the next log point; five epochs' if
@@ -62,25 +67,51 @@ def run(
       keep: how many checkpoints to keep.
       compiled: False runs every operation on its own, for debugging.
       progress: show a progress bar, or a line a log point where there is no terminal.
+      stop: what listens to signals; by default a run listens for itself.
 
     Raises:
       train.NonFiniteError: when training diverges; the last good state has been saved.
-      CheckpointError: if the newest checkpoint cannot be read.
+      CheckpointError: if every checkpoint is damaged, or the newest holds another model.
+      DiskError: if the disk takes no more; the last checkpoint is as it was.
+      Stopped: by a signal that finds nothing to save.
     """
     key = rng.root(seed)
     log_every = log_every or experiment.steps_per_epoch
     checkpoint_every = checkpoint_every or 5 * experiment.steps_per_epoch
-    saved = checkpoint.steps(folder.checkpoints)
-    carry = None
-    if saved:
-        carry = checkpoint.restore(folder.checkpoints, check(experiment, seed))
-    at = last_saved = saved[-1] if saved else 0
-    print(_first_line(experiment, folder, at), flush=True)
+    with stop or Stop() as stop:
+        checkpoint.clean(folder.checkpoints)
+        found = checkpoint.restore_newest(folder.checkpoints, check(experiment, seed))
+        at, carry = (found.step, found.tree) if found else (0, None)
+        print(_first_line(experiment, folder, at), flush=True)
+        for remark in found.remarks if found else ():
+            print(f"warning: {remark}", file=sys.stderr, flush=True)
 
-    watch = _Watch(experiment, folder, rng.stream(key, "observe"), log_every)
-    log = record.Log(folder, at)
-    with _StopSignals() as stop, _Progress(experiment, at, progress) as bar:
-        try:
+        watch = _Watch(experiment, folder, rng.stream(key, "observe"), log_every)
+        config_hash = record.config_hash(folder) if folder.record.exists() else None
+        last_saved = at
+        with (
+            contextlib.closing(record.Log(folder, at)) as log,
+            _Progress(experiment, at, progress) as bar,
+        ):
+
+            def on_call(step: int) -> bool:
+                stop.phase = Phase.STEPPING
+                bar.reached(step)
+                return stop.signal is not None
+
+            def save(
+                step: int, carry: train.Carry, unlogged: Mapping[str, Any] | None = None
+            ) -> int:
+                if unlogged is not None:  # first: a checkpoint without it would lose the log point
+                    record.write_json(folder.unlogged, unlogged)
+                log.sync()
+                checkpoint.save(folder.checkpoints, step, carry, keep=keep, config_hash=config_hash)
+                return step
+
+            unlogged = record.read_unlogged(folder, at)
+            if unlogged is not None and carry is not None:
+                log.write(unlogged | watch.look(at, carry.state))
+            folder.unlogged.unlink(missing_ok=True)
             points = train.run(
                 experiment.learner,
                 key,
@@ -89,50 +120,65 @@ def run(
                 log_every=log_every,
                 carry=carry,
                 compiled=compiled,
-                on_call=lambda step: bar.reached(step) or stop.signal is not None,
+                on_call=on_call,
             )
-            for point in points:
-                if point.metrics:
-                    row = {
-                        "step": point.step,
-                        "epoch": experiment.epoch(point.step),
-                        **record.losses(point.metrics),
-                        **point.metrics,
-                        "examples_per_s": bar.rate,
-                    }
-                    bar.log_point(row)
-                    log.write(row | watch.look(point.step, point.state))
-                carry, at = point.carry, point.step
-                if at - last_saved >= checkpoint_every or at == experiment.num_steps or stop.signal:
-                    checkpoint.save(folder.checkpoints, at, carry, keep=keep)
-                    last_saved = at
-                bar.resume(at)
-        except train.NonFiniteError as error:
-            checkpoint.save(folder.checkpoints, error.step - 1, error.carry, keep=keep)
-            raise
-        finally:
-            log.close()
-        if stop.signal is not None and at < experiment.num_steps:
+            try:
+                for point in points:
+                    at, carry = point.step, point.carry
+                    if point.metrics:
+                        row = {
+                            "step": at,
+                            "epoch": experiment.epoch(at),
+                            **record.losses(point.metrics),
+                            **point.metrics,
+                            "examples_per_s": bar.rate,
+                        }
+                        bar.log_point(row)
+                        try:
+                            with stop.looking(functools.partial(save, at, carry, row)):
+                                seen = watch.look(at, point.state)
+                        except Cut:
+                            save(at, carry, row)
+                            break
+                        log.write(row | seen)
+                    due = at - last_saved >= checkpoint_every or at == experiment.num_steps
+                    if due or stop.signal is not None:
+                        last_saved = save(at, carry)
+                    bar.resume(at)
+            except train.NonFiniteError as error:
+                save(error.step - 1, error.carry)
+                raise
+        if stop.signal is not None:
             return Outcome(at, stop.signal)
         assert carry is not None
-        stop.at_once = True  # all is saved: the same command finishes what is left
+        stop.phase = Phase.NOTHING_TO_SAVE  # the same command does what is left
         finish(experiment, folder, key, carry.state)
     return Outcome(at, None)
 
 
 def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state: Any) -> None:
-    """Evaluates a trained state and draws its pictures, into the run folder."""
+    """Evaluates a trained state and draws its pictures, into the run folder.
+
+    Raises:
+      Exception: what the experiment's own evaluation or pictures raise, once all else is written.
+    """
     evaluate, draw = experiment.evaluate, experiment.figures
+    failed: list[Exception] = []
     if evaluate is None or draw is None:  # one look for both: they speak of the same samples
-        last = experiment.observe(rng.stream(key, "evaluate"), state)
+        last = Observation()
+        with _put_off(failed):
+            last = experiment.observe(rng.stream(key, "evaluate"), state)
         evaluate = evaluate or (lambda key, state: last.numbers)
         draw = draw or (lambda key, state: last.figures)
-    evaluation = dict(evaluate(rng.stream(key, "evaluate"), state))
+    evaluation, figures = {}, {}
+    with _put_off(failed):
+        evaluation = dict(evaluate(rng.stream(key, "evaluate"), state))
     if evaluation:
         record.write_json(folder.evaluation, evaluation)
         for name, value in evaluation.items():
             print(f"{name}: {value:.4f}")
-    figures = dict(draw(rng.stream(key, "figures"), state))
+    with _put_off(failed):
+        figures = dict(draw(rng.stream(key, "figures"), state))
     rows = record.read_metrics(folder)
     if rows and report.is_game(rows):
         figures["game"] = report.game(rows)
@@ -142,8 +188,22 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
     print("pictures:")
     for name, figure in figures.items():
         path = folder.pictures / f"{name}.png"
-        figure.savefig(path)
-        print(f"  {path}")
+        with _put_off(failed), disk.writing(path):
+            figure.savefig(path)
+            print(f"  {path}")
+    for error in failed[1:]:
+        traceback.print_exception(error)
+    if failed:
+        raise failed[0]
+
+
+@contextlib.contextmanager
+def _put_off(failed: list[Exception]) -> Iterator[None]:
+    """Keeps an error for later."""
+    try:
+        yield
+    except Exception as error:
+        failed.append(error)
 
 
 def _first_line(experiment: Experiment, folder: record.Folder, step: int) -> str:
@@ -171,42 +231,33 @@ class _Watch:
         last_log_point = (step - 1) // self._log_every * self._log_every
         if step // self._every == last_log_point // self._every:
             return {}
-        seen = self._experiment.observe(self._key, state)
+        try:
+            seen = self._experiment.observe(self._key, state)
+        except Exception as error:
+            self._warn(step, f"this look failed: {_in_a_line(error)}; training goes on without it")
+            return {}
         for name, figure in seen.figures.items():
             path = self._folder.pictures / name / f"step-{step:08d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                figure.savefig(path)
+            except Exception as error:
+                self._warn(step, f"the picture {name} failed: {_in_a_line(error)}")
         for warning in seen.warnings:
-            kind = re.sub(r"[\d.]+", "", warning)  # the same one, with other numbers, is no news
-            if kind not in self._said:
-                self._said.add(kind)
-                print(f"warning: step {step:,}: {warning}", file=sys.stderr, flush=True)
+            self._warn(step, warning)
         return dict(seen.numbers)
 
+    def _warn(self, step: int, warning: str) -> None:
+        kind = re.sub(r"[\d.]+", "", warning)  # the same one, with other numbers, is no news
+        if kind not in self._said:
+            self._said.add(kind)
+            print(f"warning: step {step:,}: {warning}", file=sys.stderr, flush=True)
 
-class _StopSignals:
-    """Turns Ctrl-C and SIGTERM into a flag, so that the run can save; a second one is final."""
 
-    def __init__(self):
-        self.signal: int | None = None
-        self.at_once = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._heard)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None or self.at_once:
-            sys.exit(128 + number)
-        self.signal = number
-        # Not print: the signal may have come in the middle of another one.
-        os.write(2, b"\nstopping: saving after this step (once more to stop at once)\n")
+def _in_a_line(error: Exception) -> str:
+    """An error and where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
 
 
 class _Progress:

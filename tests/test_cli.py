@@ -244,6 +244,7 @@ def test_a_run_folder_holds_the_run_and_nothing_else(finished):
         "checkpoints",
         "pictures",
         "tensorboard",
+        "lock",
     }
     found = record.read(finished)
     assert found["experiment"] == "small"

@@ -100,7 +100,7 @@ def test_a_warning_is_said_once_with_its_step(folder, capsys):
 
 
 def test_a_run_that_was_stopped_looks_at_the_same_steps(tmp_path):
-    class Stop(Exception):
+    class Stop(BaseException):
         pass
 
     def stopping(key, state):

@@ -1,31 +1,64 @@
 """Checkpoints: one folder a step, written by Orbax, checked by us.
 
-Saving is synchronous: when `save` returns, the step is on disk; there is no manager to close and no
-thread left behind. A step is a folder named by its number, and counts once it holds a manifest, the
-last file to be written: the SHA-256 of every other. Orbax itself loads a flipped bit in silence.
+Saving is synchronous: when `save` returns, the step is on disk; there is no manager to close and
+no thread left behind. A step is a folder named by its number. It gets that name once it is
+complete, on the disk and not only in memory, and holds a manifest with the size and SHA-256 of
+every other file: Orbax itself loads a flipped bit in silence. A step that is not what was written
+is never loaded; `restore_newest` passes over it to the one before and moves it to `damaged/`, where
+nothing deletes it. One process at a time may write: the run folder's lock is the caller's.
 """
 
+import contextlib
+import functools
 import hashlib
+import importlib.metadata
 import json
+import logging
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from orbax.checkpoint import v1 as orbax
 
-from genmod import checks
+import genmod
+from genmod import checks, disk
 
 _MANIFEST = "manifest.json"
-_TRASH = "trash-"
+_DAMAGED = "damaged"
+# What these begin is no step yet, or one no longer: nobody misses it when it is found at a start.
+_SAVING, _TRASH = "saving-", "trash-"
+_ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class CheckpointError(Exception):
     """A checkpoint is missing, damaged, or does not hold what it should."""
 
 
-def save(folder: str | Path, step: int, tree: Any, *, keep: int = 2) -> Path:
+class _Damaged(CheckpointError):
+    """A checkpoint is not what was written: an older one may do."""
+
+
+class Restored(NamedTuple):
+    """What `restore_newest` has found.
+
+    Attributes:
+      step: number of the step.
+      tree: like the target.
+      remarks: a line for each newer step that was damaged and has been moved aside.
+    """
+
+    step: int
+    tree: Any
+    remarks: list[str]
+
+
+def save(
+    folder: str | Path, step: int, tree: Any, *, keep: int = 2, config_hash: str | None = None
+) -> Path:
     """Writes a tree of arrays as the checkpoint of `step`, then removes all but the newest ones.
 
     Args:
@@ -33,36 +66,46 @@ def save(folder: str | Path, step: int, tree: Any, *, keep: int = 2) -> Path:
       step: number of the step; a checkpoint of the same step is left as it is.
       tree: a tree of arrays.
       keep: how many checkpoints to keep, the new one included.
+      config_hash: of the run's configuration, for the manifest.
 
     Returns:
       The folder of this checkpoint.
 
     Raises:
       ValueError: if keep is not positive.
+      DiskError: if the disk takes no more; the earlier checkpoints are as they were.
     """
     keep = checks.positive_integer("keep", keep)
     folder = Path(folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, step)
     if step not in steps(folder):
-        shutil.rmtree(path, ignore_errors=True)  # what a killed save left behind
-        orbax.save(str(path), tree)
-        _write_manifest(path)
-    for old in steps(folder)[:-keep]:
+        partial = folder / f"{_SAVING}{path.name}"
+        try:
+            with disk.writing(path), _quiet():
+                folder.mkdir(parents=True, exist_ok=True)
+                _remove_unfinished(folder)
+                orbax.save(str(partial), tree)
+                _write_manifest(partial, step, config_hash)
+                if path.exists():  # it has lost its manifest
+                    _move_aside(folder, path)
+                partial.rename(path)
+                disk.sync_folder(folder)
+        except BaseException:
+            _remove_unfinished(folder)
+            raise
+    others = [old for old in steps(folder) if old != step]
+    for old in others[: max(0, len(others) + 1 - keep)]:
         _remove(folder, old)
     return path
 
 
 def steps(folder: str | Path) -> list[int]:
     """The steps that have a checkpoint in `folder`, in ascending order."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.parent.name) for path in folder.glob(f"*[0-9]/{_MANIFEST}"))
+    return [int(path.name) for path in _step_folders(Path(folder)) if (path / _MANIFEST).exists()]
 
 
 def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
-    """Reads a checkpoint back.
+    """Reads a checkpoint back; it changes nothing on the disk.
 
     Args:
       folder: as given to `save`.
@@ -71,7 +114,8 @@ def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
       step: which checkpoint; the newest if None.
 
     Returns:
-      A tree like `target`, on the default device.
+      A tree like `target`, each leaf placed by the `sharding` of the target's leaf where it has
+      one, and on the default device else.
 
     Raises:
       CheckpointError: if there is no such checkpoint, it cannot be read, or it holds other arrays
@@ -82,26 +126,68 @@ def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
     if not found or (step is not None and step not in found):
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
         raise CheckpointError(f"{folder}: expected {wanted}, found the steps {found}")
-    path = _path(folder, found[-1] if step is None else step)
-    _verify(path)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target
-    )
-    try:
-        stored = orbax.metadata(str(path)).metadata
-        _compare(path, stored, placed)
-        return orbax.load(str(path), placed)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        # Orbax raises whatever its storage raises, often with the cause hidden one level down.
-        cause = error.__cause__ or error
-        raise CheckpointError(f"{path}: cannot be read: {type(cause).__name__}: {cause}") from error
+    return _read(_path(folder, found[-1] if step is None else step), target)
+
+
+def restore_newest(folder: str | Path, target: Any) -> Restored | None:
+    """Reads the newest checkpoint that is what was written; damaged ones are moved aside.
+
+    Only damage lets it pass to an older step: a checkpoint that holds other arrays than the target
+    is refused, and nothing is moved. If all are damaged, none is moved either: the next start
+    shall not take the run for a new one.
+
+    Args:
+      folder: as given to `save`.
+      target: as given to `restore`.
+
+    Returns:
+      The step with its tree and remarks, or None if there is no checkpoint at all.
+
+    Raises:
+      CheckpointError: if the checkpoint holds other arrays than the target, or if every one is
+        damaged; each is named.
+    """
+    folder = Path(folder).absolute()
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(_step_folders(folder)):
+        try:
+            tree = _read(path, target)
+        except _Damaged as error:
+            damaged.append((path, str(error)))
+            continue
+        remarks = [
+            f"{reason}; moved to {_move_aside(folder, bad)}, continuing from step {int(path.name)}"
+            for bad, reason in damaged
+        ]
+        return Restored(int(path.name), tree, remarks)
+    if damaged:
+        raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
+    return None
+
+
+def clean(folder: str | Path) -> None:
+    """Removes what a process that was killed has left: unfinished steps, and half-deleted ones."""
+    folder = Path(folder).absolute()
+    _remove_unfinished(folder)
+    for path in folder.glob(f"{_TRASH}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _path(folder: Path, step: int) -> Path:
     return folder / f"{step:09d}"
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """The folders named as `save` names a step, in ascending order; a foreign `7` is none."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if re.fullmatch(r"\d{9}|[1-9]\d{9,}", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name))
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for path in [*folder.glob(f"{_SAVING}*"), *folder.glob(f"*{_ORBAX_UNFINISHED}*")]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(folder: Path, step: int) -> None:
@@ -109,48 +195,123 @@ def _remove(folder: Path, step: int) -> None:
     trash = folder / f"{_TRASH}{step:09d}"
     shutil.rmtree(trash, ignore_errors=True)
     _path(folder, step).rename(trash)
-    shutil.rmtree(trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
-def _hashes(path: Path) -> dict[str, str]:
-    """SHA-256 of every file of a checkpoint but its manifest."""
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != _MANIFEST
+def _move_aside(folder: Path, path: Path) -> Path:
+    """Moves a damaged step out of the way, beside any of the same name."""
+    aside = folder / _DAMAGED
+    aside.mkdir(exist_ok=True)
+    names = (f"{path.name}{f'-{i}' if i else ''}" for i in range(len(list(aside.iterdir())) + 1))
+    free = next(aside / name for name in names if not (aside / name).exists())
+    path.rename(free)
+    disk.sync_folder(folder)
+    return free
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging the traceback of every thread for one error, which it raises too."""
+    logger = logging.getLogger("absl")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a checkpoint but its manifest."""
+    return [f for f in sorted(path.rglob("*")) if f.is_file() and f != path / _MANIFEST]
+
+
+def _sum(path: Path, *, sync: bool = False) -> dict[str, Any]:
+    """Size and SHA-256 of a file; with `sync`, not before it is on the disk."""
+    with path.open("rb") as file:
+        if sync:  # Orbax does so for its arrays only
+            os.fsync(file.fileno())
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": sha256}
+
+
+def _write_manifest(path: Path, step: int, config_hash: str | None) -> None:
+    """Puts a complete step on the disk, its manifest last."""
+    files = {str(file.relative_to(path)): _sum(file, sync=True) for file in _files(path)}
+    manifest = {
+        "step": step,
+        "config_hash": config_hash,
+        "versions": _versions(),
+        "files": files,
     }
+    disk.write_json(path / _MANIFEST, manifest)
+    for inner in [folder for folder in path.rglob("*") if folder.is_dir()]:
+        disk.sync_folder(inner)
+    disk.sync_folder(path)
 
 
-def _write_manifest(path: Path) -> None:
-    manifest = {"sha256": _hashes(path)}
-    partial = path / f"{_MANIFEST}.partial"
-    with partial.open("w") as file:
-        json.dump(manifest, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path / _MANIFEST)
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = ("jax", "orbax-checkpoint")
+    return {"genmod": genmod.__version__} | {p: importlib.metadata.version(p) for p in packages}
 
 
 def _verify(path: Path) -> None:
     """Refuses a checkpoint whose files are not those that were written, before Orbax sees it."""
     try:
-        expected = json.loads((path / _MANIFEST).read_text())["sha256"]
-        found = _hashes(path)
-        names = sorted(expected.keys() | found.keys())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged: its {_MANIFEST} cannot be read: {error}") from None
+        manifest = json.loads((path / _MANIFEST).read_text())
+        expected, step = dict(manifest["files"]), manifest["step"]
+    # A hostile file may be nested deeper than the parser goes.
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = "missing" if isinstance(error, FileNotFoundError) else f"unreadable: {error!r}"
+        raise _Damaged(f"{path}: damaged: its {_MANIFEST} is {reason}") from None
+    if step != int(path.name):
+        raise _Damaged(f"{path}: damaged: its {_MANIFEST} is that of step {step!r}")
+    try:
+        found = {str(file.relative_to(path)): _sum(file) for file in _files(path)}
+    except OSError as error:
+        raise _Damaged(f"{path}: damaged: it cannot be read: {error}") from None
+    names = sorted(expected.keys() | found.keys())
     wrong = [name for name in names if expected.get(name) != found.get(name)]
     if wrong:
-        raise CheckpointError(
+        raise _Damaged(
             f"{path}: damaged: {', '.join(wrong)} is not what was written "
             "(SHA-256 differs, or the file is missing or new)"
         )
 
 
-def _compare(path: Path, stored: Any, target: Any) -> None:
+def _read(path: Path, target: Any) -> Any:
+    """A step's tree, once its files are verified and its arrays are those of the target."""
+    _verify(path)
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default
+        ),
+        target,
+    )
+    try:
+        with _quiet():
+            _refuse_differences(path, orbax.metadata(str(path)).metadata, placed)
+            tree = orbax.load(str(path), placed)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # Orbax raises whatever its storage raises, often with the cause hidden one level down.
+        cause = error.__cause__ or error
+        message = f"{path}: cannot be read: {type(cause).__name__}: {cause}"
+        # The step is whole: where it only finds no room, an older one would not either.
+        no_room = isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause)
+        raise (CheckpointError if no_room else _Damaged)(message) from error
+    # Keys are stored as words, and Orbax makes of them whatever kind of key they were.
+    _refuse_differences(path, tree, placed, kind_of_key=True)
+    return tree
+
+
+def _refuse_differences(path: Path, stored: Any, target: Any, *, kind_of_key: bool = False) -> None:
     """Refuses a checkpoint whose arrays differ from the target's in name, shape or type."""
-    has = {name: _describe(leaf) for name, leaf in _named_leaves(stored).items()}
-    wants = {name: _describe(leaf) for name, leaf in _named_leaves(target).items()}
+    has = {n: _describe(leaf, kind_of_key) for n, leaf in _named_leaves(stored).items()}
+    wants = {n: _describe(leaf, kind_of_key) for n, leaf in _named_leaves(target).items()}
     differences = [
         f"{name}: expected {wants.get(name, 'nothing')}, found {has.get(name, 'nothing')}"
         for name in sorted(has.keys() | wants.keys())
@@ -169,7 +330,7 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
     }
 
 
-def _describe(leaf: Any) -> str:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+def _describe(leaf: Any, kind_of_key: bool) -> str:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) and not kind_of_key:
         leaf = jax.eval_shape(jax.random.key_data, leaf)  # stored as the key's words
     return f"{leaf.dtype} {list(leaf.shape)}"
