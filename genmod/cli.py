@@ -1,9 +1,11 @@
 """The command `genmod`.
 
 Exit codes: 0 done, 1 a bug or a disk that takes no more, 2 usage or configuration (also a run
-folder in use), 3 bad data, 4 training diverged, 5 checkpoint damaged, 130 Ctrl-C, 143 SIGTERM.
+folder in use), 3 bad data, 4 training diverged, 5 checkpoint damaged, 6 another process of the run
+is gone, 130 Ctrl-C, 143 SIGTERM.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -13,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -38,6 +40,23 @@ class RunOptions:
     """Steps between checkpoints; five epochs' by default."""
     keep: int = 2
     """How many checkpoints to keep."""
+    seeds: int = 1
+    """How many runs to train as one program: of the seed, the next one, and so on. Their numbers
+    are given as mean +- standard error."""
+    devices: int | None = None
+    """How many devices to use, one by default; on a CPU they share its cores. Of each process where
+    there are several, all by default."""
+    how: Literal["sharded", "pmap"] = "sharded"
+    """Several devices by a program that the compiler partitions, or by one step mapped over
+    them."""
+    cluster: bool = False
+    """Be one of several processes that are one run, as the environment says (SLURM, GKE, TPU)."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes, where the environment does not say it."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
     progress: bool = True
     """Show progress: a bar on a terminal, else a line for each log point."""
     debug: bool = False
@@ -46,39 +65,63 @@ class RunOptions:
     def __post_init__(self):
         from genmod import checks
 
-        checks.positive_integer("keep", self.keep)
-        for name in ("log_every", "checkpoint_every"):
+        for name in ("keep", "seeds"):
+            checks.positive_integer(name, getattr(self, name))
+        for name in ("log_every", "checkpoint_every", "devices", "num_processes"):
             if getattr(self, name) is not None:
                 checks.positive_integer(name, getattr(self, name))
 
 
 def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
     """Trains an experiment; the flags come from its Config."""
-    for path in _named_run_dirs(arguments):  # before the imports: those take a second
-        lock.refuse_running(path)
-    from genmod import experiment, record, runner
+    if not _of_several(arguments):
+        for path in _named_run_dirs(arguments):  # before the imports: those take a second
+            lock.refuse_running(path)
+    import jax
+
+    from genmod import cluster, experiment, record, runner
     from genmod.train import NonFiniteError
 
     source = experiment.find(name)
     module = experiment.load(source)
     config, options = _parse(module, source.stem, arguments)
-    path = options.run_dir or Path("runs") / source.stem / experiment.default_name(config)
-    lock.refuse_running(path)
+    path = options.run_dir or Path("runs") / source.stem / experiment.default_name(
+        config, options.seeds
+    )
     configure_compilation_cache()
-    built = module.build(config)
-    runner.check(built, config.seed)  # before there is a folder
-    record.refuse_foreign(record.Folder(path))
-    with lock.held(path):
-        folder, remarks = record.open_folder(
-            path,
-            experiment=source.stem,
-            source=source,
-            config=experiment.config_as_json(config),
-            fingerprint=built.dataset.fingerprint,
-            command=shlex.join(["genmod", "train", name, *arguments]),
+    if options.devices is not None:
+        with contextlib.suppress(RuntimeError):  # too late where the devices are known already
+            jax.config.update("jax_num_cpu_devices", options.devices)
+    with contextlib.ExitStack() as stack:
+        if _of_several(arguments):
+            given = (options.coordinator, options.num_processes, options.process_id)
+            stack.enter_context(cluster.joined(*given))
+        else:
+            lock.refuse_running(path)
+        leads = cluster.leads()
+        built = experiment.over(
+            module.build(config),
+            config.seed,
+            options.seeds,
+            choose_devices(options.devices),
+            options.how,
         )
-        for remark in remarks:
-            print(f"note: {remark}", file=sys.stderr)
+        runner.check(built, config.seed)  # before there is a folder
+        folder = record.Folder(path)
+        if leads:
+            record.refuse_foreign(folder)
+            stack.enter_context(lock.held(path))
+            folder, remarks = record.open_folder(
+                path,
+                experiment=source.stem,
+                source=source,
+                config=experiment.config_as_json(config),
+                fingerprint=built.dataset.fingerprint,
+                command=shlex.join(["genmod", "train", name, *arguments]),
+                seeds=options.seeds,
+            )
+            for remark in remarks:
+                print(f"note: {remark}", file=sys.stderr)
         stop = stop or Stop()
         try:
             outcome = runner.run(
@@ -93,12 +136,20 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
                 stop=stop,
             )
         except NonFiniteError as error:
-            print(f"genmod: error: {error}, in {folder.checkpoints}", file=sys.stderr)
+            if leads:
+                print(f"genmod: error: {error}, in {folder.checkpoints}", file=sys.stderr)
             return _DIVERGED
     if outcome.signal is not None:
-        print(stop.saved_at(outcome.step))
+        if leads:
+            print(stop.saved_at(outcome.step))
         return 128 + outcome.signal
     return 0
+
+
+def _of_several(arguments: Sequence[str]) -> bool:
+    """Whether this is to be one of several processes, by the flags that say so."""
+    flags = ("--cluster", "--coordinator", "--num-processes", "--process-id")
+    return any(word.replace("_", "-").startswith(flags) for word in arguments)
 
 
 def _named_run_dirs(arguments: Sequence[str]) -> list[Path]:
@@ -114,6 +165,7 @@ def sample(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     num: int = 100,
     seed: int = 0,
+    index: int = 0,
     out: Path = Path("samples.png"),
 ) -> int:
     """Draws images from a trained run and writes them as a grid.
@@ -122,12 +174,13 @@ def sample(
       run: the run folder.
       num: how many images.
       seed: seed of the draws.
+      index: which of the runs, where the folder holds several seeds; the first is 0.
       out: the picture to write.
     """
     import jax
 
     from genmod import checks, experiment, record, report, rng, runner
-    from genmod.train import checkpoint
+    from genmod.train import checkpoint, pick
 
     checks.positive_integer("num", num)
     key = rng.stream(rng.root(seed), "sample")
@@ -140,7 +193,13 @@ def sample(
     recorded = record.read(folder)
     module = experiment.load(folder.experiment)
     built = module.build(experiment.config_from_json(module.Config, recorded["config"]))
-    carry = checkpoint.restore(folder.checkpoints, runner.check(built, seed))
+    seeds = recorded.get("seeds", 1)
+    if not 0 <= index < seeds:
+        raise ValueError(f"index must be one of the {seeds} runs, from 0, got {index}")
+    many = experiment.over(built, seed, seeds)
+    carry = checkpoint.restore(folder.checkpoints, runner.check(many, seed))
+    if seeds > 1:
+        carry = pick(carry, index)
     images = jax.jit(built.learner.sample, static_argnums=2)(key, carry.state, num)
     (built.show or report.image_grid)(images).savefig(out)
     print(out)
@@ -173,8 +232,10 @@ def runs(
             str(found.path),
             recorded["created"][:16].replace("T", " "),
             f"{last['epoch']:g} of {recorded['config'].get('epochs', '?')}",
-            ", ".join(f"{value:.4f}" for value in record.losses(last).values()) or "-",
-            ", ".join(f"{k} {v:.2f}" for k, v in record.read_evaluation(found).items()),
+            ", ".join(record.readable(record.losses(last)).values()) or "-",
+            ", ".join(
+                f"{k} {v}" for k, v in record.readable(record.read_evaluation(found)).items()
+            ),
         )
     if table.row_count:
         Console(width=None if sys.stdout.isatty() else 160).print(table)
@@ -200,6 +261,9 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> No
             code = 128 + signal.SIGPIPE
         except Exception as error:
             code = _explain(error, "--debug" in arguments)
+    if "genmod.cluster" in sys.modules and sys.modules["genmod.cluster"].broken():
+        sys.stderr.flush()
+        os._exit(code)  # the orderly way waits for the other processes
     sys.exit(code)
 
 
@@ -218,6 +282,25 @@ def configure_compilation_cache() -> None:
     # By default JAX keeps only what took a second to compile; here a start is many small programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def choose_devices(num: int | None) -> list[Any]:
+    """The devices of a run: `num` of each process, which on a CPU share its cores.
+
+    By default one, or all where there are several processes.
+
+    Raises:
+      ValueError: if there are fewer.
+    """
+    import jax
+
+    here = jax.local_devices()
+    if num is not None and len(here) < num:
+        raise ValueError(f"devices must be at most {len(here)} here, got {num}")
+    if jax.process_count() == 1:
+        return here[: num or 1]
+    own = [[d for d in jax.devices() if d.process_index == k] for k in range(jax.process_count())]
+    return [device for devices in own for device in devices[: num or len(devices)]]
 
 
 def _dispatch(arguments: list[str], stop: Stop) -> int:

@@ -8,11 +8,13 @@ single device, where they do nothing.
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genmod.types import Array
@@ -63,6 +65,31 @@ def partitioned(sharding: NamedSharding) -> Iterator[None]:
         yield
     finally:
         _partition.reset(token)
+
+
+def agree(value: int, choose: Callable[[Sequence[int]], int] = max) -> int:
+    """A whole number that all processes of a run choose together, from what each of them says.
+
+    Their clocks differ and a signal reaches one of them, but their steps must be the same: all of
+    them must call this at the same point.
+    """
+    if jax.process_count() == 1:
+        return value
+    return choose(multihost_utils.process_allgather(np.int32(value)).tolist())
+
+
+def local(tree: Any) -> Any:
+    """The same arrays on the default device alone, for what is not written for many.
+
+    Where an array is spread over processes, all of them must call this.
+    """
+
+    def bring(leaf: Array) -> Array:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return jnp.asarray(jax.device_get(leaf))
+        return jnp.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(bring, tree)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from genmod import checks
+import jax
+import numpy as np
+
+from genmod import checks, rng, train
 from genmod.data import Dataset
 from genmod.train import Learner
-from genmod.types import BatchAt, Key
+from genmod.types import BatchAt, Key, Keys
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,12 +31,12 @@ class Observation(NamedTuple):
     """What a look at a run in training has seen.
 
     Attributes:
-      numbers: by name, for the log.
+      numbers: by name, for the log; arrays [num] where there are several runs.
       figures: matplotlib figures by name; each look's are kept.
       warnings: what the person who trains should hear of, each of them once.
     """
 
-    numbers: Mapping[str, float] = MappingProxyType({})
+    numbers: Mapping[str, Any] = MappingProxyType({})
     figures: Mapping[str, Figure] = MappingProxyType({})
     warnings: Sequence[str] = ()
 
@@ -82,6 +85,70 @@ class Experiment(NamedTuple):
     def epoch(self, step: int) -> float:
         """Number of epochs that `step` steps make."""
         return step * self.batch_size / len(self.dataset.images)
+
+
+def over_seeds(built: Experiment, seed: int, num: int) -> Experiment:
+    """`num` runs of an experiment as one, of seed, seed + 1, ...
+
+    Its functions take keys [num] and a state with a leading axis of runs. Numbers become arrays
+    [num], figures get the seed into their name; looks draw those of the first run.
+    """
+    seeds = range(seed, seed + num)
+
+    def each(function: Callable[[Key, Any], Any], keys: Keys, state: Any) -> list[Any]:
+        runs = [jax.tree.map(lambda leaf, k=k: leaf[k], state) for k in range(num)]
+        return [function(keys[k], run) for k, run in enumerate(runs)]
+
+    def together(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    def observe(keys: Keys, state: Any) -> Observation:
+        seen = each(built.observe, keys, state)
+        return Observation(
+            together([one.numbers for one in seen]),
+            seen[0].figures,
+            [
+                f"seed {s}: {text}"
+                for s, one in zip(seeds, seen, strict=True)
+                for text in one.warnings
+            ],
+        )
+
+    def evaluate(keys: Keys, state: Any) -> Mapping[str, Any]:
+        assert built.evaluate is not None
+        return together(each(built.evaluate, keys, state))
+
+    def figures(keys: Keys, state: Any) -> Mapping[str, Figure]:
+        draw = built.figures or (lambda key, state: built.observe(key, state).figures)
+        drawn = zip(seeds, each(draw, keys, state), strict=True)
+        return {f"seed-{s}/{name}": figure for s, ones in drawn for name, figure in ones.items()}
+
+    return built._replace(
+        learner=train.over_seeds(built.learner, num),
+        observe=observe,
+        evaluate=built.evaluate and evaluate,
+        figures=figures,
+    )
+
+
+def over(
+    built: Experiment,
+    seed: int,
+    seeds: int = 1,
+    devices: Sequence[jax.Device] = (),
+    how: Literal["pmap", "sharded"] = "sharded",
+) -> Experiment:
+    """An experiment as it is run: with several seeds as one program, on several devices.
+
+    Raises:
+      ValueError: if the last seed is none.
+    """
+    rng.root(seed + seeds - 1)
+    if seeds > 1:
+        built = over_seeds(built, seed, seeds)
+    if len(devices) > 1:
+        built = built._replace(learner=train.over_devices(built.learner, how, devices))
+    return built
 
 
 def find(name: str, folder: str | Path = "experiments") -> Path:
@@ -138,13 +205,17 @@ def load(path: str | Path) -> ModuleType:
     return module
 
 
-def default_name(config: Any) -> str:
+def default_name(config: Any, seeds: int = 1) -> str:
     """A folder name that says what a configuration changes: `seed-0`, `seed-1_latent_dim-2`.
+
+    Several seeds are `seeds-0-9`.
 
     The same command gives the same name and so finds its run again; another configuration gets a
     folder of its own. `epochs` is left out, as a longer run continues a shorter one.
     """
     parts = [f"seed-{config.seed}"]
+    if seeds > 1:
+        parts = [f"seeds-{config.seed}-{config.seed + seeds - 1}"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         factory = field.default_factory

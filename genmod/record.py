@@ -17,6 +17,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -96,6 +97,7 @@ def open_folder(
     config: Mapping[str, Any],
     fingerprint: str,
     command: str,
+    seeds: int = 1,
 ) -> tuple[Folder, list[str]]:
     """Makes a run folder, or opens the one that the same run left behind.
 
@@ -106,6 +108,7 @@ def open_folder(
       config: the configuration as JSON holds it. `epochs` may differ from the folder's.
       fingerprint: of the training data.
       command: how to start the run again.
+      seeds: number of runs in one, the first of which has the configuration's seed.
 
     Returns:
       The folder, and remarks about it: what has changed since the run began that may change bits.
@@ -118,6 +121,7 @@ def open_folder(
     now = {
         "experiment": experiment,
         "config": dict(config),
+        "seeds": seeds,
         "data": fingerprint,
         "versions": versions(),
         "device": device(),
@@ -207,7 +211,23 @@ def read_metrics(folder: Folder) -> list[dict[str, Any]]:
 
 def losses(row: Mapping[str, Any]) -> dict[str, Any]:
     """What of a log point says most: `loss`, or the losses of several players."""
-    return {name: value for name, value in row.items() if name == "loss" or name.endswith("_loss")}
+    ends = ("loss", "loss_se")
+    return {n: value for n, value in row.items() if n in ends or n.endswith(("_loss", "_loss_se"))}
+
+
+def readable(values: Mapping[str, Any]) -> dict[str, str]:
+    """Numbers for people, with their standard errors where there are several runs."""
+    shown = {}
+    for name, value in values.items():
+        if name == "seeds" or name.removesuffix("_se") in shown:
+            continue
+        error = values.get(f"{name}_se")
+        if error:  # two digits of it, and the value to the same place
+            places = max(0, 1 - math.floor(math.log10(error)))
+            shown[name] = f"{value:.{places}f} +- {error:.{places}f}"
+        else:
+            shown[name] = f"{value:.4f}"
+    return shown
 
 
 def read_evaluation(folder: Folder) -> dict[str, float]:
@@ -271,7 +291,7 @@ class Log:
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in row.items()
-            if name != "step"
+            if name not in ("step", "seeds")
         ]
         event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
         with disk.writing(self._folder.tensorboard):
@@ -336,9 +356,9 @@ def _refuse_differences(folder: Folder, before: Mapping[str, Any], now: Mapping[
         if name != "epochs" and old.get(name) != new.get(name)
     ]
     differences += [
-        f"{name} is {before[name]!r} there and {now[name]!r} here"
-        for name in ("experiment", "data")
-        if before[name] != now[name]
+        f"{name} is {before.get(name, 1)!r} there and {now[name]!r} here"
+        for name in ("experiment", "seeds", "data")
+        if before.get(name, 1) != now[name]
     ]
     if differences:
         raise ValueError(

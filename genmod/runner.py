@@ -6,16 +6,18 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from genmod import disk, record, report, rng, train
+from genmod import cluster, devices, disk, evaluate, record, report, rng, train
 from genmod.experiment import Experiment, Observation
 from genmod.stop import Cut, Phase, Stop
 from genmod.train import checkpoint
-from genmod.types import Key
+from genmod.types import Key, Keys
 
 
 class Outcome(NamedTuple):
@@ -30,14 +32,26 @@ class Outcome(NamedTuple):
     signal: int | None
 
 
+def keys(experiment: Experiment, seed: int) -> Key | Keys:
+    """The key of a run, or those of its runs where it is over seeds."""
+    key = rng.root(seed)
+    seeds = experiment.learner.seeds
+    return key if seeds is None else rng.of_seeds(key, seeds)
+
+
 def check(experiment: Experiment, seed: int) -> Any:
     """What a run of this experiment carries, as shapes and types; nothing is computed.
 
     Raises:
       ValueError: if seed is none, or the parts of the experiment do not fit together.
     """
-    key = rng.root(seed)
-    return train.shapes(experiment.learner, key, experiment.batch_at)
+    shapes = train.shapes(experiment.learner, keys(experiment, seed), experiment.batch_at)
+    if experiment.learner.mesh is None:
+        return shapes
+    everywhere = NamedSharding(experiment.learner.mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
+    )
 
 
 def run(
@@ -75,23 +89,24 @@ def run(
       DiskError: if the disk takes no more; the last checkpoint is as it was.
       Stopped: by a signal that finds nothing to save.
     """
-    key = rng.root(seed)
+    key = keys(experiment, seed)
     log_every = log_every or experiment.steps_per_epoch
     checkpoint_every = checkpoint_every or 5 * experiment.steps_per_epoch
     with stop or Stop() as stop:
-        checkpoint.clean(folder.checkpoints)
         found = checkpoint.restore_newest(folder.checkpoints, check(experiment, seed))
         at, carry = (found.step, found.tree) if found else (0, None)
-        print(_first_line(experiment, folder, at), flush=True)
+        leads = cluster.leads()
+        if leads:
+            print(_first_line(experiment, folder, at), flush=True)
         for remark in found.remarks if found else ():
             print(f"warning: {remark}", file=sys.stderr, flush=True)
 
         watch = _Watch(experiment, folder, rng.stream(key, "observe"), log_every)
-        config_hash = record.config_hash(folder) if folder.record.exists() else None
+        config_hash = record.config_hash(folder) if leads and folder.record.exists() else None
         last_saved = at
         with (
-            contextlib.closing(record.Log(folder, at)) as log,
-            _Progress(experiment, at, progress) as bar,
+            contextlib.closing(record.Log(folder, at) if leads else _NoLog()) as log,
+            _Progress(experiment, at, progress and leads) as bar,
         ):
 
             def on_call(step: int) -> bool:
@@ -108,10 +123,11 @@ def run(
                 checkpoint.save(folder.checkpoints, step, carry, keep=keep, config_hash=config_hash)
                 return step
 
-            unlogged = record.read_unlogged(folder, at)
-            if unlogged is not None and carry is not None:
-                log.write(unlogged | watch.look(at, carry.state))
-            folder.unlogged.unlink(missing_ok=True)
+            unlogged = record.read_unlogged(folder, at) if leads else None
+            if devices.agree(unlogged is not None) and carry is not None:
+                log.write(_joined(unlogged or {}, watch.look(at, carry.state)))
+            if leads:
+                folder.unlogged.unlink(missing_ok=True)
             points = train.run(
                 experiment.learner,
                 key,
@@ -129,30 +145,35 @@ def run(
                         row = {
                             "step": at,
                             "epoch": experiment.epoch(at),
-                            **record.losses(point.metrics),
-                            **point.metrics,
+                            **_summary(record.losses(point.metrics) | point.metrics),
                             "examples_per_s": bar.rate,
                         }
                         bar.log_point(row)
                         try:
-                            with stop.looking(functools.partial(save, at, carry, row)):
+                            with _cut_short(stop, functools.partial(save, at, carry, row)):
                                 seen = watch.look(at, point.state)
                         except Cut:
                             save(at, carry, row)
                             break
-                        log.write(row | seen)
+                        log.write(_joined(row, seen))
                     due = at - last_saved >= checkpoint_every or at == experiment.num_steps
-                    if due or stop.signal is not None:
+                    number = devices.agree(stop.signal or 0)
+                    if due or number:
                         last_saved = save(at, carry)
+                    if number:
+                        break
                     bar.resume(at)
             except train.NonFiniteError as error:
                 save(error.step - 1, error.carry)
                 raise
-        if stop.signal is not None:
-            return Outcome(at, stop.signal)
+        number = devices.agree(stop.signal or 0)
+        if number:
+            return Outcome(at, number)
         assert carry is not None
         stop.phase = Phase.NOTHING_TO_SAVE  # the same command does what is left
-        finish(experiment, folder, key, carry.state)
+        state = carry.state if experiment.learner.mesh is None else devices.local(carry.state)
+        if leads:
+            finish(experiment, folder, key, state)
     return Outcome(at, None)
 
 
@@ -162,21 +183,21 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
     Raises:
       Exception: what the experiment's own evaluation or pictures raise, once all else is written.
     """
-    evaluate, draw = experiment.evaluate, experiment.figures
+    judge, draw = experiment.evaluate, experiment.figures
     failed: list[Exception] = []
-    if evaluate is None or draw is None:  # one look for both: they speak of the same samples
+    if judge is None or draw is None:  # one look for both: they speak of the same samples
         last = Observation()
         with _put_off(failed):
             last = experiment.observe(rng.stream(key, "evaluate"), state)
-        evaluate = evaluate or (lambda key, state: last.numbers)
+        judge = judge or (lambda key, state: last.numbers)
         draw = draw or (lambda key, state: last.figures)
     evaluation, figures = {}, {}
     with _put_off(failed):
-        evaluation = dict(evaluate(rng.stream(key, "evaluate"), state))
+        evaluation = _summary(judge(rng.stream(key, "evaluate"), state))
     if evaluation:
         record.write_json(folder.evaluation, evaluation)
-        for name, value in evaluation.items():
-            print(f"{name}: {value:.4f}")
+        for name, value in record.readable(evaluation).items():
+            print(f"{name}: {value}")
     with _put_off(failed):
         figures = dict(draw(rng.stream(key, "figures"), state))
     rows = record.read_metrics(folder)
@@ -184,11 +205,11 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
         figures["game"] = report.game(rows)
     elif rows:
         figures["curves"] = report.curves(rows)
-    folder.pictures.mkdir(exist_ok=True)
     print("pictures:")
     for name, figure in figures.items():
         path = folder.pictures / f"{name}.png"
         with _put_off(failed), disk.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path)
             print(f"  {path}")
     for error in failed[1:]:
@@ -225,11 +246,15 @@ class _Watch:
         self._every = experiment.observe_every or experiment.steps_per_epoch
         self._said: set[str] = set()
 
-    def look(self, step: int, state: Any) -> dict[str, float]:
+    def look(self, step: int, state: Any) -> dict[str, Any]:
         """What the log should hold of this look; nothing if it is not time for one."""
         # By the steps alone, so that a run that was stopped in between looks at the same steps.
         last_log_point = (step - 1) // self._log_every * self._log_every
         if step // self._every == last_log_point // self._every:
+            return {}
+        if self._experiment.learner.mesh is not None:
+            state = devices.local(state)
+        if not cluster.leads():
             return {}
         try:
             seen = self._experiment.observe(self._key, state)
@@ -245,13 +270,52 @@ class _Watch:
                 self._warn(step, f"the picture {name} failed: {_in_a_line(error)}")
         for warning in seen.warnings:
             self._warn(step, warning)
-        return dict(seen.numbers)
+        return _summary(seen.numbers)
 
     def _warn(self, step: int, warning: str) -> None:
         kind = re.sub(r"[\d.]+", "", warning)  # the same one, with other numbers, is no news
         if kind not in self._said:
             self._said.add(kind)
             print(f"warning: step {step:,}: {warning}", file=sys.stderr, flush=True)
+
+
+def _summary(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers as the log holds them; of many runs mean, standard error, and each run's own."""
+    of_runs = {name: np.asarray(value) for name, value in values.items() if np.ndim(value)}
+    summary: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in of_runs:
+            summary[name] = float(value)
+            continue
+        summary[name], summary[f"{name}_se"] = evaluate.estimate(of_runs[name])
+    if of_runs:
+        summary["seeds"] = {name: value.tolist() for name, value in of_runs.items()}
+    return summary
+
+
+def _joined(row: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    joined = {**row, **seen}
+    if "seeds" in joined:
+        joined["seeds"] = {**row.get("seeds", {}), **seen.get("seeds", {})}
+    return joined
+
+
+class _NoLog:
+    """The log of a process that does not lead."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Writes nothing."""
+
+    def sync(self) -> None:
+        """Has nothing to sync."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
+def _cut_short(stop: Stop, save: Callable[[], int]) -> contextlib.AbstractContextManager[None]:
+    """Around a look, which a signal cuts short; but not where other processes wait for this one."""
+    return stop.looking(save) if jax.process_count() == 1 else contextlib.nullcontext()
 
 
 def _in_a_line(error: Exception) -> str:
@@ -307,15 +371,18 @@ class _Progress:
 
     @property
     def rate(self) -> float:
-        """Examples per second since the last log point."""
-        return round(self._steps * self._experiment.batch_size / max(self._seconds, 1e-9), 1)
+        """Examples per second since the last log point, of all runs together."""
+        runs = self._experiment.learner.seeds or 1
+        return round(self._steps * runs * self._experiment.batch_size / max(self._seconds, 1e-9), 1)
 
     def log_point(self, row: Mapping[str, Any]) -> None:
         """Shows a log point."""
-        self._bar.set_postfix({n: f"{v:.4g}" for n, v in record.losses(row).items()})
+        shown = record.readable(record.losses(row))
+        self._bar.set_postfix(shown)
         if self._lines:
-            left = (self._experiment.num_steps - row["step"]) * self._experiment.batch_size
-            losses = "  ".join(f"{n} {v:.4f}" for n, v in record.losses(row).items())
+            runs = self._experiment.learner.seeds or 1
+            left = (self._experiment.num_steps - row["step"]) * runs * self._experiment.batch_size
+            losses = "  ".join(f"{n} {v}" for n, v in shown.items())
             print(
                 f"epoch {row['epoch']:g}  step {row['step']:,}  {losses}  "
                 f"{row['examples_per_s']:,.0f} examples/s  "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from genmod import checks
 from genmod.report import canvas
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NOT_CURVES = ("step", "epoch", "examples_per_s")
+_NOT_CURVES = ("step", "epoch", "examples_per_s", "seeds")
 _IN_A_ROW = 4
 
 # The panels of `game`, in order: title, and the metrics of `train.adversarial` that it shows.
@@ -29,7 +31,8 @@ def curves(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Fi
 
     Args:
       rows: log points as `metrics.jsonl` holds them: `step`, `epoch` and metrics by name; a metric
-        may be missing from some.
+        may be missing from some. Of several runs the mean is drawn in a band of one standard error
+        to either side.
       title: shown above.
 
     Raises:
@@ -81,7 +84,9 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         raise ValueError("rows must hold at least one log point, got none")
     return [
-        name for name in dict.fromkeys(n for row in rows for n in row) if name not in _NOT_CURVES
+        name
+        for name in dict.fromkeys(n for row in rows for n in row)
+        if name not in _NOT_CURVES and not name.endswith("_se")
     ]
 
 
@@ -103,7 +108,13 @@ def _draw(
     over = "epoch" if "epoch" in rows[0] else "step"
     for name in names:
         points = [(row[over], row[name]) for row in rows if name in row]
-        panel.plot(*zip(*points, strict=True), marker=".", markersize=4)
+        (line,) = panel.plot(*zip(*points, strict=True), marker=".", markersize=4)
+        bands = [(row[over], row[name], row[f"{name}_se"]) for row in rows if f"{name}_se" in row]
+        if bands:
+            at, means, errors = np.array(bands).T
+            panel.fill_between(
+                at, means - errors, means + errors, color=line.get_color(), alpha=0.3
+            )
     panel.set_title(heading, fontsize=11)
     panel.set_xlabel(over)
     panel.grid(alpha=0.3)

@@ -25,7 +25,7 @@ import jax
 from orbax.checkpoint import v1 as orbax
 
 import genmod
-from genmod import checks, disk
+from genmod import checks, devices, disk
 
 _MANIFEST = "manifest.json"
 _DAMAGED = "damaged"
@@ -78,21 +78,28 @@ def save(
     keep = checks.positive_integer("keep", keep)
     folder = Path(folder).absolute()
     path = _path(folder, step)
-    if step not in steps(folder):
+    leads = jax.process_index() == 0
+    if not devices.agree(leads and step in steps(folder)):
         partial = folder / f"{_SAVING}{path.name}"
         try:
             with disk.writing(path), _quiet():
-                folder.mkdir(parents=True, exist_ok=True)
-                _remove_unfinished(folder)
+                if leads:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    _remove_unfinished(folder)
+                devices.agree(0)  # all write into the folder that one of them has made
                 orbax.save(str(partial), tree)
-                _write_manifest(partial, step, config_hash)
-                if path.exists():  # it has lost its manifest
-                    _move_aside(folder, path)
-                partial.rename(path)
-                disk.sync_folder(folder)
+                if leads:
+                    _write_manifest(partial, step, config_hash)
+                    if path.exists():  # it has lost its manifest
+                        _move_aside(folder, path)
+                    partial.rename(path)
+                    disk.sync_folder(folder)
         except BaseException:
-            _remove_unfinished(folder)
+            if leads:
+                _remove_unfinished(folder)
             raise
+    if not leads:
+        return path
     others = [old for old in steps(folder) if old != step]
     for old in others[: max(0, len(others) + 1 - keep)]:
         _remove(folder, old)
@@ -148,6 +155,10 @@ def restore_newest(folder: str | Path, target: Any) -> Restored | None:
         damaged; each is named.
     """
     folder = Path(folder).absolute()
+    if jax.process_index() == 0:
+        clean(folder)
+    if jax.process_count() > 1:
+        return _restore_together(folder, target)
     damaged: list[tuple[Path, str]] = []
     for path in reversed(_step_folders(folder)):
         try:
@@ -155,14 +166,37 @@ def restore_newest(folder: str | Path, target: Any) -> Restored | None:
         except _Damaged as error:
             damaged.append((path, str(error)))
             continue
-        remarks = [
-            f"{reason}; moved to {_move_aside(folder, bad)}, continuing from step {int(path.name)}"
-            for bad, reason in damaged
-        ]
-        return Restored(int(path.name), tree, remarks)
+        return Restored(int(path.name), tree, _set_aside(folder, damaged, int(path.name)))
     if damaged:
         raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
     return None
+
+
+def _restore_together(folder: Path, target: Any) -> Restored | None:
+    """`restore_newest` by all processes of a run: the first finds the step that all read."""
+    found, remarks = 0, []
+    if jax.process_index() == 0:
+        damaged = []
+        for path in reversed(_step_folders(folder)):
+            try:
+                _verify(path)
+            except _Damaged as error:
+                damaged.append((path, str(error)))
+                continue
+            found = int(path.name)
+            remarks = _set_aside(folder, damaged, found)
+            break
+        if damaged and not found:
+            raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
+    found = devices.agree(found)
+    return Restored(found, restore(folder, target, step=found), remarks) if found else None
+
+
+def _set_aside(folder: Path, damaged: list[tuple[Path, str]], step: int) -> list[str]:
+    return [
+        f"{reason}; moved to {_move_aside(folder, bad)}, continuing from step {step}"
+        for bad, reason in damaged
+    ]
 
 
 def clean(folder: str | Path) -> None:

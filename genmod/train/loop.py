@@ -3,13 +3,12 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from genmod import checks, devices, rng
 from genmod.train.learner import Learner
@@ -196,12 +195,12 @@ def _points(
         log_point = min(num_steps, (step // log_every + 1) * log_every)
         with contextlib.nullcontext() if compiled else jax.disable_jit():
             while step < log_point and not stop:
-                length = _agree(min, min(calls.length, log_point - step))
+                length = devices.agree(min(calls.length, log_point - step), min)
                 began = time.perf_counter()
                 carry = _advance_finite(learner, key, batch_at, carry, length)
                 calls.took(length, time.perf_counter() - began)
                 step += length
-                stop = bool(_agree(max, bool(on_call and on_call(step))))
+                stop = bool(devices.agree(bool(on_call and on_call(step))))
         if step == log_point:
             means, carry = _drain(carry)
             yield Point(step, _readable(means), carry)
@@ -222,13 +221,6 @@ class _CallLength:
     def took(self, length: int, seconds: float) -> None:
         fitting = length * _SECONDS_PER_CALL / max(seconds, 1e-9)
         self.length = max(1, min(int(fitting), 8 * length))
-
-
-def _agree(choose: Callable[[Sequence[int]], int], value: int) -> int:
-    """A number that all processes choose together: their clocks differ, their steps must not."""
-    if jax.process_count() == 1:
-        return value
-    return choose(multihost_utils.process_allgather(np.int32(value)).tolist())
 
 
 def _advance_finite(
