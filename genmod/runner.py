@@ -144,6 +144,8 @@ def run(
                     due = at - last_saved >= checkpoint_every or at == experiment.num_steps
                     if due or stop.signal is not None:
                         last_saved = save(at, carry)
+                    if stop.signal is not None:
+                        break
                     bar.resume(at)
             except train.NonFiniteError as error:
                 save(error.step - 1, error.carry)
