@@ -44,13 +44,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     with writing(path):
         try:
             with partial.open("w") as file:
-                file.write(json.dumps(content, indent=2) + "\n")
+                file.write(json_text(content))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """What `write_json` writes."""
+    return json.dumps(content, indent=2) + "\n"
 
 
 def sync_folder(path: Path) -> None:

@@ -69,7 +69,8 @@ class Stop:
             reading, self._writing = os.pipe()
             os.set_blocking(self._writing, False)
             self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-            threading.Thread(target=self._listen, args=(reading,), daemon=True).start()
+            self._thread = threading.Thread(target=self._listen, args=(reading,), daemon=True)
+            self._thread.start()
         for number in _SIGNALS:
             signal.signal(number, self._heard)
         return self
@@ -82,6 +83,7 @@ class Stop:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._writing)
+        self._thread.join()  # a thread that wakes while Python goes down takes it down with a crash
         self._before = {}
         if isinstance(error, Stopped):
             self._say_nothing_new()

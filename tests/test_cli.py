@@ -11,134 +11,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from commands import SMALL, refused
 from PIL import Image
 
-from genmod import cli, experiment, record, report, rng, train
+from genmod import experiment, record, report, rng, train
 from genmod.train import checkpoint
 
-SMALL = Path(__file__).parent / "small_experiment.py"
 SHIPPED = Path(__file__).parent.parent / "experiments"
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def first_line(self):
-        return self.out.splitlines()[0]
-
-    @property
-    def message(self):
-        """What was said about an error, as one line, without the frame around it."""
-        return re.sub(r"[\s─│╭╮╰╯]+", " ", self.err)
-
-
-def refused(ended, code, *said):
-    """Asserts that a command ended with a code and a message that is for people."""
-    assert ended.code == code, ended
-    assert "Traceback" not in ended.err
-    for part in said:
-        assert part in ended.message
-    assert len(ended.message) < 700, "a message, not a report"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder to work in, with an experiment in ./experiments and a compilation cache."""
-    folder = tmp_path_factory.mktemp("place")
-    (folder / "experiments").mkdir()
-    shutil.copy(SMALL, folder / "experiments" / "small.py")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def environment(place):
-    """What real processes get: the cache is not the user's, and no warning goes unseen."""
-    inherited = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    return {
-        **inherited,
-        "GENMOD_CACHE_DIR": str(place / "cache"),
-        "PYTHONWARNINGS": "error",
-        "COLUMNS": "200",
-    }
-
-
-class Process:
-    """`genmod` as a process of its own."""
-
-    def __init__(self, folder, environment, name, *arguments):
-        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
-        command = [Path(sys.executable).with_name("genmod"), *arguments]
-        with self._out.open("w") as out, self._err.open("w") as err:
-            self._process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True
-            )
-
-    def wait_for(self, text):
-        """Waits until the process has printed this."""
-        end = time.monotonic() + 60
-        while text not in self._out.read_text():
-            assert self._process.poll() is None, self.ended()
-            assert time.monotonic() < end, f"did not print {text!r}"
-            time.sleep(0.05)
-
-    def send(self, number):
-        self._process.send_signal(number)
-
-    def ended(self, timeout=60):
-        try:
-            code = self._process.wait(timeout)
-        finally:
-            self._process.kill()
-        return Ended(code, self._out.read_text(), self._err.read_text())
-
-
-@pytest.fixture(scope="module")
-def process(place, environment):
-    def start(name, *arguments):
-        return Process(place, environment, name, *map(str, arguments))
-
-    return start
-
-
-@pytest.fixture
-def genmod(place, environment, monkeypatch, capsys):
-    """`genmod` in this process, where a process of its own would show nothing more."""
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    for name in ("GENMOD_CACHE_DIR", "COLUMNS"):
-        monkeypatch.setenv(name, environment[name])
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM)}
-    options = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
-    )
-    values = {name: getattr(jax.config, name) for name in options}
-
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        return Ended(ended.value.code, *capsys.readouterr())
-
-    monkeypatch.chdir(place)
-    cli.configure_compilation_cache()
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    for name, value in values.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -158,22 +41,6 @@ def finished(place, trained):
 def run(finished, tmp_path):
     """A copy of a finished run, to be changed."""
     return record.Folder(shutil.copytree(finished.path, tmp_path / "run"))
-
-
-@pytest.fixture
-def altered(tmp_path):
-    """Writes the small experiment with some of its text replaced."""
-
-    def write(*replacements):
-        text = SMALL.read_text()
-        for old, new in replacements:
-            assert text.count(old) == 1, f"{old!r} is not there once"
-            text = text.replace(old, new)
-        path = tmp_path / "altered.py"
-        path.write_text(text)
-        return path
-
-    return write
 
 
 def without_rate(rows):

@@ -1,6 +1,5 @@
 """A real run, killed at random moments and started again, ends in an undisturbed one's bits."""
 
-import json
 import os
 import random
 import signal
@@ -9,12 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
-from orbax.checkpoint import v1 as orbax
-
-from genmod.train import checkpoint
+from commands import assert_same_end, contents
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["mnist_vae", "--epochs", "6", "--hidden", "40", "--latent-dim", "2"]
@@ -44,41 +39,9 @@ def finish(arguments, folder):
     return output
 
 
-def contents(folder):
-    """All that a run leaves behind and that must repeat: timings are left out."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        assert row.pop("examples_per_s") > 0
-    steps = checkpoint.steps(folder / "checkpoints")
-    leaves = _arrays(folder / "checkpoints" / f"{steps[-1]:09d}")
-    assert len(leaves) > 10
-    evaluation = folder / "evaluation.json"
-    return {
-        "rows": rows,
-        "step": steps[-1],
-        "arrays": leaves,
-        "evaluation": evaluation.read_text() if evaluation.exists() else None,
-        "pictures": {
-            str(path.relative_to(folder)): path.read_bytes()
-            for path in (folder / "pictures").rglob("*.png")
-        },
-    }
-
-
 def rows_of(folder):
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _arrays(path):
-    """Every array in a checkpoint as bytes, read without any knowledge of what it should hold."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        orbax.metadata(str(path)).metadata,
-    )
-    leaves = jax.tree_util.tree_leaves_with_path(orbax.load(str(path), target))
-    return {jax.tree_util.keystr(name): np.asarray(leaf).tobytes() for name, leaf in leaves}
 
 
 @pytest.mark.timeout(900)
@@ -104,9 +67,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, argument
     last = finish(arguments, tmp_path / "killed")
     assert "continuing at step" in last.splitlines()[0]
 
-    undisturbed, killed = contents(tmp_path / "undisturbed"), contents(tmp_path / "killed")
-    for part in undisturbed:
-        assert killed[part] == undisturbed[part], part
+    assert_same_end(tmp_path / "killed", tmp_path / "undisturbed")
 
 
 def test_another_seed_ends_in_other_bits(tmp_path):

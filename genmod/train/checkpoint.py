@@ -278,10 +278,17 @@ def _write_manifest(path: Path, step: int, config_hash: str | None) -> None:
         "versions": _versions(),
         "files": files,
     }
-    disk.write_json(path / _MANIFEST, manifest)
+    disk.write_json(path / _MANIFEST, _sealed(manifest))
     for inner in [folder for folder in path.rglob("*") if folder.is_dir()]:
         disk.sync_folder(inner)
     disk.sync_folder(path)
+
+
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the SHA-256 of its own content as `seal`."""
+    content = {name: value for name, value in manifest.items() if name != "seal"}
+    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return content | {"seal": seal}
 
 
 @functools.cache
@@ -293,12 +300,16 @@ def _versions() -> dict[str, str]:
 def _verify(path: Path) -> None:
     """Refuses a checkpoint whose files are not those that were written, before Orbax sees it."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-        expected, step = dict(manifest["files"]), manifest["step"]
+        text = (path / _MANIFEST).read_text()
+        manifest = json.loads(text)
+        expected, step = dict[str, Any](manifest["files"]), manifest["step"]
+        intact = disk.json_text(_sealed(manifest)) == text
     # A hostile file may be nested deeper than the parser goes.
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = "missing" if isinstance(error, FileNotFoundError) else f"unreadable: {error!r}"
         raise _Damaged(f"{path}: damaged: its {_MANIFEST} is {reason}") from None
+    if not intact:
+        raise _Damaged(f"{path}: damaged: its {_MANIFEST} is not what was written")
     if step != int(path.name):
         raise _Damaged(f"{path}: damaged: its {_MANIFEST} is that of step {step!r}")
     try:
