@@ -52,9 +52,9 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-# train, evaluate, vae and gan rest on rng, types and checks alone (train on disk too), so that
-# each serves code that genmod never made; the outer rooms use the inner ones, never the other way
-# round.
+# train, evaluate, vae and gan rest on the base alone (rng, types, checks, devices; train on disk
+# too), so that each serves code that genmod never made; the outer rooms use the inner ones, never
+# the other way round.
 ALLOWED = {
     "rng.py": {"types"},
     "types.py": set(),
@@ -62,10 +62,11 @@ ALLOWED = {
     "lock.py": {"disk"},
     "stop.py": set(),
     "checks.py": set(),
-    "nets": {"checks", "nets", "types"},
+    "devices.py": {"types"},
+    "nets": {"checks", "devices", "nets", "types"},
     "vae": {"checks", "rng", "types", "vae"},
     "gan": {"checks", "gan", "rng", "types"},
-    "train": {"checks", "disk", "rng", "train", "types"},
+    "train": {"checks", "devices", "disk", "rng", "train", "types"},
     "evaluate": {"checks", "evaluate", "rng", "types"},
     "data": {"checks", "data", "rng", "types"},
     "report": {"checks", "data", "evaluate", "report", "train"},
