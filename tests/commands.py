@@ -83,6 +83,8 @@ class Process:
         if fault is not None:
             program = [sys.executable, FAULTY, fault]
         limit = (resource.RLIMIT_FSIZE, (file_size, file_size))
+        if file_size is not None:  # JAX warns, which is an error here, and leaves half an entry
+            environment = environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
         with self._out.open("w") as out, self._err.open("w") as err:
             self._process = subprocess.Popen(
                 [*program, *arguments],
