@@ -1,0 +1,97 @@
+"""Several seeds and several devices from the command line."""
+
+import json
+
+import numpy as np
+import pytest
+from commands import SMALL, refused
+
+from genmod import record
+
+
+def rows(folder):
+    return record.read_metrics(record.Folder(folder))
+
+
+def test_seeds_are_one_program_whose_every_run_is_the_run_alone(genmod, tmp_path):
+    many = genmod("train", SMALL, "--run-dir", tmp_path / "many", "--seed", 3, "--seeds", 3)
+    assert many.code == 0, many
+    assert " +- " in many.out
+    found = rows(tmp_path / "many")
+    evaluation = json.loads((tmp_path / "many" / "evaluation.json").read_text())
+    for index in range(3):
+        folder = tmp_path / f"alone-{index}"
+        assert genmod("train", SMALL, "--run-dir", folder, "--seed", 3 + index).code == 0
+        for row, alone in zip(found, rows(folder), strict=True):
+            for name in ("loss", "kl", "reconstruction"):
+                np.testing.assert_allclose(row["seeds"][name][index], alone[name], rtol=1e-4)
+        alone = json.loads((folder / "evaluation.json").read_text())
+        np.testing.assert_allclose(
+            evaluation["seeds"]["negative_elbo"][index], alone["negative_elbo"], rtol=1e-4
+        )
+    values = np.array(found[-1]["seeds"]["loss"])
+    assert found[-1]["loss"] == pytest.approx(values.mean())
+    assert found[-1]["loss_se"] == pytest.approx(values.std(ddof=1) / np.sqrt(3))
+    pictures = {
+        str(p.relative_to(tmp_path / "many" / "pictures"))
+        for p in (tmp_path / "many" / "pictures").rglob("*.png")
+    }
+    assert pictures >= {"seed-3/samples.png", "seed-5/latents.png", "curves.png"}
+
+
+def test_seeds_go_on_where_they_stopped_and_are_not_other_seeds(genmod, tmp_path):
+    run = ["train", SMALL, "--run-dir", tmp_path / "run", "--seeds", 2]
+    whole = ["train", SMALL, "--run-dir", tmp_path / "whole", "--seeds", 2, "--epochs", 5]
+    assert genmod(*run).code == 0
+    assert "continuing at step 12" in genmod(*run, "--epochs", 5).out
+    assert genmod(*whole).code == 0
+    assert [r["seeds"] for r in rows(tmp_path / "run")] == [
+        r["seeds"] for r in rows(tmp_path / "whole")
+    ]
+    refused(genmod(*run[:-1], 3), 2, "seeds is 2 there and 3 here")
+    refused(genmod(*run[:-2]), 2, "seeds is 2 there and 1 here")
+
+
+def test_samples_of_each_seed(genmod, tmp_path):
+    folder, picture = tmp_path / "run", tmp_path / "samples.png"
+    genmod("train", SMALL, "--run-dir", folder, "--seeds", 2, "--epochs", 1)
+    seen = set()
+    for index in range(2):
+        assert genmod("sample", folder, "--index", index, "--num", 4, "--out", picture).code == 0
+        seen.add(picture.read_bytes())
+    assert len(seen) == 2
+    refused(
+        genmod("sample", folder, "--index", 2, "--out", picture), 2, "one of the 2 runs, from 0"
+    )
+
+
+@pytest.mark.parametrize("how", ["sharded", "pmap"])
+def test_devices_change_no_number(genmod, tmp_path, how):
+    assert genmod("train", SMALL, "--run-dir", tmp_path / "one").code == 0
+    several = ["--devices", 4, "--how", how]
+    assert genmod("train", SMALL, "--run-dir", tmp_path / "four", *several).code == 0
+    for one, four in zip(rows(tmp_path / "one"), rows(tmp_path / "four"), strict=True):
+        for name in ("loss", "kl", "reconstruction"):
+            np.testing.assert_allclose(four[name], one[name], rtol=1e-5)
+    # A checkpoint of four devices restores on one, and the other way round.
+    more = ["--epochs", 5]
+    assert genmod("train", SMALL, "--run-dir", tmp_path / "four", *more).code == 0
+    assert genmod("train", SMALL, "--run-dir", tmp_path / "one", *several, *more).code == 0
+    for one, four in zip(rows(tmp_path / "one"), rows(tmp_path / "four"), strict=True):
+        np.testing.assert_allclose(four["loss"], one["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--seeds", 0], "seeds must be a positive whole number, got 0"),
+        (["--seed", 2**32 - 2, "--seeds", 4], "seed must be a whole number in [0, 2**32)"),
+        (["--devices", 0], "devices must be a positive whole number, got 0"),
+        (["--devices", 1000], "devices must be at most 4 here, got 1000"),
+        (["--devices", 3], "a batch of 16 examples cannot be cut into equal shares for 3 devices"),
+        (["--how", "shraded"], "invalid choice"),
+    ],
+)
+def test_impossible_seeds_and_devices_are_refused(genmod, tmp_path, flags, said):
+    refused(genmod("train", SMALL, "--run-dir", tmp_path / "run", *flags), 2, said)
+    assert not (tmp_path / "run").exists()
