@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from genmod import checks, data, gan, nets, observe, report, rng, train
@@ -38,6 +39,8 @@ class Config:
     """Latent dimensions."""
     hidden: tuple[int, ...] = (256, 512)
     """Units of the generator's hidden layers; the discriminator mirrors them."""
+    generator_norm: Literal["none", "batch"] = "batch"
+    """Normalisation in the generator; without it both games collapse."""
     learning_rate: float = 2e-4
     """Adam's learning rate."""
     b1: float = 0.5
@@ -60,13 +63,21 @@ def build(config: Config) -> Experiment:
     images = data.load(config.dataset)
     shape = images.images.shape[1:]
     model = gan.make(
-        nets.mlp(config.hidden, shape, output=jax.nn.sigmoid),
+        nets.mlp(
+            config.hidden,
+            shape,
+            norm={"none": None, "batch": "batch"}[config.generator_norm],
+            output=jnp.tanh,
+        ),
         nets.mlp(config.hidden[::-1], 1, activation=lambda x: jax.nn.leaky_relu(x, 0.2)),
         latent_dim=config.latent_dim,
-        image_range=(0, 1),
+        image_range=(-1, 1),
     )
     learner = train.adversarial(
-        model, gan.LOSSES[config.loss], optax.adam(config.learning_rate, b1=config.b1)
+        model,
+        gan.LOSSES[config.loss],
+        optax.adam(config.learning_rate, b1=config.b1),
+        as_images=lambda x: (x + 1) / 2,
     )
 
     def look(key, state):
@@ -74,7 +85,9 @@ def build(config: Config) -> Experiment:
 
     return Experiment(
         learner=learner,
-        batch_at=data.batches(images.images, batch_size=config.batch_size),
+        batch_at=data.batches(
+            images.images, batch_size=config.batch_size, prepare=data.signed_unit_interval
+        ),
         dataset=images,
         batch_size=config.batch_size,
         epochs=config.epochs,
