@@ -2,10 +2,11 @@
 
     python experiments/tables/mixtures.py --out table.json
 
-Each row is the experiment `mixtures` with other flags, and all its seeds are one program: the step
-is mapped over seeds, each with its own initialisation, order of the data and noise. Printed are
-mean and standard error over seeds of PacGAN's three scores on 2,500 samples (from the generator's
-average), beside what perfect samples score and what PacGAN published for its own, larger networks.
+Each row is the experiment `mixtures` with other flags, and all its seeds are one program
+(`train.over_seeds`): seed k of a row is `genmod train mixtures --seed k` with its flags. Printed
+are mean and standard error over seeds of PacGAN's three scores on 2,500 samples (from the
+generator's average), beside what perfect samples score and what PacGAN published for its own,
+larger networks.
 """
 
 import json
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
@@ -52,25 +52,6 @@ class Options:
             checks.positive_integer(name, getattr(self, name))
 
 
-def over_seeds(learner: train.Learner, batch_at: Any, num: int) -> tuple[train.Learner, Any]:
-    """A learner of `num` independent runs, and their batches, [num, B, ...] each."""
-    seeds = jnp.arange(num)
-
-    def mapped(function: Any) -> Any:
-        return lambda key, *trees: jax.vmap(
-            lambda seed, *one: function(rng.at_step(key, seed), *one)
-        )(seeds, *trees)
-
-    def batches(key: Any, step: Any) -> Any:
-        return jax.vmap(lambda seed: batch_at(rng.at_step(key, seed), step))(seeds)
-
-    def sample(key: Any, state: Any, samples: int) -> Any:
-        return mapped(lambda key, one: learner.sample(key, one, samples))(key, state)
-
-    # The points are a constant of this program: they are few.
-    return train.Learner(mapped(learner.init), mapped(learner.step), sample), batches
-
-
 def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[Any], float]:
     """One row: the scores of each seed, and the seconds that all took together."""
     file = experiment.load(Path(__file__).parents[1] / "mixtures.py")
@@ -78,9 +59,9 @@ def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[
         mixture=mixture, epochs=options.epochs, decay_epochs=options.epochs, **flags
     )
     built = file.build(config)
-    learner, batch_at = over_seeds(built.learner, built.batch_at, options.seeds)
+    learner = train.over_seeds(built.learner, options.seeds)
     began = time.perf_counter()
-    (*_, end) = train.run(learner, rng.root(0), batch_at, num_steps=built.num_steps)
+    (*_, end) = train.run(learner, rng.root(0), built.batch_at, num_steps=built.num_steps)
     samples = jax.jit(learner.sample, static_argnums=2)(rng.root(1), end.state, SAMPLES)
     seconds = time.perf_counter() - began
     truth = data.MIXTURES[mixture]
