@@ -7,6 +7,7 @@ is gone, 130 Ctrl-C, 143 SIGTERM.
 
 import contextlib
 import dataclasses
+import importlib.util
 import itertools
 import os
 import shlex
@@ -25,6 +26,10 @@ from genmod.stop import Stop
 _FAILED, _USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 1, 2, 3, 4, 5
 _CODES = {"DiskError": _FAILED, "DataError": _BAD_DATA, "CheckpointError": _BAD_CHECKPOINT}
 _PICTURES = (".png", ".pdf", ".svg")
+_SAME_BITS_ON_GPU = (
+    "--xla_gpu_exclude_nondeterministic_ops=true",
+    "--xla_gpu_autotune_level=0",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +94,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
         config, options.seeds
     )
     configure_compilation_cache()
+    configure_gpu()
     if options.devices is not None:
         with contextlib.suppress(RuntimeError):  # too late where the devices are known already
             jax.config.update("jax_num_cpu_devices", options.devices)
@@ -282,6 +288,19 @@ def configure_compilation_cache() -> None:
     # By default JAX keeps only what took a second to compile; here a start is many small programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def configure_gpu() -> None:
+    """Has a GPU repeat its bits: no kernels whose sums come in any order, none chosen by a race.
+
+    Flags of your own in XLA_FLAGS take precedence. Nothing of JAX may have been used before; where
+    there is no plugin for GPUs, nothing is changed.
+    """
+    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        return
+    given = os.environ.get("XLA_FLAGS", "")
+    flags = [flag for flag in _SAME_BITS_ON_GPU if flag.partition("=")[0] not in given]
+    os.environ["XLA_FLAGS"] = " ".join([*given.split(), *flags])
 
 
 def choose_devices(num: int | None) -> list[Any]:

@@ -136,7 +136,7 @@ def open_folder(
             "bits may differ"
             for part in ("versions", "device")
             for name, value in now[part].items()
-            if before[part].get(name) != value
+            if before[part].get(name, value) != value
         ]
         if not folder.experiment.exists():  # killed between the record and the copy
             shutil.copyfile(source, folder.experiment)
@@ -328,6 +328,7 @@ def device() -> dict[str, Any]:
         "count": len(devices),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 

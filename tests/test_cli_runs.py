@@ -95,3 +95,26 @@ def test_devices_change_no_number(genmod, tmp_path, how):
 def test_impossible_seeds_and_devices_are_refused(genmod, tmp_path, flags, said):
     refused(genmod("train", SMALL, "--run-dir", tmp_path / "run", *flags), 2, said)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "given", "flags"),
+    [
+        (None, "--xla_dump_to=a", "--xla_dump_to=a"),
+        (
+            "jax_cuda13_plugin",
+            "--xla_dump_to=a",
+            "--xla_dump_to=a --xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0",
+        ),
+        (
+            "jax_cuda12_plugin",
+            "--xla_gpu_autotune_level=4",
+            "--xla_gpu_autotune_level=4 --xla_gpu_exclude_nondeterministic_ops=true",
+        ),
+    ],
+)
+def test_a_gpu_is_asked_to_repeat_its_bits(monkeypatch, plugin, given, flags):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin or None)
+    monkeypatch.setenv("XLA_FLAGS", given)
+    cli.configure_gpu()
+    assert os.environ["XLA_FLAGS"] == flags
