@@ -1,12 +1,14 @@
 """Several seeds and several devices from the command line."""
 
+import importlib.util
 import json
+import os
 
 import numpy as np
 import pytest
 from commands import SMALL, refused
 
-from genmod import record
+from genmod import cli, record
 
 
 def rows(folder):
@@ -104,7 +106,8 @@ def test_impossible_seeds_and_devices_are_refused(genmod, tmp_path, flags, said)
         (
             "jax_cuda13_plugin",
             "--xla_dump_to=a",
-            "--xla_dump_to=a --xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0",
+            "--xla_dump_to=a --xla_gpu_exclude_nondeterministic_ops=true "
+            "--xla_gpu_autotune_level=0",
         ),
         (
             "jax_cuda12_plugin",
