@@ -52,7 +52,7 @@ def assert_same_curve(ours, theirs):
 
 
 def test_two_processes_are_one_run_of_four_devices(place, alone, together, tmp_path):
-    first, second = (p.ended() for p in together(tmp_path / "two", "--epochs", "3"))
+    first, second = (p.ended(180) for p in together(tmp_path / "two", "--epochs", "3"))
     assert (first.code, second.code) == (0, 0), (first, second)
     assert "a new run of 12 steps" in first.out
     assert "negative_elbo" in first.out
@@ -66,7 +66,7 @@ def test_two_processes_are_one_run_of_four_devices(place, alone, together, tmp_p
     command = ["train", str(SMALL), "--run-dir", str(tmp_path / "two"), "--epochs", "6"]
     longer = Process(place, alone, "longer", *command).ended()
     assert "continuing at step 12" in longer.out, longer
-    first, second = (p.ended() for p in together(tmp_path / "four", "--epochs", "6"))
+    first, second = (p.ended(180) for p in together(tmp_path / "four", "--epochs", "6"))
     assert "continuing at step 12" in first.out, (first, second)
     assert_same_curve(rows(tmp_path / "two"), rows(tmp_path / "four"))
 
@@ -114,7 +114,7 @@ def test_a_signal_to_one_process_stops_all_with_one_checkpoint(together, tmp_pat
 def test_a_process_that_fails_says_why_and_ends_the_other(together, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("not a run")
-    first, second = (p.ended() for p in together(tmp_path / "run"))
+    first, second = (p.ended(180) for p in together(tmp_path / "run"))
     refused(first, 2, "exists and is not a genmod run")
     refused(second, 6, "process 0 of 2 has failed: see what it says")
     assert os.listdir(tmp_path / "run") == ["notes.txt"]
@@ -138,7 +138,7 @@ def test_half_of_a_cluster_is_refused(place, alone, flags, said, tmp_path):
 
 
 def test_seeds_are_spread_over_processes(place, alone, together, tmp_path):
-    first, second = (p.ended() for p in together(tmp_path / "two", "--seeds", "4"))
+    first, second = (p.ended(180) for p in together(tmp_path / "two", "--seeds", "4"))
     assert (first.code, second.code) == (0, 0), (first, second)
     command = ["train", str(SMALL), "--run-dir", str(tmp_path / "one"), "--seeds", "4"]
     assert Process(place, alone, "one", *command).ended().code == 0
