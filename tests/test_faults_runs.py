@@ -290,6 +290,19 @@ def test_28_neither_place_nor_hash_seed_nor_language_changes_a_bit(place, enviro
     assert_same_end(elsewhere / "run", finished.path)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_28_the_number_of_cores_may_change_bits_and_is_recorded():
+    # One core or two: the loss of article_vae differs in its last digits after an epoch, as XLA
+    # adds up the parts of a product in another order. `mixtures` has smaller ones and does not.
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert record.device()["cores"] == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert record.device()["cores"] == len(cores)
+
+
 @pytest.mark.parametrize("word", ["allow_pickle", "pickle", "eval(", "yaml.load", "shell=True"])
 def test_24_what_runs_the_code_of_a_file_does_not_stand_in_the_package(word):
     for path in Path(package.__file__).parent.rglob("*.py"):
