@@ -12,7 +12,6 @@ import pytest
 from commands import assert_same_end, refused
 from test_runner import experiment, look
 
-import genmod as package
 from genmod import lock, record, report, runner
 from genmod.experiment import Observation
 from genmod.train import checkpoint
@@ -301,9 +300,3 @@ def test_28_the_number_of_cores_may_change_bits_and_is_recorded():
     finally:
         os.sched_setaffinity(0, cores)
     assert record.device()["cores"] == len(cores)
-
-
-@pytest.mark.parametrize("word", ["allow_pickle", "pickle", "eval(", "yaml.load", "shell=True"])
-def test_24_what_runs_the_code_of_a_file_does_not_stand_in_the_package(word):
-    for path in Path(package.__file__).parent.rglob("*.py"):
-        assert word not in path.read_text().replace("allow_pickle=False", ""), path
