@@ -14,7 +14,7 @@ import pytest
 import tensorstore
 from commands import assert_same_end, refused
 
-from genmod import disk, record, rng
+from genmod import data, digits, disk, record, rng
 from genmod.train import checkpoint
 from genmod.train.checkpoint import CheckpointError
 
@@ -223,6 +223,19 @@ def test_24_a_pickle_in_place_of_a_file_is_never_run(tmp_path):
             continue
         # Orbax does not read all of its files.
         assert np.asarray(found["kernel"]).tobytes() == np.asarray(tree(1)["kernel"]).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["npz of objects", "pickle"])
+def test_24_objects_in_place_of_the_classifiers_arrays_are_never_run(tmp_path, kind):
+    import pickle
+
+    path = tmp_path / "classifier.npz"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"0": Harm(), "fingerprint": Harm()}))
+    else:
+        np.savez(path, **{"0": np.array([Harm()], object), "fingerprint": np.array("sha256:")})
+    with pytest.raises(data.DataError, match=r"damaged \(.*allow_pickle=False"):
+        digits._read(path, (np.zeros(1),))
 
 
 @pytest.mark.parametrize("target", [600, 10**12])
