@@ -5,6 +5,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_11_the_folder_that_has_no_name_in_the_command_is_locked_too(genmod, pla
 
 def test_12_a_disk_that_is_full_at_a_save_is_named_and_the_run_goes_on_later(process, copied):
     command = (*SMALL_RUN, copied.path.name, "--epochs", 5)
-    ended = process("full", *command, file_size=8000).ended()
+    ended = process("full", *command, fault="limit:8000").ended()
     refused(ended, 1, "checkpoints/000000020: cannot be written: File too large", "MB free on that")
     names = sorted(path.name for path in copied.checkpoints.iterdir())
     assert names == ["000000012"]
@@ -141,7 +142,7 @@ def test_12_a_small_disk_that_is_full(place, process, finished):
 def test_13_a_disk_that_is_full_while_logging_is_named_and_the_run_goes_on_later(place, process):
     command = (*SMALL_RUN, "logging", "--epochs", 60, "--log-every", 1)
     process("warm", *SMALL_RUN, "warm", "--epochs", 1).ended()
-    ended = process("logging", *command, file_size=16_000).ended()
+    ended = process("logging", *command, fault="limit:16000").ended()
     refused(ended, 1, "logging/metrics.jsonl: cannot be written: File too large", "MB free")
     folder = record.Folder(place / "logging")
     (*_, newest) = checkpoint.steps(folder.checkpoints)
@@ -284,7 +285,8 @@ def test_28_neither_place_nor_hash_seed_nor_language_changes_a_bit(place, enviro
         "LANG": "tr_TR.UTF-8",
         "LC_ALL": "C",
     }
-    command = ["genmod", "train", str(place / "experiments" / "small.py"), "--run-dir", "run"]
+    command = [sys.executable, "-m", "genmod", "train"]
+    command += [str(place / "experiments" / "small.py"), "--run-dir", "run"]
     subprocess.run(command, cwd=elsewhere, env=other, check=True, capture_output=True, timeout=120)
     assert_same_end(elsewhere / "run", finished.path)
 
