@@ -326,10 +326,16 @@ def device() -> dict[str, Any]:
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         "count": len(devices),
-        "cores": os.cpu_count(),
+        "cores": _cores(),
         "machine": platform.machine(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _cores() -> int | None:
+    """The cores that this process may use: XLA cuts its sums into as many parts."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count()
 
 
 def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:

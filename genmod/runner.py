@@ -321,7 +321,8 @@ def _cut_short(stop: Stop, save: Callable[[], int]) -> contextlib.AbstractContex
 def _in_a_line(error: Exception) -> str:
     """An error and where it was raised."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+    said = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {said} ({place.filename}:{place.lineno})"
 
 
 class _Progress:

@@ -43,13 +43,18 @@ class Cut(BaseException):
 class Stop:
     """A context within which signals stop a run.
 
+    With the arguments of the command it owns the process, and may end it while compiled code is
+    running. Without, as in a notebook, it only raises: Ctrl-C is the usual KeyboardInterrupt.
+
     Attributes:
       signal: the signal that has been heard, or None.
       phase: what there is to save; nothing, at first.
     """
 
-    def __init__(self, arguments: Sequence[str] = ()):
-        """With the arguments of the command that continues."""
+    def __init__(self, arguments: Sequence[str] | None = None):
+        """With the arguments of the command, if it owns the process."""
+        self._owns_process = arguments is not None
+        arguments = arguments or ()
         self.signal: int | None = None
         self.phase = Phase.NOTHING_TO_SAVE
         self._command = shlex.join(["genmod", *arguments]) if arguments[:1] == ["train"] else None
@@ -66,11 +71,8 @@ class Stop:
             return self  # only the main thread may listen, and nobody has asked this one
         if not self._before:
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}
-            reading, self._writing = os.pipe()
-            os.set_blocking(self._writing, False)
-            self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-            self._thread = threading.Thread(target=self._listen, args=(reading,), daemon=True)
-            self._thread.start()
+            if self._owns_process:
+                self._start_thread()
         for number in _SIGNALS:
             signal.signal(number, self._heard)
         return self
@@ -81,9 +83,10 @@ class Stop:
             return
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup)
-        os.close(self._writing)
-        self._thread.join()  # a thread that wakes while Python goes down takes it down with a crash
+        if self._owns_process:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._writing)
+            self._thread.join()  # one that wakes while Python goes down takes it down with a crash
         self._before = {}
         if isinstance(error, Stopped):
             self._say_nothing_new()
@@ -114,11 +117,20 @@ class Stop:
     def _heard(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal is not None, number
         if again or self.phase is Phase.NOTHING_TO_SAVE:
+            if number == signal.SIGINT and not self._owns_process:
+                raise KeyboardInterrupt
             raise Stopped(128 + number)
         # Not print: the signal may have come in the middle of another one.
         os.write(2, b"\nstopping: saving after this step (once more to stop at once)\n")
         if self.phase is Phase.LOOKING:
             raise Cut
+
+    def _start_thread(self) -> None:
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, args=(reading,), daemon=True)
+        self._thread.start()
 
     def _listen(self, reading: int) -> None:
         """Runs in a thread: the signals arrive here whatever the program is doing."""

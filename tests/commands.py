@@ -1,10 +1,8 @@
 """The command `genmod` for the tests: in a process of its own, or in this one."""
 
-import functools
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -76,15 +74,12 @@ def environment(place):
 class Process:
     """`genmod` as a process of its own."""
 
-    def __init__(self, folder, environment, name, *arguments, fault=None, file_size=None):
-        """With a fault of `faulty.py`, or files that may not grow beyond a number of bytes."""
+    def __init__(self, folder, environment, name, *arguments, fault=None):
+        """With a fault of `faulty.py`, if one is named."""
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         program = [Path(sys.executable).with_name("genmod")]
         if fault is not None:
             program = [sys.executable, FAULTY, fault]
-        limit = (resource.RLIMIT_FSIZE, (file_size, file_size))
-        if file_size is not None:  # JAX warns, which is an error here, and leaves half an entry
-            environment = environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
         with self._out.open("w") as out, self._err.open("w") as err:
             self._process = subprocess.Popen(
                 [*program, *arguments],
@@ -93,7 +88,6 @@ class Process:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                preexec_fn=file_size and functools.partial(resource.setrlimit, *limit),
             )
         self.pid = self._process.pid
 

@@ -5,11 +5,13 @@ A fault is a name, a colon and a place:
     kill:N       SIGKILL at the Nth operation on a file of a checkpoint, from the start of a save
     pause:PLACE  the process says PLACE and waits a minute, where only a signal gets it on
     block:PLACE  the same in compiled code, which hears no signal
+    limit:BYTES  no file can grow beyond these, as on a full disk
 
 Places: import, compile, look, evaluate, figures, restore; save, which takes only a second longer.
 """
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -19,6 +21,10 @@ def main() -> None:
     kind, place = sys.argv.pop(1).split(":")
     if kind == "kill":
         kill_at(int(place))
+    elif kind == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(place), int(place)))
+        # It only warns where it cannot write, which is an error in the tests.
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     elif place == "import":
         sys.meta_path.insert(0, SlowImport())
     else:

@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM in every phase of a run: faults 4 and 5 of the README's table."""
 
+import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from commands import assert_same_end
 
 from genmod import record
+from genmod.stop import Cut, Phase, Stop
 from genmod.train import checkpoint
 
 PATIENCE = 15  # seconds; 5 where nothing else runs, and a pause lasts 60
@@ -96,3 +99,23 @@ def test_05_a_second_ctrl_c_does_not_wait_for_the_save(place, process, genmod, u
     assert time.monotonic() - began < PATIENCE
     assert checkpoint.steps(folder.checkpoints) == [12]
     assert "continuing at step 12" in genmod(*command).first_line
+
+
+def test_05_in_a_notebook_ctrl_c_is_what_it_always_is():
+    before, threads = signal.getsignal(signal.SIGINT), threading.active_count()
+    with Stop() as stop:
+        assert threading.active_count() == threads, "nobody but the program may end the process"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert stop.signal == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_05_a_look_without_a_signal_changes_nothing():
+    with Stop() as stop:
+        with stop.looking(lambda: 0):
+            pass
+        assert (stop.signal, stop.phase) == (None, Phase.STEPPING)
+        with pytest.raises(Cut), stop.looking(lambda: 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
