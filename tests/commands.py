@@ -169,9 +169,25 @@ def altered(tmp_path):
     return write
 
 
+_load = experiment.load
+
+
+@functools.cache
+def _loaded(path, content):
+    module = _load(path)
+    module.build = functools.cache(module.build)
+    return module
+
+
+def load_once(path):
+    """`experiment.load`, by the file's content, with what it builds: it is compiled but once."""
+    content = Path(path).read_bytes()
+    return _loaded(SMALL if content == SMALL.read_bytes() else path, content)
+
+
 def small_run(path, *, seeds=1, log_every=None, checkpoint_every=None, keep=2, **config):
     """The small experiment, trained into a folder in this process, as far as it gets."""
-    module = experiment.load(SMALL)
+    module = load_once(SMALL)
     config = module.Config(**config)
     built = experiment.over(module.build(config), config.seed, seeds)
     folder, _ = record.open_folder(

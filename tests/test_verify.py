@@ -6,10 +6,16 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from commands import small_run
+from commands import load_once, small_run
 
-from genmod import record, rng, runner, train, verify
+from genmod import experiment, record, rng, runner, train, verify
 from genmod.train import checkpoint
+
+
+@pytest.fixture(autouse=True)
+def built_once(monkeypatch):
+    """An experiment that is opened again is not compiled again."""
+    monkeypatch.setattr(experiment, "load", load_once)
 
 
 @pytest.fixture(scope="module")
