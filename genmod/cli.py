@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 a bug or a disk that takes no more, 2 usage or configuration (also a run
 folder in use), 3 bad data, 4 training diverged, 5 checkpoint damaged, 6 another process of the run
-is gone, 130 Ctrl-C, 143 SIGTERM.
+is gone, 130 Ctrl-C, 143 SIGTERM. `genmod verify`: 0 every bit agrees, 1 something differs.
 """
 
 import contextlib
@@ -143,7 +143,11 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             )
         except NonFiniteError as error:
             if leads:
-                print(f"genmod: error: {error}, in {folder.checkpoints}", file=sys.stderr)
+                print(
+                    f"genmod: error: {error}, in {folder.checkpoints}; to look at it: "
+                    f"genmod replay {shlex.quote(str(path))} --step {error.step}",
+                    file=sys.stderr,
+                )
             return _DIVERGED
     if outcome.signal is not None:
         if leads:
@@ -185,7 +189,7 @@ def sample(
     """
     import jax
 
-    from genmod import checks, experiment, record, report, rng, runner
+    from genmod import checks, record, report, rng, runner
     from genmod.train import checkpoint, pick
 
     checks.positive_integer("num", num)
@@ -196,15 +200,12 @@ def sample(
         raise ValueError(f"out must end in {', '.join(_PICTURES)}, got {out.name!r}")
     configure_compilation_cache()
     folder = record.Folder(run)
-    recorded = record.read(folder)
-    module = experiment.load(folder.experiment)
-    built = module.build(experiment.config_from_json(module.Config, recorded["config"]))
-    seeds = recorded.get("seeds", 1)
-    if not 0 <= index < seeds:
-        raise ValueError(f"index must be one of the {seeds} runs, from 0, got {index}")
-    many = experiment.over(built, seed, seeds)
-    carry = checkpoint.restore(folder.checkpoints, runner.check(many, seed))
-    if seeds > 1:
+    opened = runner.reopen(folder)
+    built, seeds = opened.single, opened.whole.learner.seeds
+    if not 0 <= index < (seeds or 1):
+        raise ValueError(f"index must be one of the {seeds or 1} runs, from 0, got {index}")
+    carry = checkpoint.restore(folder.checkpoints, runner.check(opened.whole, opened.config.seed))
+    if seeds is not None:
         carry = pick(carry, index)
     images = jax.jit(built.learner.sample, static_argnums=2)(key, carry.state, num)
     (built.show or report.image_grid)(images).savefig(out)
@@ -248,6 +249,140 @@ def runs(
     else:
         print(f"no runs below {str(folder)!r}")
     return 0
+
+
+def replay(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    step: int,
+    top: int = 8,
+    index: int = 0,
+) -> int:
+    """Rebuilds one step of a run: its loss example by example, its gradients, who was the cause.
+
+    The step is rebuilt from the nearest checkpoint before it, or from the start. The examples that
+    are not finite, or else those of the largest loss, are drawn to RUN/replay/step-K.png.
+
+    Args:
+      run: the run folder.
+      step: which step, counted from 1, as the log and the error of a run that diverged do.
+      top: how many examples to show.
+      index: which of the runs, where the folder holds several seeds; the first is 0.
+    """
+    import numpy as np
+
+    from genmod import checks, record, report
+    from genmod import replay as replaying
+
+    checks.positive_integer("top", top)
+    configure_compilation_cache()
+    again = replaying.step(run, step, index=index)
+    origin = f"the checkpoint of step {again.origin:,}" if again.origin else "the start"
+    print(f"{run}: step {step:,} of {again.num_steps:,}, rebuilt from {origin}")
+    if again.inspection is None:
+        _print_table(["metric", "value"], [[n, f"{v:.6g}"] for n, v in again.metrics.items()])
+        print("the learner has no inspect: there is nothing to see of each example")
+        return 0
+    with np.errstate(all="ignore"):
+        rows = [
+            [name, *(f"{x:.6g}" for x in (v.mean(), v.min(), v.max())), _share(np.isfinite(v))]
+            for name, (v, _) in replaying.by_example(again).items()
+        ]
+    _print_table(["term", "mean", "min", "max", "not finite"], rows)
+    _print_table(
+        ["gradient", "norm", "not finite"],
+        [
+            [path, f"{found.norm:.6g}", f"{found.num_bad:,} of {found.size:,}"]
+            for path, found in replaying.gradients(again).items()
+        ],
+    )
+    found = replaying.offenders(again, top)
+    what = "that are not finite" if found.term is None else f"of the largest {found.term}"
+    print(f"examples {what}: {len(found.places)} of {found.num}")
+    _print_table(*_example_rows(again, found.places))
+    if again.images is not None and len(found.places):
+        picture = record.Folder(run).replay / f"step-{step}.png"
+        picture.parent.mkdir(exist_ok=True)
+        report.image_grid(again.images[found.places]).savefig(picture)
+        print(picture)
+    return 0
+
+
+def _share(finite: Any) -> str:
+    return f"{(~finite).sum():,} of {finite.size:,}"
+
+
+def _example_rows(again: Any, places: Any) -> tuple[list[str], list[list[str]]]:
+    """What is known of examples, a row each: their places, and the mean of each term's values."""
+    from genmod import replay as replaying
+
+    terms = replaying.by_example(again)
+    indices = again.indices
+    rows = [
+        [
+            str(place),
+            "?" if indices is None else str(indices[place]),
+            *(
+                f"{values[at == place].mean():.6g}" if (at == place).any() else "-"
+                for values, at in terms.values()
+            ),
+        ]
+        for place in places
+    ]
+    return ["in the batch", "in the data set", *terms], rows
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def verify(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    steps: int | None = None,
+    everything: Annotated[bool, tyro.conf.arg(name="all"), tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Repeats the first steps of a run from its record, and says whether every bit agrees.
+
+    Compared are the logged values, apart from timings, and the arrays of the checkpoints. The exit
+    code is 0 if every bit agrees, and 1 if something differs, which is named.
+
+    Args:
+      run: the run folder; nothing in it is changed.
+      steps: how many steps; up to the first log point by default.
+      everything: repeat the whole run, as far as it has got.
+    """
+    from genmod import verify as verifying
+
+    if steps is not None and everything:
+        raise ValueError(f"--steps {steps} and --all cannot be given together; expected one")
+    configure_compilation_cache()
+    found = verifying.run(run, steps=steps, everything=everything)
+    for change in found.changes:
+        print(f"note: {change}", file=sys.stderr)
+    parts = {"log point": found.log_points, "checkpoint": found.checkpoints}
+    compared = ", ".join(
+        f"{len(at)} {what}{'s' * (len(at) != 1)} (step {', '.join(f'{s:,}' for s in at[-3:])})"
+        if len(at) <= 3
+        else f"{len(at)} {what}s (to step {at[-1]:,})"
+        for what, at in parts.items()
+        if at
+    )
+    if found.difference is None:
+        print(
+            f"{run}: every bit agrees over {found.steps:,} steps: {compared}, "
+            f"{found.num_values:,} values"
+        )
+        return 0
+    print(f"{run}: differs at {found.difference}")
+    print(f"what agrees before: {compared or 'nothing was compared'}")
+    return _FAILED
 
 
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> None:
@@ -327,7 +462,13 @@ def _dispatch(arguments: list[str], stop: Stop) -> int:
     if arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-"):
         return train(arguments[1], arguments[2:], stop)
     return tyro.extras.subcommand_cli_from_dict(
-        {"train": _train_help, "sample": sample, "runs": runs},
+        {
+            "train": _train_help,
+            "sample": sample,
+            "runs": runs,
+            "replay": replay,
+            "verify": verify,
+        },
         args=arguments,
         prog="genmod",
         description="Generative modelling in JAX.",

@@ -1,6 +1,7 @@
 """The run folder: everything needed to judge a run, to continue it and to repeat it.
 
-record.json      experiment, configuration, versions, device, fingerprint of the data, command
+record.json      experiment, configuration, versions, device, fingerprint of the data, command,
+                 hashes of the code, and the starts: how the log was to be taken from which step
 experiment.py    a copy of the experiment file
 metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_per_s
 unlogged.json    a log point that a stopped run had not finished: the next start does
@@ -8,12 +9,14 @@ evaluation.json  numbers taken at the end
 checkpoints/     what the run continues from
 pictures/        PNG files
 tensorboard/     the metrics once more, as TensorBoard events
+replay/          pictures of the examples of a step that was replayed
 lock, lock.json  held by the process that trains, and which that is
 """
 
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -39,6 +42,8 @@ _FIELDS = {
     "command": str,
     "created": str,
 }
+# What records of earlier versions do not hold.
+_OPTIONAL_FIELDS = {"seeds": int, "code": dict, "starts": list}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -84,6 +89,11 @@ class Folder:
         return self.path / "pictures"
 
     @property
+    def replay(self) -> Path:
+        """The folder of pictures of replayed steps."""
+        return self.path / "replay"
+
+    @property
     def tensorboard(self) -> Path:
         """The folder of TensorBoard events."""
         return self.path / "tensorboard"
@@ -125,19 +135,14 @@ def open_folder(
         "data": fingerprint,
         "versions": versions(),
         "device": device(),
+        "code": code(source),
         "command": command,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     if folder.record.exists():
         before = read(folder)
         _refuse_differences(folder, before, now)
-        remarks = [
-            f"{name} was {before[part].get(name)} when the run began and is {value} now: "
-            "bits may differ"
-            for part in ("versions", "device")
-            for name, value in now[part].items()
-            if before[part].get(name, value) != value
-        ]
+        remarks = changes(before)
         if not folder.experiment.exists():  # killed between the record and the copy
             shutil.copyfile(source, folder.experiment)
         if folder.experiment.read_bytes() != source.read_bytes():
@@ -179,6 +184,38 @@ def refuse_foreign(folder: Folder) -> None:
         )
 
 
+def changes(before: Mapping[str, Any]) -> list[str]:
+    """What may change bits and is not as it was when a run with this record began."""
+    now = {"versions": versions(), "device": device()}
+    remarks = [
+        f"{name} was {before[part].get(name)} when the run began and is {value} now: "
+        "bits may differ"
+        for part in now
+        for name, value in now[part].items()
+        if before[part].get(name) != value
+    ]
+    recorded = before.get("code", {}).get("genmod")
+    if recorded not in (None, package_hash()):
+        remarks.append(
+            f"genmod's code has changed since the run began (SHA-256 {recorded[:12]} then, "
+            f"{package_hash()[:12]} now): bits may differ"
+        )
+    return remarks
+
+
+def note_start(folder: Folder, start: Mapping[str, Any]) -> None:
+    """Adds a start of the run to its record; a folder that has none stays without.
+
+    Args:
+      folder: of the run.
+      start: `step`, from which it goes on; `num_steps`, where it ends; `log_every`; `compiled`,
+        false where every operation is run on its own; `devices`, their number.
+    """
+    if folder.record.exists():
+        content = read(folder)
+        write_json(folder.record, {**content, "starts": [*content.get("starts", []), dict(start)]})
+
+
 def config_hash(folder: Folder) -> str:
     """SHA-256 of a run's configuration without its length, which may grow."""
     config = {name: value for name, value in read(folder)["config"].items() if name != "epochs"}
@@ -196,8 +233,13 @@ def read(folder: Folder) -> dict[str, Any]:
     try:
         content = json.loads(folder.record.read_text())
         wrong = [name for name, kind in _FIELDS.items() if not isinstance(content[name], kind)]
+        wrong += [
+            name
+            for name, kind in _OPTIONAL_FIELDS.items()
+            if not isinstance(content.get(name, kind()), kind)
+        ]
     # RecursionError: JSON that is nested deeper than any that we write.
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder.record} is damaged: {error!r}") from None
     if wrong:
         raise ValueError(f"{folder.record} is damaged: {', '.join(wrong)} has the wrong type")
@@ -315,6 +357,26 @@ def versions() -> dict[str, str]:
     """What the numbers depend on: Python and the packages that compute."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "genmod": genmod.__version__, **found}
+
+
+def code(source: Path) -> dict[str, str]:
+    """Which code a run is: SHA-256 of genmod and of the experiment file, and where that lies."""
+    return {
+        "genmod": package_hash(),
+        "experiment": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "source": str(source.absolute()),
+    }
+
+
+@functools.cache
+def package_hash() -> str:
+    """SHA-256 over the names and contents of genmod's own source files."""
+    root = Path(genmod.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)};".encode() + content)
+    return digest.hexdigest()
 
 
 def device() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from genmod import cluster, devices, disk, evaluate, record, report, rng, train
+from genmod import experiment as experiments
 from genmod.experiment import Experiment, Observation
 from genmod.stop import Cut, Phase, Stop
 from genmod.train import checkpoint
@@ -30,6 +31,36 @@ class Outcome(NamedTuple):
 
     step: int
     signal: int | None
+
+
+class Reopened(NamedTuple):
+    """What a run folder holds, built again.
+
+    Attributes:
+      recorded: its record.
+      config: its configuration.
+      single: the experiment, as one run.
+      whole: the experiment as it was trained, over its seeds, on one device.
+    """
+
+    recorded: dict[str, Any]
+    config: Any
+    single: Experiment
+    whole: Experiment
+
+
+def reopen(folder: record.Folder) -> Reopened:
+    """Builds the experiment of a run again, from the copy in its folder.
+
+    Raises:
+      ValueError: if the folder is not that of a run, or does not fit together.
+    """
+    recorded = record.read(folder)
+    module = experiments.load(folder.experiment)
+    config = experiments.config_from_json(module.Config, recorded["config"])
+    single = module.build(config)
+    whole = experiments.over(single, config.seed, recorded.get("seeds", 1))
+    return Reopened(recorded, config, single, whole)
 
 
 def keys(experiment: Experiment, seed: int) -> Key | Keys:
@@ -125,9 +156,19 @@ def run(
 
             unlogged = record.read_unlogged(folder, at) if leads else None
             if devices.agree(unlogged is not None) and carry is not None:
-                log.write(_joined(unlogged or {}, watch.look(at, carry.state)))
+                log.write(joined(unlogged or {}, watch.look(at, carry.state)))
             if leads:
                 folder.unlogged.unlink(missing_ok=True)
+            if leads and at < experiment.num_steps:
+                mesh = experiment.learner.mesh
+                start = {
+                    "step": at,
+                    "num_steps": experiment.num_steps,
+                    "log_every": log_every,
+                    "compiled": compiled,
+                    "devices": 1 if mesh is None else mesh.size,
+                }
+                record.note_start(folder, start)
             points = train.run(
                 experiment.learner,
                 key,
@@ -142,12 +183,8 @@ def run(
                 for point in points:
                     at, carry = point.step, point.carry
                     if point.metrics:
-                        row = {
-                            "step": at,
-                            "epoch": experiment.epoch(at),
-                            **_summary(record.losses(point.metrics) | point.metrics),
-                            "examples_per_s": bar.rate,
-                        }
+                        row = log_row(experiment, at, point.metrics)
+                        row["examples_per_s"] = bar.rate
                         bar.log_point(row)
                         try:
                             with _cut_short(stop, functools.partial(save, at, carry, row)):
@@ -155,7 +192,7 @@ def run(
                         except Cut:
                             save(at, carry, row)
                             break
-                        log.write(_joined(row, seen))
+                        log.write(joined(row, seen))
                     due = at - last_saved >= checkpoint_every or at == experiment.num_steps
                     number = devices.agree(stop.signal or 0)
                     if due or number:
@@ -177,6 +214,12 @@ def run(
     return Outcome(at, None)
 
 
+def log_row(experiment: Experiment, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the log holds of a log point, apart from timings and looks."""
+    values = summary({**record.losses(metrics), **metrics})
+    return {"step": step, "epoch": experiment.epoch(step), **values}
+
+
 def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state: Any) -> None:
     """Evaluates a trained state and draws its pictures, into the run folder.
 
@@ -193,7 +236,7 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
         draw = draw or (lambda key, state: last.figures)
     evaluation, figures = {}, {}
     with _put_off(failed):
-        evaluation = _summary(judge(rng.stream(key, "evaluate"), state))
+        evaluation = summary(judge(rng.stream(key, "evaluate"), state))
     if evaluation:
         record.write_json(folder.evaluation, evaluation)
         for name, value in record.readable(evaluation).items():
@@ -270,7 +313,7 @@ class _Watch:
                 self._warn(step, f"the picture {name} failed: {_in_a_line(error)}")
         for warning in seen.warnings:
             self._warn(step, warning)
-        return _summary(seen.numbers)
+        return summary(seen.numbers)
 
     def _warn(self, step: int, warning: str) -> None:
         kind = re.sub(r"[\d.]+", "", warning)  # the same one, with other numbers, is no news
@@ -279,25 +322,26 @@ class _Watch:
             print(f"warning: step {step:,}: {warning}", file=sys.stderr, flush=True)
 
 
-def _summary(values: Mapping[str, Any]) -> dict[str, Any]:
+def summary(values: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers as the log holds them; of many runs mean, standard error, and each run's own."""
     of_runs = {name: np.asarray(value) for name, value in values.items() if np.ndim(value)}
-    summary: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if name not in of_runs:
-            summary[name] = float(value)
+            found[name] = float(value)
             continue
-        summary[name], summary[f"{name}_se"] = evaluate.estimate(of_runs[name])
+        found[name], found[f"{name}_se"] = evaluate.estimate(of_runs[name])
     if of_runs:
-        summary["seeds"] = {name: value.tolist() for name, value in of_runs.items()}
-    return summary
+        found["seeds"] = {name: value.tolist() for name, value in of_runs.items()}
+    return found
 
 
-def _joined(row: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    joined = {**row, **seen}
-    if "seeds" in joined:
-        joined["seeds"] = {**row.get("seeds", {}), **seen.get("seeds", {})}
-    return joined
+def joined(row: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """A log point with what a look has seen."""
+    both = {**row, **seen}
+    if "seeds" in both:
+        both["seeds"] = {**row.get("seeds", {}), **seen.get("seeds", {})}
+    return both
 
 
 class _NoLog:

@@ -1,5 +1,7 @@
 """The command `genmod` for the tests: in a process of its own, or in this one."""
 
+import contextlib
+import functools
 import json
 import os
 import re
@@ -17,8 +19,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint import v1 as orbax
 
-from genmod import cli
-from genmod.train import checkpoint
+from genmod import cli, experiment, record, runner
+from genmod.train import NonFiniteError, checkpoint
 
 SMALL = Path(__file__).parent / "small_experiment.py"
 FAULTY = Path(__file__).parent / "faulty.py"
@@ -162,6 +164,44 @@ def altered(tmp_path):
         return path
 
     return write
+
+
+_load = experiment.load
+
+
+@functools.cache
+def _loaded(path, content):
+    module = _load(path)
+    module.build = functools.cache(module.build)
+    return module
+
+
+def load_once(path):
+    """`experiment.load`, by the file's content, with what it builds: it is compiled but once."""
+    content = Path(path).read_bytes()
+    return _loaded(SMALL if content == SMALL.read_bytes() else path, content)
+
+
+def small_run(path, *, seeds=1, log_every=None, checkpoint_every=None, keep=2, **config):
+    """The small experiment, trained into a folder in this process, as far as it gets."""
+    module = load_once(SMALL)
+    config = module.Config(**config)
+    built = experiment.over(module.build(config), config.seed, seeds)
+    folder, _ = record.open_folder(
+        path,
+        experiment="small",
+        source=SMALL,
+        config=experiment.config_as_json(config),
+        fingerprint=built.dataset.fingerprint,
+        command="genmod train small",
+        seeds=seeds,
+    )
+    options = {"log_every": log_every, "checkpoint_every": checkpoint_every, "keep": keep}
+    # The end's evaluation and pictures are none of a step's.
+    built = built._replace(evaluate=lambda key, state: {}, figures=lambda key, state: {})
+    with contextlib.suppress(NonFiniteError):
+        runner.run(built, folder, seed=config.seed, progress=False, **options)
+    return folder
 
 
 def contents(folder):

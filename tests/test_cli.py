@@ -293,7 +293,7 @@ def test_runs_are_listed_with_how_far_they_are(genmod, finished, run, tmp_path):
 def test_help_names_the_commands_and_does_not_wait_for_jax(process, environment):
     ended = process("help", "--help").ended()
     assert (ended.code, ended.err) == (0, "")
-    for name in ("train", "sample", "runs"):
+    for name in ("train", "sample", "runs", "replay", "verify"):
         assert name in ended.out
     script = """
 import sys
@@ -329,7 +329,13 @@ def test_help_of_an_experiment_lists_its_flags(genmod):
 
 
 def test_help_of_a_command_says_what_it_takes(genmod):
-    for command, word in (("train", "EXPERIMENT"), ("sample", "--num"), ("runs", "FOLDER")):
+    for command, word in (
+        ("train", "EXPERIMENT"),
+        ("sample", "--num"),
+        ("runs", "FOLDER"),
+        ("replay", "--step"),
+        ("verify", "--all"),
+    ):
         ended = genmod(command, "--help")
         assert ended.code == 0
         assert word in ended.out
@@ -446,7 +452,7 @@ def test_a_damaged_record_is_named(genmod, run, damage):
 def test_commands_that_are_none_are_refused(genmod):
     refused(genmod("trian", "small"), 2, "trian")
     refused(genmod("train"), 2, "a Python file, or the name of one in ./experiments")
-    refused(genmod(), 2, "train", "sample", "runs")
+    refused(genmod(), 2, "train", "sample", "runs", "replay", "verify")
 
 
 def test_a_bug_in_an_experiment_is_shown_with_its_traceback(genmod, altered, tmp_path):
@@ -528,6 +534,8 @@ def test_a_loss_that_turns_nan_stops_at_its_step_and_keeps_the_one_before(genmod
         ended = genmod(*command)
         assert first_line in ended.first_line
         refused(ended, 4, "non-finite in step 10", "loss nan", "the state after step 9 is kept")
+        assert "first loss; the state" in ended.message
+        assert f"genmod replay {folder.path} --step 10" in ended.message
         assert checkpoint.steps(folder.checkpoints) == [9]
         assert [row["step"] for row in record.read_metrics(folder)] == [4, 8]
         carry = saved(folder)

@@ -179,3 +179,17 @@ def test_images_of_an_odd_size_are_binarized_too():
 def test_images_that_are_not_bytes_are_refused(prepare, images):
     with pytest.raises(ValueError, match=r"images must be uint8 \[B, H, W, C\], got"):
         data.batches(images, batch_size=1, prepare=prepare)
+
+
+@pytest.mark.parametrize("batch_size", [5, 7])
+def test_the_examples_of_a_batch_are_known_by_their_place(batch_size):
+    examples = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
+    batch_at = data.batches(examples, batch_size=batch_size, prepare=data.unchanged)
+    for step in (0, 1, 2, 9):
+        places = data.indices_at(rng.root(4), step, 20, batch_size=batch_size)
+        batch = batch_at(rng.root(4), step)
+        assert batch.ravel().tolist() == places.tolist()
+        assert data.indices_of(batch_at, rng.root(4), step).tolist() == places.tolist()
+    assert data.indices_of(lambda key, step: batch_at(key, step), rng.root(4), 0) is None
+    other = jax.tree_util.Partial(data.batch_at, rng.root(0))
+    assert data.indices_of(other, rng.root(4), 0) is None

@@ -1,6 +1,6 @@
 """Data sets, their random-access order, and how examples become batches."""
 
-from genmod.data.batches import batch_at, batches
+from genmod.data.batches import batch_at, batches, indices_at, indices_of
 from genmod.data.errors import DataError
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import shuffled
@@ -26,6 +26,8 @@ __all__ = [
     "binarized",
     "fingerprint",
     "grid",
+    "indices_at",
+    "indices_of",
     "load",
     "mixture_dataset",
     "ring",

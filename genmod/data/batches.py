@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,34 +16,24 @@ from genmod.types import Array, Batch, BatchAt, Key, Keys
 Prepare = Callable[[Keys, Batch], Batch]
 
 
-def batch_at(
-    key: Key,
-    step: int | Array,
-    examples: Batch,
-    *,
-    batch_size: int,
-    prepare: Prepare = unit_interval,
-) -> Batch:
-    """Batch number `step` of an endless sequence of shuffled epochs.
+def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Array:
+    """Which examples batch number `step` holds, in an endless sequence of shuffled epochs.
 
     Every epoch holds every example exactly once. Where batch_size does not divide the number of
     examples, a batch takes the rest of one epoch and the beginning of the next: nothing is dropped.
 
     Args:
-      key: the key of the data's order and of what `prepare` draws.
+      key: the key of the data, as for `batch_at`.
       step: number of the batch, from 0.
-      examples: an array [N, ...], or a tree of them.
+      num: number of examples N.
       batch_size: number of examples B in the batch, at most N.
-      prepare: `(keys [B], raw examples) -> batch`, with fresh keys at every step; for instance
-        `data.unit_interval` or `data.binarized`.
 
     Returns:
-      The batch, [B, ...].
+      Places in the data set, in [0, N), int32 [B], in the order of the batch.
 
     Raises:
       ValueError: if batch_size is not positive or larger than the data.
     """
-    num = checks.leading_axis("examples", examples)
     if checks.positive_integer("batch_size", batch_size) > num:
         raise ValueError(
             f"batch_size must be at most the number of examples {num}, got {batch_size}"
@@ -65,10 +56,37 @@ def batch_at(
     order = rng.stream(key, "order")
     in_first = shuffled(rng.at_step(order, epoch[0]), position % num, num)
     if num % batch_size == 0:
-        index = in_first
-    else:
-        in_last = shuffled(rng.at_step(order, epoch[-1]), position % num, num)
-        index = jnp.where(epoch == epoch[0], in_first, in_last)
+        return in_first
+    in_last = shuffled(rng.at_step(order, epoch[-1]), position % num, num)
+    return jnp.where(epoch == epoch[0], in_first, in_last)
+
+
+def batch_at(
+    key: Key,
+    step: int | Array,
+    examples: Batch,
+    *,
+    batch_size: int,
+    prepare: Prepare = unit_interval,
+) -> Batch:
+    """Batch number `step` of an endless sequence of shuffled epochs, those of `indices_at`.
+
+    Args:
+      key: the key of the data's order and of what `prepare` draws.
+      step: number of the batch, from 0.
+      examples: an array [N, ...], or a tree of them.
+      batch_size: number of examples B in the batch, at most N.
+      prepare: `(keys [B], raw examples) -> batch`, with fresh keys at every step; for instance
+        `data.unit_interval` or `data.binarized`.
+
+    Returns:
+      The batch, [B, ...].
+
+    Raises:
+      ValueError: if batch_size is not positive or larger than the data.
+    """
+    num = checks.leading_axis("examples", examples)
+    index = indices_at(key, step, num, batch_size=batch_size)
 
     def take(leaf: Array) -> Array:
         # As rows: a CPU copies those at once, images of one channel pixel by pixel.
@@ -90,6 +108,18 @@ def batches(examples: Batch, *, batch_size: int, prepare: Prepare = unit_interva
     take = jax.tree_util.Partial(at, examples)
     jax.eval_shape(take, rng.root(0), 0)
     return take
+
+
+def indices_of(batch_at: BatchAt, key: Key, step: int | Array) -> Array | None:
+    """`indices_at` of what `batches` has made; None for any other source of batches."""
+    if not isinstance(batch_at, jax.tree_util.Partial):
+        return None
+    at: Any = batch_at.func
+    if getattr(at, "func", None) is not _batch_at:
+        return None
+    (examples,), batch_size = batch_at.args, at.args[0]
+    num = checks.leading_axis("examples", examples)
+    return indices_at(key, step, num, batch_size=batch_size)
 
 
 def _batch_at(

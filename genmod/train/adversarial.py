@@ -9,7 +9,7 @@ import optax
 
 from genmod import checks, devices, rng
 from genmod.train import gradients
-from genmod.train.learner import Learner, Schedule, hyper_numbers, hyper_values
+from genmod.train.learner import Inspection, Learner, Schedule, hyper_numbers, hyper_values
 from genmod.types import Array, Batch, Key, Keys, Metrics, Params
 
 PenaltyFunction = Callable[[Keys, Callable[[Array], Array], Array, Array], Array]
@@ -139,6 +139,11 @@ def adversarial(
         of the whole batch where examples do not look at each other.
       as_images: what `Learner.sample` does with generated images, such as scaling them to [0, 1].
 
+    `Learner.inspect` gives the terms of both players' updates. Each example takes part in one
+    update of the discriminator: its terms are in the order of the batch; of a pack, all examples
+    have its value. `generator_loss` is in the order of the updates, and belongs to the real example
+    that the generated one was shown beside.
+
     Returns:
       A Learner whose state is an AdversarialState. Its metrics are means over a step's updates:
       `discriminator_loss` (without penalties) and `generator_loss`; the health of the game, seen
@@ -203,7 +208,17 @@ def adversarial(
         numbers = hyper_numbers(hyper)
         return AdversarialState(jnp.zeros((), jnp.int32), params, average, opt_state, numbers)
 
-    def step(key: Key, state: AdversarialState, batch: Batch) -> tuple[AdversarialState, Metrics]:
+    def play(
+        key: Key,
+        state: AdversarialState,
+        batch: Batch,
+        note: Callable[[str, Metrics, Params], Any],
+    ) -> tuple[Any, OptStates, tuple[Any, Any]]:
+        """All updates of a step.
+
+        Returns the parameters, the states of both optimizers, and what `note(player, terms,
+        gradient)` has kept of each player's updates, with a leading axis of updates.
+        """
         parts = cut_up(batch)
         size = checks.leading_axis("batch", batch) // discriminator_steps
         terms = terms_at(state)
@@ -212,7 +227,7 @@ def adversarial(
             keyed = rng.at_step(rng.stream(key, player), index)
             return devices.split(rng.per_example(keyed, size, axis_name=devices.axis()))
 
-        def discriminator_update(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
+        def discriminator_update(carry: Any, inputs: Any) -> tuple[Any, Any]:
             (params, opt_state), (index, real) = carry, inputs
             keys = example_keys("discriminator", index)
 
@@ -224,28 +239,31 @@ def adversarial(
                 losses = loss.discriminator(*logits)
                 _check_shape("the discriminator's loss", losses, logits[0].shape)
                 total = jnp.mean(losses)
-                metrics = {"discriminator_loss": total, **_health(loss, *logits)}
+                values = {"discriminator_loss": losses, **_health(loss, *logits)}
+                num = len(real) * devices.count()
+                values = {name: _of_examples(value, num) for name, value in values.items()}
                 for name, weight, function in terms:
                     penalties = function(
                         rng.stream(keys, name), lambda x: players.discriminate(now, x), real, fake
                     )
                     _check_shape(f"the penalty {name}", penalties, (len(real),))
-                    metrics[name] = jnp.mean(penalties)
-                    total = total + weight * metrics[name]
-                return total, metrics
+                    values[name] = penalties
+                    total = total + weight * jnp.mean(penalties)
+                return total, values
 
-            (_, metrics), gradient = devices.mean(
-                gradients.of_mean(mean_loss, params.discriminator, (keys, real), pieces=pieces)
+            (_, values), gradient = gradients.of_mean(
+                mean_loss, params.discriminator, (keys, real), pieces=pieces
             )
+            gradient = devices.mean(gradient)
             updates, opt_state = optimizer.discriminator.update(
                 gradient, opt_state, params.discriminator
             )
             own = optax.apply_updates(params.discriminator, updates)
             own = own if constrain is None else constrain(own)
-            metrics["discriminator_gradient"] = gradients.norm(gradient)
-            return (params._replace(discriminator=own), opt_state), metrics
+            kept = note("discriminator", values, gradient)
+            return (params._replace(discriminator=own), opt_state), kept
 
-        def generator_update(carry: Any, index: Array) -> tuple[Any, Metrics]:
+        def generator_update(carry: Any, index: Array) -> tuple[Any, Any]:
             params, opt_state = carry
             keys = example_keys("generator", index)
 
@@ -256,16 +274,18 @@ def adversarial(
                 logits = judge(now, real, fake)
                 losses = loss.generator(*logits)
                 _check_shape("the generator's loss", losses, logits[1].shape)
-                return jnp.mean(losses), {}
+                values = _of_examples(losses, len(real) * devices.count())
+                return jnp.mean(losses), {"generator_loss": values}
 
             real = jax.tree.map(lambda leaf: leaf[index % discriminator_steps], parts)
-            (value, _), gradient = devices.mean(
-                gradients.of_mean(mean_loss, params.generator, (keys, real), pieces=pieces)
+            (_, values), gradient = gradients.of_mean(
+                mean_loss, params.generator, (keys, real), pieces=pieces
             )
+            gradient = devices.mean(gradient)
             updates, opt_state = optimizer.generator.update(gradient, opt_state, params.generator)
             own = optax.apply_updates(params.generator, updates)
-            metrics = {"generator_loss": value, "generator_gradient": gradients.norm(gradient)}
-            return (params._replace(generator=own), opt_state), metrics
+            kept = note("generator", values, gradient)
+            return (params._replace(generator=own), opt_state), kept
 
         (params, discriminator_state), seen = jax.lax.scan(
             discriminator_update,
@@ -275,8 +295,16 @@ def adversarial(
         (params, generator_state), made = jax.lax.scan(
             generator_update, (params, state.opt_state.generator), jnp.arange(generator_steps)
         )
+        return params, OptStates(generator_state, discriminator_state), (seen, made)
+
+    def step(key: Key, state: AdversarialState, batch: Batch) -> tuple[AdversarialState, Metrics]:
+        def summary(player: str, terms: Metrics, gradient: Params) -> Metrics:
+            return {**gradients.means(terms), f"{player}_gradient": gradients.norm(gradient)}
+
+        params, opt_state, (seen, made) = play(key, state, batch, summary)
         average = state.average
         if average_half_life is not None:
+            size = checks.leading_axis("batch", batch) // discriminator_steps
             generated = size * devices.count() * generator_steps
             half_life = jnp.minimum(average_half_life, average_ramp_up * generated * state.step)
             kept = jnp.exp2(-generated / half_life)  # 0 at the first step
@@ -285,9 +313,22 @@ def adversarial(
             step=state.step + 1,
             params=params,
             average=average,
-            opt_state=OptStates(generator_state, discriminator_state),
+            opt_state=opt_state,
         )
         return after, {name: jnp.mean(values) for name, values in {**seen, **made}.items()}
+
+    def inspect(key: Key, state: AdversarialState, batch: Batch) -> Inspection:
+        _, _, (seen, made) = play(key, state, batch, lambda player, *kept: kept)
+        places = cut_up(jnp.arange(checks.leading_axis("batch", batch)))
+        shown = places[jnp.arange(generator_steps) % discriminator_steps].ravel()
+        both = state.params._replace(
+            discriminator=_each_update(seen[1], discriminator_steps),
+            generator=_each_update(made[1], generator_steps),
+        )
+        made_terms = {name: values.ravel() for name, values in made[0].items()}
+        return Inspection(
+            {**gradients.join(seen[0]), **made_terms}, both, dict.fromkeys(made_terms, shown)
+        )
 
     def sample(key: Key, state: AdversarialState, num: int) -> Array:
         keys = rng.per_example(rng.stream(key, "latent"), checks.positive_integer("num", num))
@@ -298,18 +339,25 @@ def adversarial(
         images = players.generate(params, players.latent(keys))
         return images if as_images is None else as_images(images)
 
-    return Learner(init, step, sample, players.check)
+    return Learner(init, step, sample, players.check, inspect=inspect)
 
 
 def _health(loss: Loss, real_logits: Array, fake_logits: Array) -> Metrics:
     real, fake = loss.probabilities(real_logits, fake_logits)
-    right = 0.5 * (jnp.mean(real > 0.5) + jnp.mean(fake < 0.5))
-    health = {
-        "real_probability": jnp.mean(real),
-        "fake_probability": jnp.mean(fake),
-        "accuracy": right,
-    }
+    right = 0.5 * (jnp.astype(real > 0.5, real.dtype) + jnp.astype(fake < 0.5, fake.dtype))
+    health = {"real_probability": real, "fake_probability": fake, "accuracy": right}
     return jax.lax.stop_gradient(health)
+
+
+def _of_examples(values: Array, num: int) -> Array:
+    """One value for each of `num` examples, where they may have been judged in packs."""
+    return values if len(values) == num else jnp.repeat(values, num // len(values))
+
+
+def _each_update(stacked: Params, num: int) -> Params:
+    """A player's gradient, or those of its updates."""
+    each = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(num))
+    return each if num > 1 else each[0]
 
 
 def _check_shape(what: str, values: Array, shape: tuple[int, ...]) -> None:

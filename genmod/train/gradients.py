@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genmod import checks
+from genmod import checks, devices
 from genmod.types import Array, Batch, Metrics, Params
 
 
@@ -19,12 +19,14 @@ def of_mean(
 ) -> tuple[tuple[Array, Metrics], Params]:
     """`jax.value_and_grad(function, has_aux=True)`, with `pieces` times less memory.
 
-    The examples are cut into equal pieces; value, metrics and gradient are the means over them. For
-    a function that is itself a mean over examples this is the same number, up to rounding; for one
-    whose examples look at each other (normalisation over the batch) it is not.
+    The examples are cut into equal pieces; value and gradient are the means over them, the terms
+    those of all examples in their order. For a function that is itself a mean over examples this is
+    the same number, up to rounding; for one whose examples look at each other (normalisation over
+    the batch) it is not.
 
     Args:
-      function: `(params, examples) -> (value [], metrics)`, each a mean over the examples.
+      function: `(params, examples) -> (value [], terms)`: a mean over the examples, and each
+        example's values by name, [B] each.
       params: what to differentiate by.
       examples: a tree of arrays [B, ...], keys included.
       pieces: into how many to cut the batch.
@@ -37,14 +39,16 @@ def of_mean(
         return take(params, examples)
     cut = cut_up("batch", examples, pieces, "pieces")
 
-    def add(total: Any, piece: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, take(params, piece)), None
+    def add(total: Any, piece: Batch) -> tuple[Any, Metrics]:
+        (value, terms), gradient = take(params, piece)
+        return jax.tree.map(jnp.add, total, (value, gradient)), terms
 
     piece = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cut)
-    shapes = jax.eval_shape(take, params, piece)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, cut)
-    return jax.tree.map(lambda leaf: leaf / pieces, total)
+    (value, _), gradient = jax.eval_shape(take, params, piece)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, gradient))
+    total, terms = jax.lax.scan(add, zeros, cut)
+    value, gradient = jax.tree.map(lambda leaf: leaf / pieces, total)
+    return (value, join(terms)), gradient
 
 
 def cut_up(name: str, examples: Batch, num: int, what: str) -> Batch:
@@ -61,9 +65,30 @@ def cut_up(name: str, examples: Batch, num: int, what: str) -> Batch:
         raise ValueError(f"{name} of {size} examples cannot be cut into {num} equal {what}")
 
     def cut(leaf: Array) -> Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # As words: JAX's check that no key is used twice takes a transposition for a use.
+            words = cut(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         return jnp.moveaxis(leaf.reshape(size // num, num, *leaf.shape[1:]), 1, 0)
 
     return jax.tree.map(cut, examples)
+
+
+def join(parts: Batch) -> Batch:
+    """The examples in their order again, [B, ...], from the parts of `cut_up`, [num, B / num, ...].
+
+    What a part has one of, not one for each example, [num], stays as it is.
+    """
+
+    def whole(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf, 1, 0).reshape(-1, *leaf.shape[2:]) if leaf.ndim > 1 else leaf
+
+    return jax.tree.map(whole, parts)
+
+
+def means(terms: Metrics) -> Metrics:
+    """The mean of each term over the examples, wherever they are."""
+    return devices.mean({name: jnp.mean(values) for name, values in terms.items()})
 
 
 def norm(gradient: Params) -> Array:

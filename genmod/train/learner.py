@@ -12,6 +12,23 @@ from genmod.train import gradients
 from genmod.types import Array, Batch, Key, Keys, Metrics, Objective, Params
 
 
+class Inspection(NamedTuple):
+    """One step taken apart, before its update: what `Learner.inspect` returns.
+
+    Attributes:
+      terms: by name, each example's values, [B] in the order of the batch: the loss, and what else
+        the step reports the mean of.
+      gradients: of the mean that the step descends, a tree like the parameters. Where a player has
+        several updates in a step, a tuple of such trees, in order.
+      examples: for terms that have not one value for each example in the order of the batch: which
+        of the batch's examples each value is of, int32 of the term's shape, by the term's name.
+    """
+
+    terms: Metrics
+    gradients: Any
+    examples: dict[str, Array] | None = None
+
+
 class Learner(NamedTuple):
     """Training as pure functions; it holds no state and no key.
 
@@ -25,6 +42,10 @@ class Learner(NamedTuple):
       seeds: how many independent runs this is, as from `over_seeds`; keys, state, batches and
         metrics then have a leading axis of that length. None for a single run without such an axis.
       mesh: the devices it runs on, as from `over_devices`; None for the default one.
+      inspect: `(key, state, batch) -> Inspection`, the numbers of the step with these arguments,
+        example by example: the same keys, before the update. Over seeds or a grid its arrays have
+        their leading axis; over devices it is the one for a single device, the same up to rounding.
+        None where a learner cannot be taken apart.
     """
 
     init: Callable[[Key, Batch], Any]
@@ -33,6 +54,7 @@ class Learner(NamedTuple):
     check: Callable[[Batch], None] | None = None
     seeds: int | None = None
     mesh: jax.sharding.Mesh | None = None
+    inspect: Callable[[Key, Any, Batch], Inspection] | None = None
 
 
 class TrainState(NamedTuple):
@@ -99,7 +121,8 @@ def learner(
         numbers = hyper_numbers(hyper)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), numbers)
 
-    def step(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def examine(key: Key, state: TrainState, batch: Batch) -> tuple[Metrics, Params]:
+        """Each example's terms, and the gradient of their mean loss."""
         size = checks.leading_axis("batch", batch)
         keys = devices.split(rng.per_example(key, size, axis_name=devices.axis()))
         current = objective_at(state)
@@ -107,17 +130,22 @@ def learner(
         def mean_loss(params: Params, examples: tuple[Keys, Batch]) -> tuple[Array, Metrics]:
             losses, aux = current(examples[0], params, examples[1])
             _check_losses(losses, aux, size // pieces)
-            return jnp.mean(losses), {name: jnp.mean(value) for name, value in aux.items()}
+            return jnp.mean(losses), {"loss": losses, **aux}
 
-        (loss, means), gradient = devices.mean(
-            gradients.of_mean(mean_loss, state.params, (keys, batch), pieces=pieces)
+        (_, terms), gradient = gradients.of_mean(
+            mean_loss, state.params, (keys, batch), pieces=pieces
         )
+        return terms, devices.mean(gradient)
+
+    def step(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        terms, gradient = examine(key, state, batch)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return state._replace(step=state.step + 1, params=params, opt_state=opt_state), {
-            "loss": loss,
-            **means,
-        }
+        after = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+        return after, gradients.means(terms)
+
+    def inspect(key: Key, state: TrainState, batch: Batch) -> Inspection:
+        return Inspection(*examine(key, state, batch))
 
     def draw(key: Key, state: TrainState, num: int) -> Array:
         if sample is None:
@@ -125,7 +153,7 @@ def learner(
         num = checks.positive_integer("num", num)
         return sample(rng.per_example(key, num), state.params)
 
-    return Learner(init, step, draw)
+    return Learner(init, step, draw, inspect=inspect)
 
 
 def hyper_numbers(hyper: Mapping[str, float | Schedule] | None) -> dict[str, Array]:

@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from genmod import checks, devices, rng
 from genmod.train.learner import Learner
@@ -55,6 +56,20 @@ class Point(NamedTuple):
         return self.carry.state
 
 
+class Step(NamedTuple):
+    """A single step of a run.
+
+    Attributes:
+      key: what it draws from; of many runs, each has its own.
+      batch: what it sees.
+      metrics: what it reports.
+    """
+
+    key: Key | Keys
+    batch: Batch
+    metrics: dict[str, Any]
+
+
 class NonFiniteError(ArithmeticError):
     """A metric or the state became infinite or NaN, and training stopped there.
 
@@ -62,13 +77,27 @@ class NonFiniteError(ArithmeticError):
       step: the step that went wrong, counted from 1.
       metrics: that step's metrics.
       carry: the run before that step, its state still finite.
+      term: the first metric that is not finite; where all are, as where only a gradient is not, the
+        first of the state's arrays that the update has ruined.
+      runs: of many runs, which ones, from 0, as `pick` counts them.
     """
 
-    def __init__(self, step: int, metrics: dict[str, Any], carry: Carry):
+    def __init__(
+        self,
+        step: int,
+        metrics: dict[str, Any],
+        carry: Carry,
+        term: str = "",
+        runs: Sequence[int] = (),
+    ):
         self.step, self.metrics, self.carry = step, metrics, carry
+        self.term, self.runs = term, tuple(runs)
         values = ", ".join(f"{name} {value}" for name, value in metrics.items())
+        first = f"first {term}" if term in metrics else f"all finite, but its update ruined {term}"
+        where = f" in run {', '.join(map(str, runs))}" if runs else ""
         super().__init__(
-            f"training became non-finite in step {step}: {values}; "
+            f"training became non-finite in step {step}: {values}"
+            f"{f'; {first}{where}' if term else ''}; "
             f"the state after step {step - 1} is kept"
         )
 
@@ -91,6 +120,13 @@ def _begin(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> tuple[Carry,
 def _batch(batch_at: BatchAt, key: Key | Keys, step: Array) -> Batch:
     """The batch of a step, or the batches of many runs."""
     return jax.vmap(batch_at, (0, None))(key, step) if key.ndim else batch_at(key, step)
+
+
+def _seen(
+    batch_at: BatchAt, data_key: Key | Keys, step_key: Key | Keys, step: Array
+) -> tuple[Key | Keys, Batch]:
+    """What a step, counted from 0, draws from and sees."""
+    return rng.at_step(step_key, step), _batch(batch_at, data_key, step)
 
 
 def _keys(learner: Learner, key: Key | Keys) -> Key | Keys:
@@ -195,17 +231,65 @@ def _points(
         log_point = min(num_steps, (step // log_every + 1) * log_every)
         with contextlib.nullcontext() if compiled else jax.disable_jit():
             while step < log_point and not stop:
-                length = devices.agree(min(calls.length, log_point - step), min)
-                began = time.perf_counter()
-                carry = _advance_finite(learner, key, batch_at, carry, length)
-                calls.took(length, time.perf_counter() - began)
+                carry, length = _call(learner, key, batch_at, carry, log_point - step, calls)
                 step += length
                 stop = bool(devices.agree(bool(on_call and on_call(step))))
         if step == log_point:
-            means, carry = _drain(carry)
-            yield Point(step, _readable(means), carry)
+            metrics, carry = drain(carry)
+            yield Point(step, metrics, carry)
         else:
             yield Point(step, {}, carry)
+
+
+def advance(
+    learner: Learner,
+    key: Key | Keys,
+    batch_at: BatchAt,
+    carry: Carry,
+    num_steps: int,
+    *,
+    compiled: bool = True,
+) -> Carry:
+    """Exactly so many steps further, without a log point: what `run` carries at that step.
+
+    Args:
+      learner: what to train.
+      key: the run's key, as for `run`.
+      batch_at: as for `run`.
+      carry: where to begin; it stays valid.
+      num_steps: how many steps to take; none if 0.
+      compiled: as for `run`.
+
+    Raises:
+      NonFiniteError: at a step whose metrics or whose new state are not finite.
+    """
+    key, batch_at, calls = _keys(learner, key), _as_argument(batch_at), _CallLength()
+    with contextlib.nullcontext() if compiled else jax.disable_jit():
+        while num_steps > 0:
+            carry, length = _call(learner, key, batch_at, carry, num_steps, calls)
+            num_steps -= length
+    return carry
+
+
+def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry) -> Step:
+    """The step that follows a carry, in the bits of the run, whether its numbers are finite or not.
+
+    Args:
+      learner: what to train.
+      key: the run's key, as for `run`.
+      batch_at: as for `run`.
+      carry: where the run stands before the step; it stays valid.
+    """
+    key, batch_at = _keys(learner, key), _as_argument(batch_at)
+    _, metrics, _ = _advance(learner, key, batch_at, _copy(carry), 1)
+    seen = _seen(batch_at, rng.stream(key, "data"), rng.stream(key, "step"), carry.step)
+    return Step(*seen, _readable(metrics))
+
+
+def drain(carry: Carry) -> tuple[dict[str, Any], Carry]:
+    """What a log point does: each metric's mean since the last one, and the carry that goes on."""
+    means, carry = _drain(carry)
+    return _readable(means), carry
 
 
 class _CallLength:
@@ -221,6 +305,22 @@ class _CallLength:
     def took(self, length: int, seconds: float) -> None:
         fitting = length * _SECONDS_PER_CALL / max(seconds, 1e-9)
         self.length = max(1, min(int(fitting), 8 * length))
+
+
+def _call(
+    learner: Learner,
+    key: Key | Keys,
+    batch_at: BatchAt,
+    carry: Carry,
+    most: int,
+    calls: _CallLength,
+) -> tuple[Carry, int]:
+    """As many steps as fit into a call of the program, at most so many; and how many these were."""
+    length = devices.agree(min(calls.length, most), min)
+    began = time.perf_counter()
+    carry = _advance_finite(learner, key, batch_at, carry, length)
+    calls.took(length, time.perf_counter() - began)
+    return carry, length
 
 
 def _advance_finite(
@@ -246,8 +346,10 @@ def _advance_finite(
     while bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if advance(middle)[2] else (good, middle)
-    before, (_, metrics, _) = advance(good)[0], advance(bad)
-    raise NonFiniteError(int(carry.step) + bad, _readable(metrics), before)
+    before, (after, seen, _) = advance(good)[0], advance(bad)
+    metrics = _readable(seen)
+    blamed = _blame(learner, metrics, before.state, after.state)
+    raise NonFiniteError(int(carry.step) + bad, metrics, before, *blamed)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames="carry")
@@ -267,13 +369,58 @@ def _advance(
 
     def one_step(loop: tuple[Carry, Metrics, Array]) -> tuple[Carry, Metrics, Array]:
         step, state, totals, count = loop[0]
-        batch = _batch(batch_at, data_key, step)
-        state, metrics = learner.step(rng.at_step(step_key, step), state, batch)
+        key, batch = _seen(batch_at, data_key, step_key, step)
+        state, metrics = learner.step(key, state, batch)
         totals = {name: total + metrics[name] for name, total in totals.items()}
         finite = jnp.array([jnp.isfinite(value).all() for value in metrics.values()]).all()
         return Carry(step + 1, state, totals, count + 1), metrics, finite
 
     return jax.lax.while_loop(go_on, one_step, (carry, carry.totals, jnp.array(True)))
+
+
+def _blame(
+    learner: Learner, metrics: dict[str, Any], before: Any, after: Any
+) -> tuple[str, tuple[int, ...]]:
+    """What became non-finite first in a step, and in which of many runs."""
+    bad = {name: ~np.isfinite(value) for name, value in metrics.items()}
+    if not any(flags.any() for flags in bad.values()):  # an update ruined the state
+        many = any(flags.ndim for flags in bad.values())
+        counts = [_flaws(state, many, learner.mesh) for state in (before, after)]
+        bad = {
+            jax.tree_util.keystr(path, simple=True, separator=".") or "the state": now > then
+            for (path, now), then in zip(
+                jax.tree_util.tree_leaves_with_path(counts[1]),
+                jax.tree.leaves(counts[0]),
+                strict=True,
+            )
+        }
+    else:  # a term comes before what is made of it: the loss, the norm of a gradient
+        ends = ("gradient", "loss")
+        bad = {
+            n: bad[n]
+            for n in sorted(bad, key=lambda n: (n.endswith(ends), n.endswith("gradient"), n))
+        }
+    first = next((name for name, flags in bad.items() if np.any(flags)), "")
+    each = [flags.reshape(len(flags), -1).any(1) for flags in bad.values() if np.ndim(flags)]
+    return first, tuple(np.flatnonzero(np.any(each, axis=0)).tolist()) if each else ()
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _flaws(tree: Any, many: bool, mesh: jax.sharding.Mesh | None) -> Any:
+    """How many values of each array are not finite, or those of each of many runs."""
+
+    def count(leaf: Array) -> Array:
+        axes = tuple(range(int(many), leaf.ndim))
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return jnp.sum(~jnp.isfinite(leaf) if inexact else jnp.zeros(leaf.shape, bool), axes)
+
+    counts = jax.tree.map(count, tree)
+    # Every process is to see all of it.
+    return (
+        counts
+        if mesh is None
+        else jax.lax.with_sharding_constraint(counts, NamedSharding(mesh, PartitionSpec()))
+    )
 
 
 @jax.jit

@@ -58,7 +58,8 @@ def over_seeds(learner: Learner, num: int) -> Learner:
             for index in range(num):
                 learner.check(jax.tree.map(lambda leaf, index=index: leaf[index], batch))
 
-    return Learner(init, step, sample, check, seeds=num, mesh=learner.mesh)
+    inspect = learner.inspect and jax.vmap(learner.inspect)
+    return Learner(init, step, sample, check, seeds=num, mesh=learner.mesh, inspect=inspect)
 
 
 def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
@@ -91,7 +92,8 @@ def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
     def sample(key: Key, state: Any, images: int) -> Array:
         return jax.vmap(lambda one: learner.sample(key, one, images))(state)
 
-    return learner._replace(init=init, step=step, sample=sample)
+    inspect = learner.inspect and jax.vmap(learner.inspect, (None, 0, None))
+    return learner._replace(init=init, step=step, sample=sample, inspect=inspect)
 
 
 def combinations(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
