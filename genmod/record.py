@@ -192,7 +192,7 @@ def changes(before: Mapping[str, Any]) -> list[str]:
         "bits may differ"
         for part in now
         for name, value in now[part].items()
-        if before[part].get(name) != value
+        if before[part].get(name, value) != value
     ]
     recorded = before.get("code", {}).get("genmod")
     if recorded not in (None, package_hash()):

@@ -18,17 +18,17 @@ def blocks(language):
 
 def shortened(code):
     """Runs the code with fewer steps."""
-    assert "num_steps=3000" in code
+    fewer = {"num_steps=3000": "num_steps=900", "num_steps=600": "num_steps=200"}
+    assert any(text in code for text in fewer)
+    for text, less in {**fewer, "log_every=600": "log_every=300"}.items():
+        code = code.replace(text, less)
     names = {}
-    exec(
-        code.replace("num_steps=3000", "num_steps=900").replace("log_every=600", "log_every=300"),
-        names,
-    )
+    exec(code, names)
     return names
 
 
 def test_the_ten_lines_train_a_vae():
-    vae, _ = blocks("python")
+    vae, _, _ = blocks("python")
     names = shortened(vae)
     assert names["point"].step == 900
     assert names["point"].metrics["loss"] < 220
@@ -36,11 +36,27 @@ def test_the_ten_lines_train_a_vae():
 
 
 def test_so_does_a_gan_with_a_penalty_of_ones_own():
-    _, gan = blocks("python")
+    _, gan, _ = blocks("python")
     names = shortened(gan)
     assert names["point"].step == 900
     assert names["point"].metrics["small_logits"] > 0
     assert names["samples"].shape == (2500, 2)
+
+
+def test_so_do_seeds_a_grid_and_devices():
+    _, _, many = blocks("python")
+    names = shortened(many)
+    assert names["alone"].state.step == 200
+    assert names["point"].metrics["loss"].shape == (4,)
+    assert names["wide"].mesh.size > 1
+
+
+def test_every_test_that_is_named_is_there():
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+?)(?:_?\.\.\.)?)?`", README)
+    assert len(named) > 30
+    for file, name in named:
+        text = (ROOT / "tests" / file).read_text()
+        assert f"def {name}" in text if name else text, (file, name)
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "bench"])
