@@ -95,7 +95,7 @@ class Process:
 
     def wait_for(self, text):
         """Waits until the process has printed this."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 150
         while text not in self._out.read_text() + self._err.read_text():
             assert self._process.poll() is None, self.ended()
             assert time.monotonic() < end, f"did not print {text!r}"
@@ -104,7 +104,7 @@ class Process:
     def send(self, number):
         self._process.send_signal(number)
 
-    def ended(self, timeout=60):
+    def ended(self, timeout=150):
         try:
             code = self._process.wait(timeout)
         finally:

@@ -3,7 +3,7 @@
 A fault is a name, a colon and a place:
 
     kill:N       SIGKILL at the Nth operation on a file of a checkpoint, from the start of a save
-    pause:PLACE  the process says PLACE and waits a minute, where only a signal gets it on
+    pause:PLACE  the process says PLACE and waits for minutes, where only a signal gets it on
     block:PLACE  the same in compiled code, which hears no signal
     limit:BYTES  no file can grow beyond these, as on a full disk
 
@@ -53,7 +53,7 @@ def kill_at(number: int) -> None:
 
 
 class SlowImport:
-    """Makes one import take a minute."""
+    """Makes one import take minutes."""
 
     def find_spec(self, name, *_):
         if name == "jax":
@@ -63,7 +63,7 @@ class SlowImport:
 
 def wait(place: str) -> None:
     print(f"<{place}>", flush=True)
-    time.sleep(1 if place == "save" else 60)
+    time.sleep(1 if place == "save" else 200)
 
 
 def block(place: str) -> None:

@@ -14,7 +14,7 @@ from genmod import record
 from genmod.stop import Cut, Phase, Stop
 from genmod.train import checkpoint
 
-PATIENCE = 15  # seconds; 5 where nothing else runs, and a pause lasts 60
+PATIENCE = 15  # seconds; 5 where nothing else runs, and a pause lasts 200
 
 AT_ONCE = [
     ("pause", "import"),
