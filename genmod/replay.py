@@ -115,6 +115,7 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     seen, state = train.next_step(whole.learner, key, whole.batch_at, carry), carry.state
     if seeds is not None:
         seen, state, key = jax.tree.map(lambda leaf: leaf[index], (seen, state, key))
+        seen = seen._replace(metrics={n: value.tolist() for n, value in seen.metrics.items()})
     inspect = opened.single.learner.inspect
     inspection = None if inspect is None else jax.jit(inspect)(seen.key, state, seen.batch)
     places = data.indices_of(whole.batch_at, rng.stream(key, "data"), step - 1)

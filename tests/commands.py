@@ -166,7 +166,8 @@ def altered(tmp_path):
     return write
 
 
-_load = experiment.load
+_load, _over_seeds = experiment.load, experiment.over_seeds
+_many = {}
 
 
 @functools.cache
@@ -182,11 +183,20 @@ def load_once(path):
     return _loaded(SMALL if content == SMALL.read_bytes() else path, content)
 
 
+def over_seeds_once(built, seed, num):
+    """`experiment.over_seeds`, of what `load_once` has built."""
+    key = id(built.learner.step), seed, num
+    if key not in _many:
+        _many[key] = _over_seeds(built, seed, num)
+    return _many[key]
+
+
 def small_run(path, *, seeds=1, log_every=None, checkpoint_every=None, keep=2, **config):
     """The small experiment, trained into a folder in this process, as far as it gets."""
     module = load_once(SMALL)
     config = module.Config(**config)
-    built = experiment.over(module.build(config), config.seed, seeds)
+    built = module.build(config)
+    built = built if seeds == 1 else over_seeds_once(built, config.seed, seeds)
     folder, _ = record.open_folder(
         path,
         experiment="small",

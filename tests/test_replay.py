@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from commands import SMALL, load_once, small_run
+from commands import SMALL, load_once, over_seeds_once, small_run
 from PIL import Image
 
 from genmod import data, experiment, gan, nets, record, replay, rng, runner, train, vae
@@ -15,6 +15,7 @@ from genmod import data, experiment, gan, nets, record, replay, rng, runner, tra
 def built_once(monkeypatch):
     """An experiment that is opened again is not compiled again."""
     monkeypatch.setattr(experiment, "load", load_once)
+    monkeypatch.setattr(experiment, "over_seeds", over_seeds_once)
 
 
 def norm(tree):
@@ -121,9 +122,9 @@ def test_many_runs_are_taken_apart_together():
     many = train.over_seeds(autoencoder(), 2)
     x = jnp.stack([pictures(), pictures()[::-1]])
     keys = rng.of_seeds(rng.root(0), 2)
-    state = many.init(keys, x)
-    _, metrics = many.step(rng.of_seeds(rng.root(5), 2), state, x)
-    seen = many.inspect(rng.of_seeds(rng.root(5), 2), state, x)
+    state = jax.jit(many.init)(keys, x)
+    _, metrics = jax.jit(many.step)(rng.of_seeds(rng.root(5), 2), state, x)
+    seen = jax.jit(many.inspect)(rng.of_seeds(rng.root(5), 2), state, x)
     assert seen.terms["loss"].shape == (2, 24)
     np.testing.assert_allclose(seen.terms["loss"].mean(1), metrics["loss"], rtol=1e-5)
     plain = autoencoder()._replace(inspect=None)
