@@ -47,10 +47,16 @@ def rows_of(folder):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("arguments", "kills"),
-    [(QUICK, 3), (GAME, 3), pytest.param(FULL, 8, marks=pytest.mark.slow)],
-    ids=["binarised", "game", "article"],
+    [
+        (QUICK, 3),
+        (GAME, 3),
+        pytest.param([*QUICK, "--epochs", "12"], 20, marks=pytest.mark.slow),
+        pytest.param([*GAME, "--epochs", "12"], 20, marks=pytest.mark.slow),
+        pytest.param(FULL, 8, marks=pytest.mark.slow),
+    ],
+    ids=["binarised", "game", "binarised-20", "game-20", "article"],
 )
-def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, arguments, kills):
+def test_01_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, arguments, kills):
     first = finish(arguments, tmp_path / "undisturbed")
     assert "a new run of" in first.splitlines()[0]
     total = len((tmp_path / "undisturbed" / "metrics.jsonl").read_text().splitlines())
