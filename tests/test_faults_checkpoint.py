@@ -307,7 +307,7 @@ def test_30_a_run_of_an_earlier_version_still_restores_and_goes_on(process, tmp_
 
 @pytest.mark.parametrize("num", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_27_many_saves_and_restores_leave_nothing_behind(tmp_path, num):
-    tree = {"kernel": jnp.arange(100_000.0)}
+    tree = {"kernel": jnp.arange(1_000_000.0)}
     target = jax.eval_shape(lambda: tree)
 
     def turn(step):
@@ -327,5 +327,5 @@ def test_27_many_saves_and_restores_leave_nothing_behind(tmp_path, num):
     later_threads, later_files, later_memory = held()
     assert later_threads <= threads
     assert later_files <= files
-    # A checkpoint holds 0.4 MB: one that stayed in each turn would show.
-    assert later_memory - memory < 0.2e6 * (num - 10)
+    # A checkpoint holds 4 MB: one that stayed in each turn would show.
+    assert later_memory - memory < 1e6 * (num - 10)
