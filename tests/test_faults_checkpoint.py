@@ -327,5 +327,6 @@ def test_27_many_saves_and_restores_leave_nothing_behind(tmp_path, num):
     later_threads, later_files, later_memory = held()
     assert later_threads <= threads
     assert later_files <= files
-    # A checkpoint holds 4 MB: one that stayed in each turn would show.
-    assert later_memory - memory < 1e6 * (num - 10)
+    # A checkpoint holds 4 MB: one that stayed in each turn would show, among what the allocator
+    # keeps for later, which levels off at some 150 MB.
+    assert later_memory - memory < 2e6 * (num - 10)
