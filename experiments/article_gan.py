@@ -29,7 +29,7 @@ class Config:
 
     seed: int = 0
     """Seed of everything random."""
-    epochs: int = 50
+    epochs: int = 20
     """How long to train."""
     batch_size: int = 100
     """Real images in a batch."""

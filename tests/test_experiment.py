@@ -303,7 +303,7 @@ WEIGHTS = {
 }
 # The shape of an example, the range of what the model sees, and the number of steps.
 SHAPES = {
-    "article_gan": ((28, 28, 1), (0, 1), 30_000),
+    "article_gan": ((28, 28, 1), (-1, 1), 12_000),
     "article_vae": ((28, 28, 1), (0, 1), 30_000),
     "autoencoder": ((28, 28, 1), (0, 1), 12_000),
     "dcgan_mnist": ((28, 28, 1), (-1, 1), 6_000),
