@@ -283,7 +283,7 @@ def test_runs_are_listed_with_how_far_they_are(genmod, finished, run, tmp_path):
     assert first == [str(began.path), created, "0 of 3", "-"]
     loss = record.read_metrics(run)[-1]["loss"]
     value = record.read_evaluation(run)["negative_elbo"]
-    assert second == [str(run.path), created, "3 of 3", f"{loss:.4f}", f"negative_elbo {value:.2f}"]
+    assert second == [str(run.path), created, "3 of 3", f"{loss:.4f}", f"negative_elbo {value:.4f}"]
 
     assert str(finished.path.relative_to(Path.cwd())) in genmod("runs").out
     (tmp_path / "empty").mkdir()
