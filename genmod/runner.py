@@ -194,10 +194,10 @@ def run(
                             break
                         log.write(joined(row, seen))
                     due = at - last_saved >= checkpoint_every or at == experiment.num_steps
-                    number = devices.agree(stop.signal or 0)
-                    if due or number:
+                    if due or devices.agree(stop.signal or 0):
                         last_saved = save(at, carry)
-                    if number:
+                    # Asked again: the signal may have come while it was saved.
+                    if last_saved == at and devices.agree(stop.signal or 0):
                         break
                     bar.resume(at)
             except train.NonFiniteError as error:

@@ -16,12 +16,12 @@ def rows(folder):
 
 
 def test_seeds_are_one_program_whose_every_run_is_the_run_alone(genmod, tmp_path):
-    many = genmod("train", SMALL, "--run-dir", tmp_path / "many", "--seed", 3, "--seeds", 3)
+    many = genmod("train", SMALL, "--run-dir", tmp_path / "many", "--seed", 3, "--seeds", 2)
     assert many.code == 0, many
     assert " +- " in many.out
     found = rows(tmp_path / "many")
     evaluation = json.loads((tmp_path / "many" / "evaluation.json").read_text())
-    for index in range(3):
+    for index in range(2):
         folder = tmp_path / f"alone-{index}"
         assert genmod("train", SMALL, "--run-dir", folder, "--seed", 3 + index).code == 0
         for row, alone in zip(found, rows(folder), strict=True):
@@ -33,12 +33,12 @@ def test_seeds_are_one_program_whose_every_run_is_the_run_alone(genmod, tmp_path
         )
     values = np.array(found[-1]["seeds"]["loss"])
     assert found[-1]["loss"] == pytest.approx(values.mean())
-    assert found[-1]["loss_se"] == pytest.approx(values.std(ddof=1) / np.sqrt(3))
+    assert found[-1]["loss_se"] == pytest.approx(values.std(ddof=1) / np.sqrt(2))
     pictures = {
         str(p.relative_to(tmp_path / "many" / "pictures"))
         for p in (tmp_path / "many" / "pictures").rglob("*.png")
     }
-    assert pictures >= {"seed-3/samples.png", "seed-5/latents.png", "curves.png"}
+    assert pictures >= {"seed-3/samples.png", "seed-4/latents.png", "curves.png"}
 
 
 def test_seeds_go_on_where_they_stopped_and_are_not_other_seeds(genmod, tmp_path):
@@ -67,7 +67,7 @@ def test_samples_of_each_seed(genmod, tmp_path):
     )
 
 
-@pytest.mark.parametrize("how", ["sharded", "pmap"])
+@pytest.mark.parametrize("how", ["sharded", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_devices_change_no_number(genmod, tmp_path, how):
     assert genmod("train", SMALL, "--run-dir", tmp_path / "one").code == 0
     several = ["--devices", 4, "--how", how]

@@ -137,6 +137,7 @@ def test_half_of_a_cluster_is_refused(place, alone, flags, said, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_seeds_are_spread_over_processes(place, alone, together, tmp_path):
     first, second = (p.ended(180) for p in together(tmp_path / "two", "--seeds", "4"))
     assert (first.code, second.code) == (0, 0), (first, second)

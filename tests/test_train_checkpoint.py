@@ -13,7 +13,8 @@ def state(step=0, dtype=jnp.float32, **more):
         "bias": jnp.ones(3),
         **more,
     }
-    return TrainState(jnp.int32(step), params, (jnp.zeros(3), (), {"mu": jnp.float32(0.5)}))
+    opt_state = (jnp.zeros(3), (), {"mu": jnp.float32(0.5)})
+    return TrainState(jnp.int32(step), params, opt_state, {})
 
 
 def test_what_is_restored_is_what_was_saved_bit_for_bit(tmp_path):

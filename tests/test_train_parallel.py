@@ -75,7 +75,7 @@ def test_one_two_and_four_devices_give_the_same_run(name, how):
             assert leaf.is_fully_replicated
 
 
-@pytest.mark.parametrize("how", ["pmap", "sharded"])
+@pytest.mark.parametrize("how", ["sharded", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_seeds_are_spread_over_devices(how):
     learner = train.over_seeds(autoencoder(), 4)
     alone = curve(learner, 50)
@@ -85,7 +85,7 @@ def test_seeds_are_spread_over_devices(how):
         assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {2}
 
 
-@pytest.mark.parametrize("how", ["pmap", "sharded"])
+@pytest.mark.parametrize("how", ["sharded", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_devices(how):
     learner = autoencoder()
     four = train.over_devices(learner, how, jax.devices()[:4])
