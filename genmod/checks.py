@@ -32,6 +32,12 @@ def not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
+def index_of_run(index: int, num: int) -> None:
+    """Refuses what does not say which of `num` runs is meant."""
+    if not 0 <= index < num:
+        raise ValueError(f"index must be one of the {num} runs, from 0, got {index}")
+
+
 def known(what: str, value: str, names: Iterable[str]) -> None:
     """Refuses a name that is not among `names`, and gives the nearest ones."""
     names = sorted(names)

@@ -202,8 +202,7 @@ def sample(
     folder = record.Folder(run)
     opened = runner.reopen(folder)
     built, seeds = opened.single, opened.whole.learner.seeds
-    if not 0 <= index < (seeds or 1):
-        raise ValueError(f"index must be one of the {seeds or 1} runs, from 0, got {index}")
+    checks.index_of_run(index, seeds or 1)
     carry = checkpoint.restore(folder.checkpoints, runner.check(opened.whole, opened.config.seed))
     if seeds is not None:
         carry = pick(carry, index)

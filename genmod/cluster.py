@@ -77,13 +77,22 @@ def joined(
     watch = _Watch()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         global _broken
         _broken = True
+        if _by_the_runtime(error):
+            time.sleep(_PATIENCE + 2 * _BEAT)
         watch.leave(_FAILED)
         raise
     watch.leave(_FINISHED)
     jax.distributed.shutdown()
+
+
+def _by_the_runtime(error: BaseException | None) -> bool:
+    """Whether compiled code has failed: perhaps only as another process is gone, which shows."""
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class _Watch:
@@ -95,7 +104,7 @@ class _Watch:
 
         self._store: Any = distributed.global_state.client
         self._me, self._num = jax.process_index(), jax.process_count()
-        self._state = "0"
+        self._state = ""  # how it has ended, if it has
         self._seen = {k: ("", time.monotonic()) for k in range(self._num) if k != self._me}
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -114,8 +123,8 @@ class _Watch:
         while True:
             beat += 1
             try:
-                state = self._state if self._state in (_FINISHED, _FAILED) else str(beat)
-                self._store.key_value_set(f"genmod/{self._me}", state, allow_overwrite=True)
+                sign = self._state or str(beat)
+                self._store.key_value_set(f"genmod/{self._me}", sign, allow_overwrite=True)
                 for other in self._seen:
                     self._look(other)
             except Exception:
@@ -144,7 +153,7 @@ class _Watch:
             self._end(f"process {other} of {self._num} has not been heard of for {_PATIENCE:.0f} s")
 
     def _end(self, reason: str) -> None:
-        if self._state != "0":
+        if self._state:
             return
         sys.stdout.flush()
         os.write(2, f"genmod: error: {reason}; {_ADVICE}\n".encode())

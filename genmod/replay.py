@@ -94,8 +94,7 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     whole, seeds = opened.whole, opened.whole.learner.seeds
     if step > whole.num_steps:
         raise ValueError(f"step must be one of the run's {whole.num_steps} steps, got {step}")
-    if not 0 <= index < (seeds or 1):
-        raise ValueError(f"index must be one of the {seeds or 1} runs, from 0, got {index}")
+    checks.index_of_run(index, seeds or 1)
     if whole.dataset.fingerprint != opened.recorded["data"]:
         raise ValueError(
             f"the data set is {whole.dataset.fingerprint} now, and was {opened.recorded['data']} "

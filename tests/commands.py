@@ -104,20 +104,30 @@ class Process:
     def send(self, number):
         self._process.send_signal(number)
 
+    def kill(self):
+        """Has it gone, if it is still there."""
+        self._process.kill()
+        self._process.wait()
+
     def ended(self, timeout=150):
         try:
             code = self._process.wait(timeout)
         finally:
-            self._process.kill()
+            self.kill()
         return Ended(code, self._out.read_text(), self._err.read_text())
 
 
 @pytest.fixture(scope="module")
 def process(place, environment):
-    def start(name, *arguments, **options):
-        return Process(place, environment, name, *map(str, arguments), **options)
+    started = []
 
-    return start
+    def start(name, *arguments, **options):
+        started.append(Process(place, environment, name, *map(str, arguments), **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def alone(place, environment):
 @pytest.fixture
 def together(place, alone):
     """Starts two processes on a run, which answers nobody else."""
+    started = []
 
     def start(folder, *arguments):
         with socket.socket() as free:
@@ -30,12 +31,16 @@ def together(place, alone):
             port = free.getsockname()[1]
         flags = ["--devices", "2", "--coordinator", f"localhost:{port}", "--num-processes", "2"]
         command = ["train", str(SMALL), "--run-dir", str(folder), *map(str, arguments), *flags]
-        return [
+        processes = [
             Process(place, alone, f"{folder.name}-{k}-{port}", *command, "--process-id", str(k))
             for k in range(2)
         ]
+        started.extend(processes)
+        return processes
 
-    return start
+    yield start
+    for one in started:
+        one.kill()
 
 
 def rows(folder):

@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,48 +155,37 @@ def restore_newest(folder: str | Path, target: Any) -> Restored | None:
         damaged; each is named.
     """
     folder = Path(folder).absolute()
+    if jax.process_count() == 1:
+        clean(folder)
+        return _newest(folder, lambda path: _read(path, target))
+    newest = None  # one of several processes finds the step that all read
     if jax.process_index() == 0:
         clean(folder)
-    if jax.process_count() > 1:
-        return _restore_together(folder, target)
+        newest = _newest(folder, _verify)
+    step = devices.agree(newest.step if newest else 0)
+    if not step:
+        return None
+    return Restored(step, restore(folder, target, step=step), newest.remarks if newest else [])
+
+
+def _newest(folder: Path, read: Callable[[Path], Any]) -> Restored | None:
+    """The newest step that `read` does not find damaged, with what it gives; others go aside."""
     damaged: list[tuple[Path, str]] = []
     for path in reversed(_step_folders(folder)):
         try:
-            tree = _read(path, target)
+            tree = read(path)
         except _Damaged as error:
             damaged.append((path, str(error)))
             continue
-        return Restored(int(path.name), tree, _set_aside(folder, damaged, int(path.name)))
+        step = int(path.name)
+        remarks = [
+            f"{reason}; moved to {_move_aside(folder, bad)}, continuing from step {step}"
+            for bad, reason in damaged
+        ]
+        return Restored(step, tree, remarks)
     if damaged:
         raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
     return None
-
-
-def _restore_together(folder: Path, target: Any) -> Restored | None:
-    """`restore_newest` by all processes of a run: the first finds the step that all read."""
-    found, remarks = 0, []
-    if jax.process_index() == 0:
-        damaged = []
-        for path in reversed(_step_folders(folder)):
-            try:
-                _verify(path)
-            except _Damaged as error:
-                damaged.append((path, str(error)))
-                continue
-            found = int(path.name)
-            remarks = _set_aside(folder, damaged, found)
-            break
-        if damaged and not found:
-            raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
-    found = devices.agree(found)
-    return Restored(found, restore(folder, target, step=found), remarks) if found else None
-
-
-def _set_aside(folder: Path, damaged: list[tuple[Path, str]], step: int) -> list[str]:
-    return [
-        f"{reason}; moved to {_move_aside(folder, bad)}, continuing from step {step}"
-        for bad, reason in damaged
-    ]
 
 
 def clean(folder: str | Path) -> None:

@@ -123,9 +123,7 @@ def pick(carry: Carry, index: int) -> Carry:
     Raises:
       ValueError: if there is no such run.
     """
-    num = checks.leading_axis("carry.state", carry.state)
-    if not 0 <= index < num:
-        raise ValueError(f"index must be one of the {num} runs, from 0, got {index}")
+    checks.index_of_run(index, checks.leading_axis("carry.state", carry.state))
     state, totals = jax.tree.map(lambda leaf: leaf[index], (carry.state, carry.totals))
     return carry._replace(state=state, totals=totals)
 
