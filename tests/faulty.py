@@ -5,6 +5,7 @@ A fault is a name, a colon and a place:
     kill:N       SIGKILL at the Nth operation on a file of a checkpoint, from the start of a save
     pause:PLACE  the process says PLACE and waits for minutes, where only a signal gets it on
     block:PLACE  the same in compiled code, which hears no signal
+    fail:PLACE   says it too, and then fails as a sum over processes does, one of which is gone
     limit:BYTES  no file can grow beyond these, as on a full disk
 
 Places: import, compile, look, evaluate, figures, restore; save, which takes only a second longer.
@@ -28,7 +29,7 @@ def main() -> None:
     elif place == "import":
         sys.meta_path.insert(0, SlowImport())
     else:
-        wait_in(place, wait if kind == "pause" else block)
+        wait_in(place, {"pause": wait, "block": block, "fail": fail}[kind])
     from genmod.__main__ import main
 
     main()
@@ -74,6 +75,13 @@ def block(place: str) -> None:
     compiled = turns.lower().compile()
     print(f"<{place}>", flush=True)
     jax.block_until_ready(compiled())
+
+
+def fail(place: str) -> None:
+    import jax
+
+    wait(place)
+    raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: Connection closed by peer")
 
 
 def wait_in(place: str, how) -> None:

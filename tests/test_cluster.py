@@ -25,15 +25,16 @@ def together(place, alone):
     """Starts two processes on a run, which answers nobody else."""
     started = []
 
-    def start(folder, *arguments):
+    def start(folder, *arguments, fault=None):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         flags = ["--devices", "2", "--coordinator", f"localhost:{port}", "--num-processes", "2"]
+        flags += ["--process-id"]
         command = ["train", str(SMALL), "--run-dir", str(folder), *map(str, arguments), *flags]
         processes = [
-            Process(place, alone, f"{folder.name}-{k}-{port}", *command, "--process-id", str(k))
-            for k in range(2)
+            Process(place, alone, f"{folder.name}-{k}-{port}", *command, str(k), fault=what)
+            for k, what in enumerate([fault, None])
         ]
         started.extend(processes)
         return processes
@@ -104,6 +105,14 @@ def test_31_a_lost_process_ends_the_other_and_the_run_goes_on(place, alone, toge
         ended = Process(place, alone, name, *command).ended()
         assert ended.code == 0, ended
     assert_same_curve(rows(tmp_path / "run"), rows(tmp_path / "undisturbed"))
+
+
+@pytest.mark.slow
+def test_31_a_sum_that_fails_as_a_process_is_lost_is_told_as_that(together, tmp_path):
+    first, second = together(tmp_path / "run", *LONG, fault="fail:save")
+    first.wait_for("<save>")
+    second.send(signal.SIGKILL)
+    refused(first.ended(), 6, "process 1 of 2 has not been heard of", "start all of them again")
 
 
 def test_a_signal_to_one_process_stops_all_with_one_checkpoint(together, tmp_path):
