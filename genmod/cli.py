@@ -49,11 +49,12 @@ class RunOptions:
     """How many runs to train as one program: of the seed, the next one, and so on. Their numbers
     are given as mean +- standard error."""
     devices: int | None = None
-    """How many devices to use, one by default; on a CPU they share its cores. Of each process where
-    there are several, all by default."""
+    """How many devices to use; on a CPU they share its cores. By default one, or for several seeds
+    on a CPU as many as there are cores and as share the seeds evenly. Of each process where there
+    are several, all by default."""
     how: Literal["sharded", "pmap"] = "sharded"
-    """Several devices by a program that the compiler partitions, or by one step mapped over
-    them."""
+    """A batch over several devices by a program that the compiler partitions, or by one step mapped
+    over them. Seeds are spread by runs."""
     cluster: bool = False
     """Be one of several processes that are one run, as the environment says (SLURM, GKE, TPU)."""
     coordinator: str | None = None
@@ -84,7 +85,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             lock.refuse_running(path)
     import jax
 
-    from genmod import cluster, experiment, record, runner
+    from genmod import cluster, devices, experiment, record, runner
     from genmod.train import NonFiniteError
 
     source = experiment.find(name)
@@ -95,11 +96,13 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
     )
     configure_compilation_cache()
     configure_gpu()
-    if options.devices is not None:
-        with contextlib.suppress(RuntimeError):  # too late where the devices are known already
-            jax.config.update("jax_num_cpu_devices", options.devices)
+    several = _of_several(arguments)
+    cores = 1 if several or options.debug else devices.evenly(options.seeds, record.cores())
+    with contextlib.suppress(RuntimeError):  # too late where the devices are known already
+        if options.devices or cores > 1:
+            jax.config.update("jax_num_cpu_devices", options.devices or cores)
     with contextlib.ExitStack() as stack:
-        if _of_several(arguments):
+        if several:
             given = (options.coordinator, options.num_processes, options.process_id)
             stack.enter_context(cluster.joined(*given))
         else:
@@ -109,7 +112,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             module.build(config),
             config.seed,
             options.seeds,
-            choose_devices(options.devices),
+            choose_devices(options.devices, cores),
             options.how,
         )
         runner.check(built, config.seed)  # before there is a folder
@@ -437,10 +440,11 @@ def configure_gpu() -> None:
     os.environ["XLA_FLAGS"] = " ".join([*given.split(), *flags])
 
 
-def choose_devices(num: int | None) -> list[Any]:
+def choose_devices(num: int | None, on_cpu: int = 1) -> list[Any]:
     """The devices of a run: `num` of each process, which on a CPU share its cores.
 
-    By default one, or all where there are several processes.
+    By default one, or `on_cpu` where they are those of a CPU, or all where there are several
+    processes.
 
     Raises:
       ValueError: if there are fewer.
@@ -451,7 +455,8 @@ def choose_devices(num: int | None) -> list[Any]:
     if num is not None and len(here) < num:
         raise ValueError(f"devices must be at most {len(here)} here, got {num}")
     if jax.process_count() == 1:
-        return here[: num or 1]
+        spare = min(on_cpu, len(here)) if here[0].platform == "cpu" else 1
+        return here[: num or spare]
     own = [[d for d in jax.devices() if d.process_index == k] for k in range(jax.process_count())]
     return [device for devices in own for device in devices[: num or len(devices)]]
 

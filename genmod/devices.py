@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from genmod.types import Array
 
@@ -92,23 +92,27 @@ def local(tree: Any) -> Any:
     return jax.tree.map(bring, tree)
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A tree of arrays with a copy on every device of a mesh.
+def evenly(runs: int, most: int) -> int:
+    """How many devices, at most so many, can share runs evenly."""
+    return max(num for num in range(1, most + 1) if runs % num == 0)
 
-    Where the mesh spans processes, each of them must hold the same tree; arrays that span them
-    already stay as they are.
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree of arrays, each placed by a sharding.
+
+    Where that spans processes, each of them must hold the same tree; arrays that span them already
+    stay as they are.
     """
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    if everywhere.is_fully_addressable:
-        return jax.device_put(tree, everywhere)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
 
-    def place(leaf: Any) -> Any:
+    def put(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return leaf
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            words = place(jax.random.key_data(leaf))
+            words = put(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, everywhere, lambda index: host[index])
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(put, tree)

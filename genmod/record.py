@@ -384,20 +384,21 @@ def device() -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
+    on_cpu = devices[0].platform == "cpu"  # where there are as many devices as one asks for
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
-        "count": len(devices),
-        "cores": _cores(),
+        **({} if on_cpu else {"count": len(devices)}),
+        "cores": cores(),
         "machine": platform.machine(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 
-def _cores() -> int | None:
-    """The cores that this process may use: XLA cuts its sums into as many parts."""
+def cores() -> int:
+    """How many cores this process may use: XLA cuts its sums into as many parts."""
     usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count()
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:

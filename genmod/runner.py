@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from genmod import cluster, devices, disk, evaluate, record, report, rng, train
 from genmod import experiment as experiments
@@ -76,13 +75,7 @@ def check(experiment: Experiment, seed: int) -> Any:
     Raises:
       ValueError: if seed is none, or the parts of the experiment do not fit together.
     """
-    shapes = train.shapes(experiment.learner, keys(experiment, seed), experiment.batch_at)
-    if experiment.learner.mesh is None:
-        return shapes
-    everywhere = NamedSharding(experiment.learner.mesh, PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
-    )
+    return train.shapes(experiment.learner, keys(experiment, seed), experiment.batch_at)
 
 
 def run(

@@ -11,6 +11,7 @@ import numpy as np
 
 from genmod import checks, record, rng, runner, train
 from genmod.train import checkpoint
+from genmod.train.loop import runs_one_by_one
 
 _TIMINGS = ("examples_per_s",)
 
@@ -194,6 +195,7 @@ def _changes(folder: record.Folder, opened: runner.Reopened) -> list[str]:
     if fingerprint != recorded["data"]:
         changes.append(f"the data set was {recorded['data']} and is {fingerprint} now")
     devices = max((start.get("devices", 1) for start in recorded.get("starts", [])), default=1)
-    if devices > 1:
+    alone = opened.whole.learner.seeds is not None and runs_one_by_one(opened.whole.learner)
+    if devices > 1 and not alone:
         changes.append(f"the run had {devices} devices, and was repeated on one: bits may differ")
     return changes

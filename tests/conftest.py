@@ -14,6 +14,7 @@ pytest_plugins = ["commands"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+jax.devices()  # now, so that no command run in this process can choose another number
 
 
 # The first example compiles; a deadline would judge the compiler.

@@ -63,7 +63,7 @@ def test_a_new_run_folder_holds_what_is_needed_to_judge_and_repeat_the_run(opene
     assert found["versions"]["python"] == sys.version.split()[0]
     assert set(found["versions"]) >= {"jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
     assert found["device"]["platform"] == jax.devices()[0].platform
-    assert found["device"]["count"] == len(jax.devices())
+    assert "count" not in found["device"]  # a CPU has as many as one asks for
     assert found["created"].endswith("+00:00")
 
 

@@ -1,5 +1,7 @@
 """Many runs as one program: each is the run that it would be alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,12 @@ def images(num=60):
     return np.random.default_rng(0).integers(0, 256, (num, 4, 4, 1)).astype(np.uint8)
 
 
-def autoencoder(hyper=None, optimizer=None):
+@functools.cache  # what several tests train is compiled once
+def autoencoder():
+    return autoencoder_of()
+
+
+def autoencoder_of(hyper=None, optimizer=None):
     model = vae.make(nets.mlp((8,), 6, heads=2), nets.mlp((8,), (4, 4, 1)), latent_dim=3)
     objective = vae.elbo(model)
     if hyper is not None:
@@ -48,6 +55,7 @@ def game(**options):
     )
 
 
+@functools.cache
 def batch_at():
     return data.batches(images(), batch_size=12, prepare=data.binarized)
 
@@ -71,15 +79,19 @@ LEARNERS = {"autoencoder": autoencoder, "game": game}
 @pytest.mark.parametrize("name", LEARNERS)
 def test_run_k_is_the_run_of_seed_plus_k(name):
     learner = LEARNERS[name]()
-    many = last(train.over_seeds(learner, SEEDS), rng.root(5), log_every=100)
-    for index in range(SEEDS):
-        alone = last(learner, rng.root(5 + index), log_every=100)
-        assert_same(train.pick(many.carry, index), alone.carry)
-        for metric, value in alone.metrics.items():
-            np.testing.assert_allclose(many.metrics[metric][index], value, rtol=1e-4, atol=1e-5)
-    losses = many.metrics[next(iter(many.metrics))]
-    assert losses.shape == (SEEDS,)
-    assert len(set(losses.tolist())) == SEEDS
+    alone = [last(learner, rng.root(5 + index), log_every=100) for index in range(SEEDS)]
+    for one_by_one in (True, False):
+        learner_of_many = train.over_seeds(learner, SEEDS, one_by_one=one_by_one)
+        many = last(learner_of_many, rng.root(5), log_every=100)
+        for index, one in enumerate(alone):
+            # One after the other, they are the single run in every bit.
+            assert_same(train.pick(many.carry, index), one.carry, 0 if one_by_one else 2e-4)
+            for metric, value in one.metrics.items():
+                rtol = 0 if one_by_one else 1e-4
+                np.testing.assert_allclose(many.metrics[metric][index], value, rtol, rtol / 10)
+        losses = many.metrics[next(iter(many.metrics))]
+        assert losses.shape == (SEEDS,)
+        assert len(set(losses.tolist())) == SEEDS
 
 
 def test_a_run_that_is_taken_out_goes_on_alone():
@@ -119,10 +131,13 @@ def test_a_number_of_seeds_that_is_none_is_refused(num):
         train.over_seeds(autoencoder(), num)
 
 
-def test_seeds_of_seeds_are_refused():
+def test_seeds_of_seeds_and_of_devices_are_refused():
     many = train.over_seeds(autoencoder(), 2)
     with pytest.raises(ValueError, match="must be a single run, got one over 2 seeds"):
         train.over_seeds(many, 3)
+    wide = train.over_devices(autoencoder(), devices=jax.devices()[:2])
+    with pytest.raises(ValueError, match=r"got one over 2 devices; .* which spreads the runs"):
+        train.over_seeds(wide, 3)
 
 
 def test_keys_for_another_number_of_runs_are_refused():
@@ -133,7 +148,9 @@ def test_keys_for_another_number_of_runs_are_refused():
         train.run(autoencoder(), keys, batch_at(), num_steps=1)
 
 
-def test_one_bad_run_stops_all_at_its_step():
+@pytest.mark.parametrize("devices", [None, 1, 3])
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_one_bad_run_stops_all_at_its_step(one_by_one, devices):
     def step(key, state, batch):
         return state + 1, {"loss": jnp.where((state == 6) & (batch[0] == 1), jnp.nan, 0.0)}
 
@@ -143,9 +160,13 @@ def test_one_bad_run_stops_all_at_its_step():
     def batches(key, step):
         return (jax.random.key_data(key)[:1] == last_seed).astype(int)
 
+    many = train.over_seeds(learner, 3, one_by_one=one_by_one)
+    if devices is not None:
+        many = train.over_devices(many, devices=jax.devices()[:devices])
     with pytest.raises(train.NonFiniteError, match=r"in step 7: loss \[ *0. +0. +nan\]") as caught:
-        list(train.run(train.over_seeds(learner, 3), rng.root(0), batches, num_steps=20))
+        list(train.run(many, rng.root(0), batches, num_steps=20))
     assert caught.value.carry.state.tolist() == [6, 6, 6]
+    assert caught.value.runs == (2,)
 
 
 GRID = {"learning_rate": [1e-2, 1e-3], "beta": [0.5, 1.0, 4.0]}
@@ -153,7 +174,7 @@ GRID = {"learning_rate": [1e-2, 1e-3], "beta": [0.5, 1.0, 4.0]}
 
 def swept(learning_rate=3e-3, beta=2.0):
     optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate)
-    return autoencoder({"beta": beta}, optimizer)
+    return autoencoder_of({"beta": beta}, optimizer)
 
 
 def test_each_combination_is_the_run_with_these_numbers():
@@ -164,8 +185,8 @@ def test_each_combination_is_the_run_with_these_numbers():
     ]
     many = last(train.over_grid(swept(), GRID), rng.root(3), 50)
     assert many.metrics["loss"].shape == (6,)
-    for index, point in enumerate(points):
-        alone = last(swept(**point), rng.root(3), 50)
+    for index in (1, 3):  # between them, each number differs from the learner's own
+        alone = last(swept(**points[index]), rng.root(3), 50)
         assert_same(train.pick(many.carry, index), alone.carry)
 
 
@@ -196,7 +217,7 @@ def test_a_games_penalty_can_be_swept():
 
 
 def test_a_schedule_cannot_be_swept():
-    learner = autoencoder({"beta": lambda step: 1.0 + step})
+    learner = autoencoder_of({"beta": lambda step: 1.0 + step})
     with pytest.raises(ValueError, match="no number 'beta' to sweep"):
         last(train.over_grid(learner, {"beta": [1.0]}), rng.root(0), 1)
 

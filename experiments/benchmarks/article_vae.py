@@ -49,7 +49,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from workers import Job, Turns, Worker, WorkerError, has_module, package_versions
+from workers import (
+    REPOSITORY,
+    Job,
+    Turns,
+    Worker,
+    WorkerError,
+    has_module,
+    open_console,
+    package_versions,
+    this_checkout,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +69,6 @@ if TYPE_CHECKING:
 # they are used. It keeps the main program small as well: Linux lets a child's peak memory start
 # from that of the process that started it.
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = 60_000
 BATCH_SIZE = 100
 STEPS = EXAMPLES // BATCH_SIZE
@@ -242,8 +251,7 @@ def environment(name: Name | Literal["matrix"]) -> dict[str, str]:
     """Variables for a worker: the CPU alone; and for genmod this checkout, installed or not."""
     variables = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     if name == "genmod":
-        paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-        variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        variables |= this_checkout()
     return variables
 
 
@@ -492,14 +500,7 @@ def report(
 
 def main(config: Config) -> int:
     """Runs the benchmark and prints its tables; returns the exit status."""
-    from rich.console import Console
-
-    # A pipe has no width of its own, and Rich's 80 columns would break the table's cells.
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        # Threads that wait for each other in a spin suffer most, so ratios change as well.
-        console.print(f"[yellow]the machine is not quiet (load average {load:.1f})")
+    console = open_console()
     if not (config.archives / "train-images-idx3-ubyte.gz").is_file():
         raise SystemExit(f"no MNIST archives in {config.archives}")
     # Workers run in another folder, so a relative path is resolved here; its symbolic links are

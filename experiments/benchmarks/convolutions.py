@@ -22,15 +22,26 @@ What to expect on two cores (AVX-512), quiet: genmod 150, PyTorch 150 to 180, XL
 other in a spin.
 """
 
-import contextlib
 import dataclasses
+import functools
 import os
 import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from workers import Job, Turns, Worker, WorkerError, has_module, package_versions
+from workers import (
+    Job,
+    Turns,
+    Worker,
+    WorkerError,
+    has_module,
+    milliseconds,
+    open_console,
+    package_versions,
+    take_turns,
+    this_checkout,
+)
 
 # This file is also the module of the workers, one of which has neither JAX nor rich.
 
@@ -211,57 +222,42 @@ def train_torch(turns: Turns, job: Job) -> None:
 
 def main(config: Config) -> int:
     """Takes turns and prints the table; returns the exit status."""
-    from rich.console import Console
     from rich.table import Table
 
-    # A pipe has no width of its own, and Rich's 80 columns would break the table's cells.
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        console.print(f"[yellow]the machine is not quiet (load average {load:.1f})")
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    milliseconds: dict[str, list[float]] = {}
-    losses: dict[str, float] = {}
-    with contextlib.ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for name in config.only:
-            python = sys.executable
-            variables = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-            if name == "torch":
-                python = os.path.abspath(config.peers_python)
-                if not has_module(python, "torch"):
-                    console.print(f"{LABELS[name]}: not installed")
-                    continue
-            else:
-                variables["PYTHONPATH"] = path
-            job = Job(name, "", steps=config.steps)
-            worker = Worker(python, "convolutions", job, variables, config.timeout)
-            workers[name] = stack.enter_context(worker)
-            try:
-                worker.epoch()
-            except WorkerError as error:
-                console.print(f"[red]{LABELS[name]}: {error}", highlight=False)
-                return 1
-            milliseconds[name] = []
-        for _ in range(config.rounds):
-            for name, worker in workers.items():
-                answer = worker.epoch()
-                milliseconds[name].append(1e3 * answer["seconds"] / config.steps)
-                losses[name] = answer["loss"]
+    console = open_console()
+
+    def start(name: str) -> Worker:
+        python, variables = sys.executable, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        if name == "torch":
+            python = os.path.abspath(config.peers_python)
+        else:
+            variables |= this_checkout()
+        job = Job(name, "", steps=config.steps)
+        return Worker(python, "convolutions", job, variables, config.timeout)
+
+    starts = {name: functools.partial(start, name) for name in config.only}
+    if "torch" in starts and not has_module(os.path.abspath(config.peers_python), "torch"):
+        console.print(f"{LABELS['torch']}: not installed")
+        del starts["torch"]
+    try:
+        answers = take_turns(starts, config.rounds)
+    except WorkerError as error:
+        console.print(f"[red]{error}", highlight=False)
+        return 1
+    rows = {name: milliseconds(found, config.steps) for name, found in answers.items()}
     table = Table(title=f"A step of a DCGAN at batch size {BATCH_SIZE}, {config.rounds} rounds")
     table.add_column("convolutions", no_wrap=True)
     for heading in ("ms a step", "min-max", "times genmod", "loss"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, times in milliseconds.items():
-        base = milliseconds.get("genmod")
+    for name, times in rows.items():
+        base = rows.get("genmod")
         ratio = statistics.median(a / b for a, b in zip(times, base, strict=True)) if base else None
         table.add_row(
             LABELS[name],
             f"{statistics.median(times):.0f}",
             f"{min(times):.0f}-{max(times):.0f}",
             "-" if ratio is None else f"{ratio:.2f}",
-            f"{losses[name]:.4f}",
+            f"{answers[name][-1]['loss']:.4f}",
         )
     console.print(table)
     versions = package_versions(sys.executable, ("jax", "jaxlib"))

@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
@@ -37,6 +37,7 @@ from typing import Any, Self, TextIO, cast
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
 
 
 class Stop(Exception):
@@ -231,6 +232,53 @@ class Worker:
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(BrokenPipeError):
                 cast(TextIO, pipe).close()
+
+
+def take_turns(
+    starts: Mapping[str, Callable[[], Worker]], rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Lets workers take turns: each one's answers, of a turn a round, after one to warm up.
+
+    Raises:
+        WorkerError: with the worker's name.
+    """
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for name, start in starts.items():
+            try:
+                workers[name] = stack.enter_context(start())
+                workers[name].epoch()
+            except WorkerError as error:
+                raise WorkerError(f"{name}: {error}") from error
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                answers[name].append(worker.epoch())
+        return answers
+
+
+def milliseconds(answers: list[dict[str, Any]], steps: int) -> list[float]:
+    """Of a step, in each of a worker's turns of so many steps."""
+    return [1e3 * answer["seconds"] / steps for answer in answers]
+
+
+def this_checkout() -> dict[str, str]:
+    """The variable with which a worker finds this checkout's genmod, installed or not."""
+    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def open_console() -> Any:
+    """Where the tables go, after a warning if the machine has other work."""
+    from rich.console import Console
+
+    # A pipe has no width of its own, and Rich's 80 columns would break the table's cells.
+    found = Console(width=None if sys.stdout.isatty() else 100)
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        # Threads that wait for each other in a spin suffer most, so ratios change as well.
+        found.print(f"[yellow]the machine is not quiet (load average {load:.1f})")
+    return found
 
 
 def has_module(python: str, name: str) -> bool:

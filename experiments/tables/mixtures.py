@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from genmod import checks, data, evaluate, experiment, rng, train
+from genmod import checks, data, devices, evaluate, experiment, record, rng, train
 
 GAMES: dict[str, dict[str, Any]] = {
     "nonsaturating": {"loss": "nonsaturating", "r1": 0.0, "r2": 0.0},
@@ -59,7 +59,7 @@ def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[
         mixture=mixture, epochs=options.epochs, decay_epochs=options.epochs, **flags
     )
     built = file.build(config)
-    learner = train.over_seeds(built.learner, options.seeds)
+    learner = experiment.over(built, 0, options.seeds, jax.devices()).learner
     began = time.perf_counter()
     (*_, end) = train.run(learner, rng.root(0), built.batch_at, num_steps=built.num_steps)
     samples = jax.jit(learner.sample, static_argnums=2)(rng.root(1), end.state, SAMPLES)
@@ -71,6 +71,8 @@ def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[
 
 def main(options: Options) -> None:
     """Computes what is missing and prints the table."""
+    if options.seeds > 1:  # each core takes its share of them
+        jax.config.update("jax_num_cpu_devices", devices.evenly(options.seeds, record.cores()))
     kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     for mixture in PUBLISHED:
         for name, flags in GAMES.items():

@@ -41,6 +41,8 @@ class Learner(NamedTuple):
         values; called once, with the first batch, outside of compiled code. None checks nothing.
       seeds: how many independent runs this is, as from `over_seeds`; keys, state, batches and
         metrics then have a leading axis of that length. None for a single run without such an axis.
+      single: the learner of each of many runs; None for a single run.
+      one_by_one: whether many runs take their steps one after the other, or None: as is faster.
       mesh: the devices it runs on, as from `over_devices`; None for the default one.
       inspect: `(key, state, batch) -> Inspection`, the numbers of the step with these arguments,
         example by example: the same keys, before the update. Over seeds or a grid its arrays have
@@ -53,6 +55,8 @@ class Learner(NamedTuple):
     sample: Callable[[Key, Any, int], Array]
     check: Callable[[Batch], None] | None = None
     seeds: int | None = None
+    single: "Learner | None" = None
+    one_by_one: bool | None = None
     mesh: jax.sharding.Mesh | None = None
     inspect: Callable[[Key, Any, Batch], Inspection] | None = None
 

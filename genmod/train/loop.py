@@ -4,7 +4,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -158,9 +158,38 @@ def start(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
 def shapes(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
     """What a run carries, as shapes and types: the target to restore a checkpoint into.
 
-    Nothing is computed; parts that do not fit together are refused here.
+    Nothing is computed; parts that do not fit together are refused here. Of a learner over devices
+    they say where each array belongs.
     """
-    return _start().eval_shape(learner, _keys(learner, key), _as_argument(batch_at))[0]
+    found = _start().eval_shape(learner, _keys(learner, key), _as_argument(batch_at))[0]
+    if learner.mesh is None:
+        return found
+
+    def place(tree: Any, where: NamedSharding) -> Any:
+        return jax.tree.map(lambda leaf: leaf.update(sharding=where), tree)
+
+    return Carry(*map(place, found, _shardings(learner)))
+
+
+def _shardings(learner: Learner) -> tuple[NamedSharding, ...]:
+    """Where a carry's step, state, totals and count belong: the state of many runs in parts."""
+    assert learner.mesh is not None
+    whole = NamedSharding(learner.mesh, PartitionSpec())
+    parts = NamedSharding(learner.mesh, PartitionSpec(*learner.mesh.axis_names))
+    return whole, whole if learner.seeds is None else parts, whole, whole
+
+
+def runs_one_by_one(learner: Learner) -> bool:
+    """Whether many runs are taken through their steps one after the other, on each device.
+
+    So it is on a CPU unless the learner says otherwise: a step of many there takes as long as all
+    of theirs, and a run by itself has the very bits that it would have alone.
+    """
+    if learner.one_by_one is not None:
+        return learner.one_by_one
+    mesh = learner.mesh
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return platform == "cpu"
 
 
 def run(
@@ -210,7 +239,9 @@ def run(
     if carry is None:
         carry = start(learner, key, batch_at)
     if learner.mesh is not None:
-        carry, key, batch_at = devices.replicate((carry, key, batch_at), learner.mesh)
+        whole, parts, *_ = where = _shardings(learner)
+        carry = Carry(*map(devices.place, carry, where))
+        key, batch_at = devices.place(key, parts), devices.place(batch_at, whole)
     return _points(learner, key, batch_at, num_steps, log_every, carry, compiled, on_call)
 
 
@@ -288,8 +319,14 @@ def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry
 
 def drain(carry: Carry) -> tuple[dict[str, Any], Carry]:
     """What a log point does: each metric's mean since the last one, and the carry that goes on."""
-    means, carry = _drain(carry)
-    return _readable(means), carry
+    # NumPy divides as it says; a compiled division by a number that many values share is a product
+    # with its inverse, and the mean of one run of many would not be that of the run alone.
+    totals, count = jax.device_get((carry.totals, carry.count))
+    means = {
+        name: np.divide(total, count, dtype=np.result_type(total.dtype, np.float32))
+        for name, total in totals.items()
+    }
+    return _readable(means), _emptied(carry)
 
 
 class _CallLength:
@@ -358,8 +395,49 @@ def _advance(
 ) -> tuple[Carry, Metrics, Array]:
     """`length` steps, fewer if one's metrics are not finite.
 
-    Returns the carry, the last step's metrics, and whether these are finite.
+    Returns the carry, the last step's metrics, and whether these are finite. Many runs each stop at
+    such a step of their own, and what is returned are the fewest steps that one of them took.
     """
+    if learner.single is None:
+        return _steps(learner, key, batch_at, carry, length)
+    single, one_by_one = learner.single, runs_one_by_one(learner)
+
+    def runs(
+        keys: Keys, states: Any, totals: Metrics, batch_at: BatchAt, step: Array, count: Array
+    ) -> tuple[Carry, Metrics, Array]:
+        def alone(run: tuple[Key, Any, Metrics]) -> tuple[Carry, Metrics, Array]:
+            key, state, totals = run
+            return _steps(single, key, batch_at, Carry(step, state, totals, count), length)
+
+        if one_by_one:
+            return jax.lax.map(alone, (keys, states, totals))
+        carry = Carry(step, states, totals, count)
+        carry, metrics, finite = _steps(learner, keys, batch_at, carry, length)
+        each = [jnp.full(len(keys), value) for value in (carry.step, carry.count, finite)]
+        return carry._replace(step=each[0], count=each[1]), metrics, each[2]
+
+    if learner.mesh is not None:  # each device takes its runs through all of these steps
+        parts, whole = PartitionSpec(*learner.mesh.axis_names), PartitionSpec()
+        runs = jax.shard_map(
+            runs,
+            mesh=learner.mesh,
+            in_specs=(parts, parts, parts, whole, whole, whole),
+            out_specs=parts,
+            check_vma=False,
+        )
+    after, metrics, finite = runs(key, carry.state, carry.totals, batch_at, carry.step, carry.count)
+    after = after._replace(step=after.step.min(), count=after.count.min())
+    if learner.mesh is not None:
+        where = _shardings(learner)
+        after = jax.lax.with_sharding_constraint(after, Carry(*cast(Any, where)))
+        metrics = jax.lax.with_sharding_constraint(metrics, where[0])
+    return after, metrics, finite.all()
+
+
+def _steps(
+    learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry, length: int | Array
+) -> tuple[Carry, Metrics, Array]:
+    """What `_advance` does, of one run, or of many in step."""
     data_key, step_key = rng.stream(key, "data"), rng.stream(key, "step")
     end = carry.step + length
 
@@ -429,10 +507,9 @@ def _copy(carry: Carry) -> Carry:
 
 
 @jax.jit
-def _drain(carry: Carry) -> tuple[Metrics, Carry]:
-    means = {name: total / carry.count for name, total in carry.totals.items()}
+def _emptied(carry: Carry) -> Carry:
     empty = {name: jnp.zeros_like(total) for name, total in carry.totals.items()}
-    return means, carry._replace(totals=empty, count=jnp.zeros_like(carry.count))
+    return carry._replace(totals=empty, count=jnp.zeros_like(carry.count))
 
 
 @jax.jit

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def over_devices(
 
     A batch is cut into equal shares of consecutive examples, one for each device; the state is a
     single one, of which every device holds a copy. A learner over seeds is spread by runs instead,
-    each device holding its share of them.
+    whichever `how`: each device takes its share of them through their steps without the others.
 
     `pmap` maps the step explicitly: each device computes gradients of its share, and the step takes
     their mean (`genmod.devices`). `sharded` leaves the code as it is for the whole batch and has
@@ -37,71 +37,66 @@ def over_devices(
       devices: which ones; all of them if None.
 
     Raises:
-      ValueError: if how is unknown or there are no devices; when traced, if a batch, or the number
-        of seeds, cannot be cut into equal shares; at the start of a run, if a step under `pmap`
-        leaves devices with different states.
+      ValueError: if how is unknown, there are no devices or the number of seeds cannot be cut into
+        equal shares; when traced, if a batch cannot be; at the start of a run, if a step under
+        `pmap` leaves devices with different states.
     """
     checks.known("how", how, ("pmap", "sharded"))
     chosen = jax.devices() if devices is None else list(devices)
     if not chosen:
         raise ValueError("devices must hold at least one device, got none")
-    mesh = Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+    runs = learner.seeds
+    if runs is not None:
+        if runs % len(chosen):
+            _refuse_shares(f"{runs} seeds", len(chosen))
+        # No name that a step would take for that of its batch's axis.
+        return learner._replace(mesh=_mesh(chosen, "runs"))
     make = {"pmap": _mapped, "sharded": _partitioned}[how]
-    return make(learner, mesh)._replace(mesh=mesh)
+    return make(learner, _mesh(chosen, AXIS))
+
+
+def _mesh(chosen: Sequence[jax.Device], axis: str) -> Mesh:
+    return Mesh(np.array(chosen), (axis,), axis_types=(AxisType.Auto,))
 
 
 def _partitioned(learner: Learner, mesh: Mesh) -> Learner:
     whole, parts = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
     constrain = jax.lax.with_sharding_constraint
-    runs = learner.seeds is not None
 
     def step(key: Key, state: Any, batch: Batch) -> tuple[Any, Metrics]:
-        _check_shares(batch, mesh.size, runs)
-        if runs:
-            key, state, batch = constrain((key, state, batch), parts)
-            state, metrics = learner.step(key, state, batch)
-            return constrain(state, parts), constrain(metrics, whole)
+        _check_batch(batch, mesh.size)
         state, batch = constrain(state, whole), constrain(batch, parts)
         with partitioned(parts):
             return constrain(learner.step(key, state, batch), whole)
 
-    return learner._replace(step=step)
+    return learner._replace(step=step, mesh=mesh)
 
 
 def _mapped(learner: Learner, mesh: Mesh) -> Learner:
     if mesh.is_multi_process:
         raise ValueError("how='pmap' must be on the devices of one process, got those of several")
-    runs = learner.seeds is not None
-    pmap = functools.partial(jax.pmap, devices=list(mesh.devices))
-    if runs:  # independent: no device needs to know of the others
-        mapped = pmap(learner.step)
-    else:
-        pmap = functools.partial(pmap, axis_name=AXIS, in_axes=(None, None, 0))
-        mapped = pmap(learner.step, out_axes=None)
+    pmap = functools.partial(
+        jax.pmap, axis_name=AXIS, in_axes=(None, None, 0), devices=list(mesh.devices)
+    )
+    mapped = pmap(learner.step, out_axes=None)
 
-    def shares(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), tree)
-
-    def whole(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    def shares(batch: Batch) -> Batch:
+        return jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
 
     def step(key: Key, state: Any, batch: Batch) -> tuple[Any, Metrics]:
-        _check_shares(batch, mesh.size, runs)
-        if runs:
-            return whole(mapped(*map(shares, (key, state, batch))))
+        _check_batch(batch, mesh.size)
         return mapped(key, state, shares(batch))
 
     def check(batch: Batch) -> None:
         if learner.check is not None:
             learner.check(batch)
-        if not runs:
-            # With out_axes=None the first device's state counts, whatever the others have: a mean
-            # that was forgotten would never be seen.
-            key = rng.root(0)
-            state = jax.jit(learner.init)(key, batch)
-            _check_same(pmap(learner.step, out_axes=0)(key, state, shares(batch))[0])
+        # With out_axes=None the first device's state counts, whatever the others have: a mean that
+        # was forgotten would never be seen.
+        key = rng.root(0)
+        state = jax.jit(learner.init)(key, batch)
+        _check_same(pmap(learner.step, out_axes=0)(key, state, shares(batch))[0])
 
-    return learner._replace(step=step, check=check)
+    return learner._replace(step=step, check=check, mesh=mesh)
 
 
 def _check_same(states: Any) -> None:
@@ -115,8 +110,11 @@ def _check_same(states: Any) -> None:
             )
 
 
-def _check_shares(batch: Batch, num: int, runs: bool) -> None:
+def _check_batch(batch: Batch, num: int) -> None:
     size = checks.leading_axis("batch", batch)
     if size % num:
-        what = f"{size} seeds" if runs else f"a batch of {size} examples"
-        raise ValueError(f"{what} cannot be cut into equal shares for {num} devices")
+        _refuse_shares(f"a batch of {size} examples", num)
+
+
+def _refuse_shares(what: str, num: int) -> NoReturn:
+    raise ValueError(f"{what} cannot be cut into equal shares for {num} devices")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from genmod import checks
 from genmod.train.learner import Learner
-from genmod.train.loop import Carry
+from genmod.train.loop import Carry, runs_one_by_one
 from genmod.types import Array, Batch, Key, Keys, Metrics
 
 _NUMBERS = ("hyper", "hyperparams")
@@ -18,7 +18,7 @@ _NUMBERS = ("hyper", "hyperparams")
 `optax.inject_hyperparams` leaves in an optimizer's state."""
 
 
-def over_seeds(learner: Learner, num: int) -> Learner:
+def over_seeds(learner: Learner, num: int, *, one_by_one: bool | None = None) -> Learner:
     """`num` independent runs as one learner: run k is the run of seed + k.
 
         for point in train.run(train.over_seeds(learner, 16), rng.root(0), batch_at, ...):
@@ -30,6 +30,10 @@ def over_seeds(learner: Learner, num: int) -> Learner:
     Args:
       learner: the single run.
       num: number of runs.
+      one_by_one: True has the compiled program take one run after the other through its steps, the
+        bits of each being those that it would have alone; False vectorises the step over the runs
+        (`jax.vmap`), which fills a GPU with small ones. None chooses the first on a CPU, where the
+        second is no faster, and the second elsewhere.
 
     Returns:
       A learner whose functions take keys [num], one for each run; `train.run` makes them of the key
@@ -37,13 +41,20 @@ def over_seeds(learner: Learner, num: int) -> Learner:
       are [num, images, H, W, C].
 
     Raises:
-      ValueError: if num is not positive, or the learner is over seeds already.
+      ValueError: if num is not positive, or the learner is over seeds or over devices already.
     """
     num = checks.positive_integer("num", num)
     if learner.seeds is not None:
         raise ValueError(f"the learner must be a single run, got one over {learner.seeds} seeds")
+    if learner.mesh is not None:
+        raise ValueError(
+            f"the learner must be on one device, got one over {learner.mesh.size} devices; "
+            "expected over_devices(over_seeds(learner, num)), which spreads the runs"
+        )
 
     def init(keys: Keys, batch: Batch) -> Any:
+        if runs_one_by_one(many):
+            return jax.lax.map(lambda run: learner.init(*run), (keys, batch))
         return jax.vmap(learner.init)(keys, batch)
 
     def step(keys: Keys, state: Any, batch: Batch) -> tuple[Any, Metrics]:
@@ -58,8 +69,17 @@ def over_seeds(learner: Learner, num: int) -> Learner:
             for index in range(num):
                 learner.check(jax.tree.map(lambda leaf, index=index: leaf[index], batch))
 
-    inspect = learner.inspect and jax.vmap(learner.inspect)
-    return Learner(init, step, sample, check, seeds=num, mesh=learner.mesh, inspect=inspect)
+    many = Learner(
+        init,
+        step,
+        sample,
+        check,
+        seeds=num,
+        single=learner,
+        one_by_one=one_by_one,
+        inspect=learner.inspect and jax.vmap(learner.inspect),
+    )
+    return many
 
 
 def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
