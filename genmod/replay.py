@@ -86,7 +86,8 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     Raises:
       ValueError: if the folder is not that of a run, there is no such step or index, the run became
         non-finite before it, or the data set is no longer the same.
-      CheckpointError: if that checkpoint is damaged.
+      CheckpointError: if that checkpoint holds other arrays than the experiment's. A damaged one is
+        passed over.
     """
     step = checks.positive_integer("step", step)
     folder = record.Folder(Path(run_folder))
@@ -101,12 +102,9 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
             "when the run began; expected the same: its batches cannot be made again"
         )
     key = runner.keys(whole, opened.config.seed)
-    origin = max((s for s in checkpoint.steps(folder.checkpoints) if s < step), default=0)
-    if origin:
-        shapes = runner.check(whole, opened.config.seed)
-        carry = checkpoint.restore(folder.checkpoints, shapes, step=origin)
-    else:
-        carry = train.start(whole.learner, key, whole.batch_at)
+    shapes = runner.check(whole, opened.config.seed)
+    origin, carry = checkpoint.restore_before(folder.checkpoints, shapes, step) or (0, None)
+    carry = carry or train.start(whole.learner, key, whole.batch_at)
     try:
         carry = train.advance(whole.learner, key, whole.batch_at, carry, step - 1 - origin)
     except train.NonFiniteError as error:

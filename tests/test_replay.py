@@ -1,5 +1,8 @@
 """A step taken apart, and a step of a run again: the very numbers, and who was the cause."""
 
+import shutil
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,6 +179,18 @@ def test_the_step_that_is_not_finite_is_taken_apart(diverged):
     before = replay.step(diverged.path, 9)
     assert before.origin == 0, "the checkpoint of step 9 is after it"
     assert all(g.num_bad == 0 for g in replay.gradients(before).values())
+
+
+def test_a_damaged_checkpoint_is_passed_over(diverged, tmp_path):
+    copy = record.Folder(Path(shutil.copytree(diverged.path, tmp_path / "copy")))
+    (file,) = (copy.checkpoints / "000000009" / "state").glob("manifest.ocdbt")
+    file.write_bytes(file.read_bytes()[:10])
+    before = sorted(copy.path.rglob("*"))
+    ours, theirs = replay.step(copy.path, 10), replay.step(diverged.path, 10)
+    assert (ours.origin, theirs.origin) == (0, 9)
+    for a, b in leaves((ours.state, ours.batch), (theirs.state, theirs.batch)):
+        np.testing.assert_array_equal(a, b)
+    assert sorted(copy.path.rglob("*")) == before
 
 
 def planted(learner, images, **options):

@@ -168,24 +168,51 @@ def restore_newest(folder: str | Path, target: Any) -> Restored | None:
     return Restored(step, restore(folder, target, step=step), newest.remarks if newest else [])
 
 
+def restore_before(folder: str | Path, target: Any, step: int) -> tuple[int, Any] | None:
+    """The newest checkpoint of an earlier step that is what was written; nothing is moved.
+
+    Args:
+      folder: as given to `save`.
+      target: as given to `restore`.
+      step: which step it must come before.
+
+    Returns:
+      The step and its tree; None if there is none.
+
+    Raises:
+      CheckpointError: if the checkpoint holds other arrays than the target.
+    """
+    earlier = [path for path in _step_folders(Path(folder).absolute()) if int(path.name) < step]
+    path, tree, _ = _newest_whole(earlier, lambda path: _read(path, target))
+    return None if path is None else (int(path.name), tree)
+
+
 def _newest(folder: Path, read: Callable[[Path], Any]) -> Restored | None:
     """The newest step that `read` does not find damaged, with what it gives; others go aside."""
+    path, tree, damaged = _newest_whole(_step_folders(folder), read)
+    if path is None and damaged:
+        raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
+    if path is None:
+        return None
+    step = int(path.name)
+    remarks = [
+        f"{why}; moved to {_move_aside(folder, bad)}, continuing from step {step}"
+        for bad, why in damaged
+    ]
+    return Restored(step, tree, remarks)
+
+
+def _newest_whole(
+    paths: list[Path], read: Callable[[Path], Any]
+) -> tuple[Path | None, Any, list[tuple[Path, str]]]:
+    """The last of these that `read` does not find damaged, what it gives, and those after it."""
     damaged: list[tuple[Path, str]] = []
-    for path in reversed(_step_folders(folder)):
+    for path in reversed(paths):
         try:
-            tree = read(path)
+            return path, read(path), damaged
         except _Damaged as error:
             damaged.append((path, str(error)))
-            continue
-        step = int(path.name)
-        remarks = [
-            f"{reason}; moved to {_move_aside(folder, bad)}, continuing from step {step}"
-            for bad, reason in damaged
-        ]
-        return Restored(step, tree, remarks)
-    if damaged:
-        raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
-    return None
+    return None, None, damaged
 
 
 def clean(folder: str | Path) -> None:
