@@ -26,7 +26,7 @@ from genmod.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(data.Source):
     """Model, game and length of training."""
 
     seed: int = 0
@@ -47,8 +47,6 @@ class Config:
     """Adam's learning rate."""
     b1: float = 0.5
     """Adam's momentum."""
-    dataset: str = "mnist"
-    """Name of the data set."""
 
     def __post_init__(self):
         rng.root(self.seed)
@@ -62,7 +60,7 @@ class Config:
 
 def build(config: Config) -> Experiment:
     """Puts the parts together."""
-    images = data.load(config.dataset)
+    images = config.load()
     shape = images.images.shape[1:]
     model = gan.make(
         nets.mlp(

@@ -20,7 +20,7 @@ from genmod.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(data.Source):
     """The article's constants."""
 
     seed: int = 0
@@ -37,8 +37,6 @@ class Config:
     """RMSprop's learning rate."""
     kl_weight: float = 1e-4
     """Weight of the article's KL term."""
-    dataset: str = "mnist"
-    """Name of the data set."""
 
     def __post_init__(self):
         rng.root(self.seed)
@@ -50,7 +48,7 @@ class Config:
 
 def build(config: Config) -> Experiment:
     """Puts the parts together."""
-    images = data.load(config.dataset)
+    images, test = config.train_and_test()
     model = vae.make(
         nets.mlp((config.hidden,), 2 * config.latent_dim, heads=2),
         nets.mlp((config.hidden,), images.images.shape[1:]),
@@ -68,7 +66,7 @@ def build(config: Config) -> Experiment:
     def figures(key, state):
         return report.autoencoder_figures(
             images,
-            data.load(config.dataset, "test"),
+            test,
             encode=lambda x: model.encode(state.params, jnp.asarray(x))[0],
             decode=lambda z: model.likelihood.mean(model.decode(state.params, z)),
             samples=learner.sample(key, state, 100),

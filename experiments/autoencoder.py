@@ -20,7 +20,7 @@ from genmod.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(data.Source):
     """The article's constants, with a code of two numbers."""
 
     seed: int = 0
@@ -35,8 +35,6 @@ class Config:
     """Units of the hidden layers."""
     learning_rate: float = 1e-3
     """RMSprop's learning rate."""
-    dataset: str = "mnist"
-    """Name of the data set."""
 
     def __post_init__(self):
         rng.root(self.seed)
@@ -47,7 +45,7 @@ class Config:
 
 def build(config: Config) -> Experiment:
     """Puts the parts together."""
-    images = data.load(config.dataset)
+    images, test = config.train_and_test()
     encoder = nets.mlp((config.hidden,), config.code_dim)
     decoder = nets.mlp((config.hidden,), images.images.shape[1:])
 
@@ -71,7 +69,7 @@ def build(config: Config) -> Experiment:
         del key
         return report.autoencoder_figures(
             images,
-            data.load(config.dataset, "test"),
+            test,
             encode=lambda x: encoder.apply(state.params["encoder"], jnp.asarray(x)),
             decode=lambda z: jax.nn.sigmoid(decoder.apply(state.params["decoder"], z)),
             manifold=False,

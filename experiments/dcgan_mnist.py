@@ -21,7 +21,7 @@ from genmod.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(data.Source):
     """Model, game and length of training."""
 
     seed: int = 0
@@ -48,8 +48,6 @@ class Config:
     """Adam's momentum."""
     average_half_life: float = 20_000.0
     """Half-life of the generator's average, in generated images."""
-    dataset: str = "mnist"
-    """Name of the data set."""
 
     def __post_init__(self):
         rng.root(self.seed)
@@ -63,7 +61,7 @@ class Config:
 
 def build(config: Config) -> Experiment:
     """Puts the parts together."""
-    images = data.load(config.dataset)
+    images = config.load()
     shape = images.images.shape[1:]
     norms = {"none": None, "group": "group", "batch": "batch"}
     model = gan.make(

@@ -21,7 +21,7 @@ from genmod.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(data.Source):
     """Model, optimizer and length of training."""
 
     seed: int = 0
@@ -40,8 +40,6 @@ class Config:
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: int = 50
     """Length of the cosine: by then the learning rate is zero."""
-    dataset: str = "mnist"
-    """Name of the data set."""
 
     def __post_init__(self):
         rng.root(self.seed)
@@ -55,7 +53,7 @@ class Config:
 
 def build(config: Config) -> Experiment:
     """Puts the parts together."""
-    images, test = data.load(config.dataset), data.load(config.dataset, "test")
+    images, test = config.train_and_test()
     shape = images.images.shape[1:]
     encoder = nets.mlp(config.hidden, 2 * config.latent_dim, heads=2, activation=jax.nn.tanh)
     decoder = nets.mlp(

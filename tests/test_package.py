@@ -68,7 +68,7 @@ ALLOWED = {
     "gan": {"checks", "gan", "rng", "types"},
     "train": {"checks", "devices", "disk", "rng", "train", "types"},
     "evaluate": {"checks", "evaluate", "rng", "types"},
-    "data": {"checks", "data", "rng", "types"},
+    "data": {"caches", "checks", "data", "rng", "types"},
     "report": {"checks", "data", "evaluate", "report", "train"},
 }
 

@@ -5,7 +5,14 @@ from genmod.data.errors import DataError
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import shuffled
 from genmod.data.protocols import binarized, signed_unit_interval, unchanged, unit_interval
-from genmod.data.sources import Dataset, fingerprint, load
+from genmod.data.sources import (
+    Dataset,
+    Source,
+    fingerprint,
+    from_arrays,
+    load,
+    train_and_test,
+)
 from genmod.data.stacked import (
     all_digits,
     stack,
@@ -20,11 +27,13 @@ __all__ = [
     "DataError",
     "Dataset",
     "Mixture",
+    "Source",
     "all_digits",
     "batch_at",
     "batches",
     "binarized",
     "fingerprint",
+    "from_arrays",
     "grid",
     "indices_at",
     "indices_of",
@@ -38,6 +47,7 @@ __all__ = [
     "stacked_batches",
     "stacked_frequencies",
     "stacked_modes",
+    "train_and_test",
     "triples",
     "unchanged",
     "unit_interval",

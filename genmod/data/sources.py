@@ -1,15 +1,28 @@
 """Where data sets come from."""
 
-import gzip
+import contextlib
+import functools
 import hashlib
+import json
+import os
+import runpy
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from genmod import checks
-from genmod.data.errors import DataError
+from genmod import caches, checks
+from genmod.data import files
+from genmod.data.errors import DataError, NoSuchSplit
+from genmod.data.files import Arrays, Part
+from genmod.data.splits import resolve
+
+_KINDS = ("mnist", "tfds:NAME", "idx:FOLDER", "npz:FILE", "npy:FILE", "folder:DIR", "call:FILE:F")
 
 
 class Dataset(NamedTuple):
@@ -26,29 +39,218 @@ class Dataset(NamedTuple):
     fingerprint: str
 
 
-def load(name: str, split: str = "train", *, data_dir: str | Path | None = None) -> Dataset:
+@dataclass(frozen=True)
+class Source:
+    """Which data set, and where it lies: the fields of an experiment's Config that say so."""
+
+    dataset: str = "mnist"
+    """Name of the data set: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR, or
+    call:FILE:F, a function F in a Python file that returns a genmod.data.Dataset."""
+    data_dir: str = ""
+    """Folder to read from instead of the usual one: the archives of mnist, the prepared data sets
+    of tensorflow-datasets."""
+    manual_dir: str = ""
+    """Folder with the original archives of a data set of tensorflow-datasets, to prepare it without
+    a network."""
+    image_size: int = 0
+    """Side of the square to which pictures of a folder are resized and cropped; 0: as they are."""
+    skip_corrupt: bool = False
+    """Leave out pictures of a folder that cannot be read, and count them."""
+
+    def load(self, split: str = "train") -> Dataset:
+        """Loads a split, as `data.load` does."""
+        return load(self.dataset, split, **self._options())
+
+    def train_and_test(self) -> tuple[Dataset, Dataset]:
+        """Loads what to train on and what to test on, as `data.train_and_test` does."""
+        return train_and_test(self.dataset, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "data_dir": self.data_dir or None,
+            "manual_dir": self.manual_dir or None,
+            "image_size": self.image_size or None,
+            "skip_corrupt": self.skip_corrupt,
+        }
+
+
+def load(
+    name: str | Callable[[], Dataset],
+    split: str = "train",
+    *,
+    data_dir: str | Path | None = None,
+    manual_dir: str | Path | None = None,
+    image_size: int | None = None,
+    skip_corrupt: bool = False,
+) -> Dataset:
     """Loads a data set.
 
     Args:
-      name: "mnist", which comes with the package (LeCun, Cortes & Burges 1998; 60,000 and 10,000
-        images [28, 28, 1]); or "tfds:NAME", one that tensorflow-datasets has prepared on disk.
-      split: "train" or "test"; for "tfds:", any split that tensorflow-datasets understands.
+      name: what to load:
+
+        - "mnist", which comes with the package (LeCun, Cortes & Burges 1998; 60,000 and 10,000
+          images [28, 28, 1]);
+        - "tfds:NAME[/CONFIG][:VERSION]", of tensorflow-datasets;
+        - "idx:FOLDER", the files of Fashion-MNIST, KMNIST, EMNIST or MNIST itself, gzipped or not;
+        - "npz:FILE" and "npy:FILE", arrays (`images`, `labels`, or Keras's `x_train` and others);
+        - "folder:DIR", pictures in folders named by their class, or in one folder;
+        - "call:FILE:F", a function F in a Python file, or the function itself: `() -> Dataset`.
+      split: "train" or "test", as far as there are, or parts of them in the language of
+        tensorflow-datasets: "train[:90%]", "train[1000:2000]", "train+test". Pictures and arrays
+        that are not divided are "train".
       data_dir: a folder to read from instead: for "mnist" one with the four original archives, for
         "tfds:" the folder of tensorflow-datasets.
+      manual_dir: for "tfds:", a folder with the original archives, to prepare it without a network.
+      image_size: for "folder:", the side of the square to which each picture is resized (bicubic,
+        its shorter side) and cropped (its middle); None takes them as they are, of one size.
+      skip_corrupt: for "folder:", leave out pictures that cannot be read, with a warning.
 
     Raises:
-      ValueError: if name or split is unknown; the nearest names are given.
+      ValueError: if name or split is unknown (the nearest names are given), or images or labels are
+        not what they should be.
       DataError: if a file is missing or damaged.
     """
-    if name.startswith("tfds:"):
+    if not callable(name) and name.startswith("tfds:"):
         from genmod.data import tfds
 
         where = None if data_dir is None else str(data_dir)
         images, labels = tfds.load(name.removeprefix("tfds:"), split, where)
-    else:
-        checks.known("data set", name, ["mnist", "tfds:NAME"])
-        images, labels = _load_mnist(split, data_dir)
+        return from_arrays(images, labels)
+    parts = _parts(name, data_dir, image_size, skip_corrupt)
+    read = functools.cache(lambda part: parts[part]())
+    for one in split.split("+"):
+        try:
+            checks.known(f"split of {_called(name)}", one.partition("[")[0].strip(), parts)
+        except ValueError as error:
+            raise NoSuchSplit(str(error)) from None
+    sizes = {part: len(read(part)[0]) for part in parts if part in split}
+    pieces = [
+        tuple(array[first:last] for array in read(part))
+        for part, first, last in resolve(split, sizes)
+    ]
+    images, labels = (
+        arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        for arrays in zip(*pieces, strict=True)
+    )
     return Dataset(images, labels, fingerprint(images, labels))
+
+
+def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[Dataset, Dataset]:
+    """What to train on, and what to test on: the splits "train" and "test" of a data set.
+
+    Where there is no "test", every tenth example is held out of "train".
+
+    Args:
+      name: as for `load`.
+      options: as for `load`.
+    """
+    train = load(name, **options)
+    with contextlib.suppress(NoSuchSplit):
+        return train, load(name, "test", **options)
+    held = np.arange(len(train.images)) % 10 == 9
+    if not held.any():
+        raise ValueError(
+            f"{_called(name)} has {len(train.images)} examples and no split 'test'; expected at "
+            "least 10, so that some can be held out"
+        )
+    train, test = ((train.images[chosen], train.labels[chosen]) for chosen in (~held, held))
+    return from_arrays(*train), from_arrays(*test)
+
+
+def from_arrays(images: Any, labels: Any = None) -> Dataset:
+    """A data set of NumPy or JAX arrays.
+
+    Args:
+      images: uint8 [N, H, W] or [N, H, W, C].
+      labels: whole numbers of at least 0, [N]; all 0 if None.
+
+    Raises:
+      ValueError: if a shape or type is another, there is no image, or a label is out of range.
+    """
+    images, labels = files.checked("from_arrays", images, labels)
+    return Dataset(images, labels, fingerprint(images, labels))
+
+
+def _called(name: str | Callable[[], Dataset]) -> str:
+    return getattr(name, "__name__", "a function") if callable(name) else name
+
+
+def _parts(
+    name: str | Callable[[], Dataset],
+    data_dir: str | Path | None,
+    image_size: int | None,
+    skip_corrupt: bool,
+) -> Mapping[str, Part]:
+    """The parts of a data set, each to be read when it is wanted."""
+    if callable(name):
+        return {"train": lambda: _returned(name)}
+    kind, _, where = name.partition(":")
+    if kind == "idx":
+        return files.idx_parts(where)
+    if kind in ("npz", "npy"):
+        return files.numpy_parts(where)
+    if kind == "folder":
+        if image_size is not None:
+            checks.positive_integer("image_size", image_size)
+        parts = files.folder_parts(where, size=image_size, skip_corrupt=skip_corrupt)
+        identity = [files.folder_identity(where), image_size, skip_corrupt]
+        return {
+            part: lambda part=part, read=read: _kept(["folder", part, *identity], read)
+            for part, read in parts.items()
+        }
+    if kind == "call":
+        return {"train": lambda: _returned(_function(where))}
+    checks.known("data set", name, _KINDS)
+    return {part: functools.partial(_load_mnist, part, data_dir) for part in _MNIST}
+
+
+def _function(where: str) -> Callable[[], Dataset]:
+    file, _, name = where.rpartition(":")
+    if not Path(file).is_file():
+        raise ValueError(f"data set 'call:{where}': there is no file {file!r}; expected FILE:F")
+    found = runpy.run_path(file).get(name)
+    if not callable(found):
+        raise ValueError(f"data set 'call:{where}': {file} has no function {name!r}")
+    return found
+
+
+def _returned(function: Callable[[], Dataset]) -> Arrays:
+    found = function()
+    if not isinstance(found, Dataset):
+        raise ValueError(
+            f"{_called(function)}() must return a genmod.data.Dataset, got {type(found).__name__}"
+        )
+    return files.checked(f"{_called(function)}()", found.images, found.labels)
+
+
+def _kept(identity: list[Any], read: Part) -> Arrays:
+    """What `read` gives, decoded once: kept as a file that is mapped into memory.
+
+    What is kept counts only while it has the fingerprint with which it was written.
+    """
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    folder = caches.folder() / "data" / key
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        labels = np.load(folder / "labels.npy")
+        if (folder / "fingerprint").read_text() == fingerprint(images, labels):
+            return images, labels
+        shutil.rmtree(folder)
+    except (OSError, ValueError, EOFError):
+        shutil.rmtree(folder, ignore_errors=True)
+    images, labels = read()
+    with contextlib.suppress(OSError):  # a full disk or a folder that is not ours: nothing is lost
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder.parent))
+        try:
+            np.save(partial / "images.npy", images)
+            np.save(partial / "labels.npy", labels)
+            (partial / "fingerprint").write_text(fingerprint(images, labels))
+            os.rename(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return np.load(folder / "images.npy", mmap_mode="r"), labels
+    return images, labels
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
@@ -81,18 +283,21 @@ _MNIST = {
 }
 
 
-def _load_mnist(split: str, data_dir: str | Path | None) -> tuple[np.ndarray, np.ndarray]:
-    checks.known("split of mnist", split, _MNIST)
+def _load_mnist(split: str, data_dir: str | Path | None) -> Arrays:
     packaged = resources.files("genmod.data") / "mnist_archives"
     folder = Path(str(packaged) if data_dir is None else data_dir)
-    images, labels = (
-        _read_idx(_verified(folder / file, checksum)) for file, checksum in _MNIST[split].items()
-    )
-    return images[..., None], labels.astype(np.int32)
+    archives = {folder / file: checksum for file, checksum in _MNIST[split].items()}
+    contents = {path: _verified(path, checksum) for path, checksum in archives.items()}
+
+    def read() -> Arrays:
+        images, labels = (files.read_idx(path, archive) for path, archive in contents.items())
+        return files.checked("mnist", images, labels)
+
+    return _kept(["mnist", *_MNIST[split].values()], read)
 
 
 def _verified(path: Path, checksum: str) -> bytes:
-    """The unpacked contents of a gzip archive whose checksum is right."""
+    """The contents of an archive whose checksum is right."""
     try:
         archive = path.read_bytes()
     except FileNotFoundError:
@@ -103,11 +308,4 @@ def _verified(path: Path, checksum: str) -> bytes:
             f"{path}: damaged: its SHA-256 is {found}, expected {checksum}; "
             "put the original archive there, or reinstall genmod"
         )
-    return gzip.decompress(archive)
-
-
-def _read_idx(contents: bytes) -> np.ndarray:
-    """Reads unsigned bytes in the IDX format: 0, 0, 8 (the type), rank, sizes, values."""
-    rank = contents[3]
-    shape = np.frombuffer(contents, ">i4", count=rank, offset=4)
-    return np.frombuffer(contents, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    return archive

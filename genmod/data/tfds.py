@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from genmod.data.errors import DataError
+from genmod.data.errors import DataError, NoSuchSplit
 
 # NAME[/CONFIG][:VERSION]. TFDS also knows namespaces, as in "huggingface:mnist", and asks the
 # network for those.
@@ -54,7 +54,7 @@ def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.nd
         num = splits[split].num_examples
     except (AttributeError, KeyError, ValueError) as error:
         there = ", ".join(f"{key!r} ({part.num_examples})" for key, part in splits.items())
-        raise ValueError(
+        raise NoSuchSplit(
             f"unknown split {split!r} of data set {name!r}; there is: {there or 'none'}, and parts "
             "such as 'train[:50%]'"
         ) from error
