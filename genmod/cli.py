@@ -25,6 +25,8 @@ from genmod.stop import Stop
 
 _FAILED, _USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 1, 2, 3, 4, 5
 _CODES = {"DiskError": _FAILED, "DataError": _BAD_DATA, "CheckpointError": _BAD_CHECKPOINT}
+_CLASSES = 30
+"""How many classes a histogram shows."""
 _PICTURES = (".png", ".pdf", ".svg")
 _SAME_BITS_ON_GPU = (
     "--xla_gpu_exclude_nondeterministic_ops=true",
@@ -197,10 +199,7 @@ def sample(
 
     checks.positive_integer("num", num)
     key = rng.stream(rng.root(seed), "sample")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
-    if out.suffix.lower() not in _PICTURES:
-        raise ValueError(f"out must end in {', '.join(_PICTURES)}, got {out.name!r}")
+    _check_picture(out)
     configure_compilation_cache()
     folder = record.Folder(run)
     opened = runner.reopen(folder)
@@ -213,6 +212,13 @@ def sample(
     (built.show or report.image_grid)(images).savefig(out)
     print(out)
     return 0
+
+
+def _check_picture(out: Path) -> None:
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
+    if out.suffix.lower() not in _PICTURES:
+        raise ValueError(f"out must end in {', '.join(_PICTURES)}, got {out.name!r}")
 
 
 def runs(
@@ -250,6 +256,66 @@ def runs(
         Console(width=None if sys.stdout.isatty() else 160).print(table)
     else:
         print(f"no runs below {str(folder)!r}")
+    return 0
+
+
+def data(
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
+    split: str = "train",
+    data_dir: Path | None = None,
+    manual_dir: Path | None = None,
+    image_size: int | None = None,
+    skip_corrupt: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    num: int = 100,
+    out: Path = Path("data.png"),
+) -> int:
+    """Shows what is in a data set: counts, classes, mean, fingerprint, pictures, speed.
+
+    Args:
+      name: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR or call:FILE:F.
+      split: train or test, or parts of them such as train[:90%].
+      data_dir: folder to read from instead of the usual one.
+      manual_dir: folder with the original archives of a data set of tensorflow-datasets.
+      image_size: side of the square to which pictures of a folder are resized and cropped.
+      skip_corrupt: leave out pictures of a folder that cannot be read, and count them.
+      num: how many images to draw, spread over the whole split.
+      out: the picture to write.
+    """
+    import numpy as np
+
+    from genmod import checks, report
+    from genmod import data as sets
+
+    checks.positive_integer("num", num)
+    _check_picture(out)
+    source = sets.Source(
+        name, str(data_dir or ""), str(manual_dir or ""), image_size or 0, skip_corrupt
+    )
+    dataset = source.load(split)
+    found = sets.summary(dataset)
+    configure_compilation_cache()
+    places = np.linspace(0, found.num - 1, min(num, found.num)).astype(int)
+    report.image_grid(dataset.images[places]).savefig(out)
+    speed = sets.images_per_second(dataset)
+    values = [", ".join(f"{x:.4f}" for x in each) for each in (found.mean, found.std)]
+    rows = {
+        "data set": f"{name}, {split}",
+        "images": f"{found.num:,}, uint8 {list(found.shape)}, {found.num_bytes / 1e6:,.1f} MB",
+        "mean": f"{values[0]} (grey values in [0, 1])",
+        "standard deviation": values[1],
+        "fingerprint": dataset.fingerprint,
+        "batches": f"{speed:,.0f} images/s from the device, shuffled, as floats",
+    }
+    _print_table(["", ""], [[key, value] for key, value in rows.items()], right=False)
+    most = max(found.counts.values())
+    bars = [
+        [str(label), f"{count:,}", "#" * max(1, round(40 * count / most))]
+        for label, count in list(found.counts.items())[:_CLASSES]
+    ]
+    _print_table(["class", "images", ""], bars, right=False)
+    if len(found.counts) > _CLASSES:
+        print(f"and {len(found.counts) - _CLASSES:,} more classes")
+    print(out)
     return 0
 
 
@@ -333,12 +399,14 @@ def _example_rows(again: Any, places: Any) -> tuple[list[str], list[list[str]]]:
     return ["in the batch", "in the data set", *terms], rows
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = True
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, pad_edge=False)
-    for column in table.columns[1:]:
+    table = Table(*columns, box=None, pad_edge=False, show_header=any(columns))
+    for column in table.columns[1:] if right else ():
         column.justify = "right"
     for row in rows:
         table.add_row(*row)
@@ -470,6 +538,7 @@ def _dispatch(arguments: list[str], stop: Stop) -> int:
             "train": _train_help,
             "sample": sample,
             "runs": runs,
+            "data": data,
             "replay": replay,
             "verify": verify,
         },

@@ -1,0 +1,79 @@
+"""What is in a data set, in numbers."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genmod import rng
+from genmod.data.batches import batches
+from genmod.data.sources import Dataset
+
+_CHUNK = 4096
+
+
+class Summary(NamedTuple):
+    """A data set in numbers.
+
+    Attributes:
+      num: number of images.
+      shape: of an image, (H, W, C).
+      counts: number of images of each label, by label.
+      mean: of each channel, grey values in [0, 1]; [C].
+      std: standard deviation of each channel's grey values over all pixels; [C].
+      num_bytes: that the images take in memory.
+    """
+
+    num: int
+    shape: tuple[int, ...]
+    counts: dict[int, int]
+    mean: np.ndarray
+    std: np.ndarray
+    num_bytes: int
+
+
+def summary(dataset: Dataset) -> Summary:
+    """Counts and measures a data set of images."""
+    images, labels = dataset.images, dataset.labels
+    # Each grey value's number, per channel: exact, and no copy of the data in floats.
+    depth = images.shape[-1]
+    counts = np.zeros((depth, 256), np.int64)
+    for first in range(0, len(images), _CHUNK):
+        chunk = images[first : first + _CHUNK].reshape(-1, depth)
+        for channel in range(depth):
+            counts[channel] += np.bincount(chunk[:, channel], minlength=256)
+    values = np.arange(256) / 255
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt(np.einsum("cv,cv->c", shares, (values[None] - mean[:, None]) ** 2))
+    found = {int(k): int(n) for k, n in zip(*np.unique(labels, return_counts=True), strict=True)}
+    return Summary(len(images), images.shape[1:], found, mean, std, images.nbytes)
+
+
+def images_per_second(dataset: Dataset, *, batch_size: int = 100, seconds: float = 0.5) -> float:
+    """How many images a compiled loop takes from the device in shuffled batches, as floats.
+
+    Args:
+      dataset: of images.
+      batch_size: images in a batch, or all where there are fewer.
+      seconds: how long to measure, after a first turn.
+    """
+    batch_size = min(batch_size, len(dataset.images))
+    batch_at = batches(dataset.images, batch_size=batch_size)
+
+    @jax.jit
+    def take(batch_at: jax.tree_util.Partial, num: jax.Array) -> jax.Array:
+        def one(step: jax.Array, total: jax.Array) -> jax.Array:
+            return total + batch_at(rng.root(0), step).sum()
+
+        return jax.lax.fori_loop(0, num, one, jnp.zeros(()))
+
+    num, took = 1, 0.0
+    while took < seconds:
+        num = num * 4 if took else num
+        began = time.perf_counter()
+        jax.block_until_ready(take(batch_at, jnp.int32(num)))
+        took = time.perf_counter() - began if num > 1 else 1e-9
+    return num * batch_size / took
