@@ -1,5 +1,16 @@
-"""Data sets, their random-access order, and how examples become batches."""
+"""Data sets, their random-access order, how examples become batches, and their augmentation."""
 
+from genmod.data.augment import (
+    augmented,
+    brightness,
+    compose,
+    contrast,
+    cutout,
+    diffaugment,
+    flip,
+    saturation,
+    translate,
+)
 from genmod.data.batches import batch_at, batches, indices_at, indices_of
 from genmod.data.errors import DataError
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
@@ -21,10 +32,17 @@ __all__ = [
     "Dataset",
     "Mixture",
     "all_digits",
+    "augmented",
     "batch_at",
     "batches",
     "binarized",
+    "brightness",
+    "compose",
+    "contrast",
+    "cutout",
+    "diffaugment",
     "fingerprint",
+    "flip",
     "grid",
     "indices_at",
     "indices_of",
@@ -32,12 +50,14 @@ __all__ = [
     "mixture_dataset",
     "ring",
     "sample_mixture",
+    "saturation",
     "shuffled",
     "signed_unit_interval",
     "stack",
     "stacked_batches",
     "stacked_frequencies",
     "stacked_modes",
+    "translate",
     "triples",
     "unchanged",
     "unit_interval",
