@@ -42,6 +42,8 @@ class Config(data.Source):
     """Judge real and generated images as one batch; matters with batch normalisation."""
     r1: float = 0.0
     """Weight of the squared gradient at real images."""
+    augment: str = "none"
+    """What the discriminator sees of images: a policy of `data.diffaugment`, or none."""
     learning_rate: float = 2e-4
     """Adam's learning rate."""
     b1: float = 0.5
@@ -57,6 +59,12 @@ class Config(data.Source):
             checks.positive(name, getattr(self, name))
         for name in ("r1", "b1"):
             checks.not_negative(name, getattr(self, name))
+        augmentation(self.augment)
+
+
+def augmentation(policy: str):
+    """Of images in [-1, 1] on black, such as "translation,cutout"; None for "none"."""
+    return None if policy == "none" else data.diffaugment(policy, fill=-1)
 
 
 def build(config: Config) -> Experiment:
@@ -79,6 +87,7 @@ def build(config: Config) -> Experiment:
         penalty=gan.weighted((config.r1, gan.r1)),
         together=config.together,
         average_half_life=config.average_half_life,
+        augment=augmentation(config.augment),
         as_images=lambda x: (x + 1) / 2,
     )
 

@@ -1,5 +1,16 @@
-"""Data sets, their random-access order, and how examples become batches."""
+"""Data sets, their random-access order, how examples become batches, and their augmentation."""
 
+from genmod.data.augment import (
+    augmented,
+    brightness,
+    compose,
+    contrast,
+    cutout,
+    diffaugment,
+    flip,
+    saturation,
+    translate,
+)
 from genmod.data.batches import batch_at, batches, indices_at, indices_of
 from genmod.data.errors import DataError
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
@@ -40,12 +51,19 @@ __all__ = [
     "Source",
     "Summary",
     "all_digits",
+    "augmented",
     "batch_at",
     "batches",
     "binarized",
     "binarized_once",
+    "brightness",
+    "compose",
+    "contrast",
+    "cutout",
     "dequantized",
+    "diffaugment",
     "fingerprint",
+    "flip",
     "from_arrays",
     "grid",
     "images_per_second",
@@ -56,6 +74,7 @@ __all__ = [
     "padded",
     "ring",
     "sample_mixture",
+    "saturation",
     "shuffled",
     "signed_unit_interval",
     "stack",
@@ -65,6 +84,7 @@ __all__ = [
     "summary",
     "thresholded",
     "train_and_test",
+    "translate",
     "triples",
     "unchanged",
     "unit_interval",

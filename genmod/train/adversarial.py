@@ -108,6 +108,7 @@ def adversarial(
     average_ramp_up: float = 0.05,
     constrain: Callable[[Params], Params] | None = None,
     pieces: int = 1,
+    augment: Callable[[Keys, Array], Array] | None = None,
     as_images: Callable[[Array], Array] | None = None,
 ) -> Learner:
     """A learner with two players, who take turns within each step: the discriminator goes first.
@@ -137,6 +138,10 @@ def adversarial(
         `gan.weight_clipping(0.01)`.
       pieces: into how many pieces to cut each update's batch, to save memory; the gradient is that
         of the whole batch where examples do not look at each other.
+      augment: `(keys [B], images [B, ...]) -> images [B, ...]`, such as `data.diffaugment()`: how
+        the discriminator sees real and generated images, in both players' updates and in penalties,
+        with fresh noise for every example and use (Zhao et al. 2020). Gradients must pass it. None
+        shows the images as they are; samples are never augmented.
       as_images: what `Learner.sample` does with generated images, such as scaling them to [0, 1].
 
     `Learner.inspect` gives the terms of both players' updates. Each example takes part in one
@@ -154,7 +159,8 @@ def adversarial(
 
     Raises:
       ValueError: if a number of steps or pieces is not positive or a half-life not; when traced,
-        if the batch cannot be cut evenly, or a loss or penalty has another shape than above.
+        if the batch cannot be cut evenly, or a loss, a penalty or augmented images have
+        another shape than above.
     """
     for name, value in (
         ("discriminator_steps", discriminator_steps),
@@ -187,6 +193,21 @@ def adversarial(
             return []
         single = ((getattr(current, "__name__", "penalty"), 1.0, current),)
         return list(getattr(current, "terms", single))
+
+    def show(keys: Keys, real: Array, fake: Array) -> tuple[Array, Array]:
+        """Both kinds of images as the discriminator sees them."""
+        if augment is None:
+            return real, fake
+        both = {"real": real, "fake": fake}
+        for name, images in both.items():
+            # With spaces, unlike the names of penalties, which draw from streams of theirs.
+            both[name] = augment(rng.stream(keys, f"augmentation of {name}"), images)
+            if (both[name].shape, both[name].dtype) != (images.shape, images.dtype):
+                raise ValueError(
+                    f"augment must keep the images' shape and dtype, {list(images.shape)} "
+                    f"{images.dtype}, got {list(both[name].shape)} {both[name].dtype}"
+                )
+        return both["real"], both["fake"]
 
     def judge(params: Any, real: Array, fake: Array) -> tuple[Array, Array]:
         if together:
@@ -235,6 +256,7 @@ def adversarial(
                 keys, real = examples
                 now = params._replace(discriminator=own)
                 fake = players.generate(params, players.latent(rng.stream(keys, "latent")))
+                real, fake = show(keys, real, fake)
                 logits = judge(now, real, fake)
                 losses = loss.discriminator(*logits)
                 _check_shape("the discriminator's loss", losses, logits[0].shape)
@@ -271,6 +293,7 @@ def adversarial(
                 keys, real = examples
                 now = params._replace(generator=own)
                 fake = players.generate(now, players.latent(rng.stream(keys, "latent")))
+                real, fake = show(keys, real, fake)
                 logits = judge(now, real, fake)
                 losses = loss.generator(*logits)
                 _check_shape("the generator's loss", losses, logits[1].shape)
