@@ -26,15 +26,24 @@ class Dataset(NamedTuple):
     fingerprint: str
 
 
-def load(name: str, split: str = "train", *, data_dir: str | Path | None = None) -> Dataset:
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    data_dir: str | Path | None = None,
+    manual_dir: str | Path | None = None,
+) -> Dataset:
     """Loads a data set.
 
     Args:
       name: "mnist", which comes with the package (LeCun, Cortes & Burges 1998; 60,000 and 10,000
-        images [28, 28, 1]); or "tfds:NAME", one that tensorflow-datasets has prepared on disk.
+        images [28, 28, 1]); or "tfds:NAME", one of tensorflow-datasets, which is prepared on
+        disk on first use where TensorFlow is installed (`genmod[tfds]`).
       split: "train" or "test"; for "tfds:", any split that tensorflow-datasets understands.
       data_dir: a folder to read from instead: for "mnist" one with the four original archives, for
         "tfds:" the folder of tensorflow-datasets.
+      manual_dir: for "tfds:" alone, a folder with the original archives, to prepare from without a
+        network.
 
     Raises:
       ValueError: if name or split is unknown; the nearest names are given.
@@ -44,7 +53,8 @@ def load(name: str, split: str = "train", *, data_dir: str | Path | None = None)
         from genmod.data import tfds
 
         where = None if data_dir is None else str(data_dir)
-        images, labels = tfds.load(name.removeprefix("tfds:"), split, where)
+        archives = None if manual_dir is None else str(manual_dir)
+        images, labels = tfds.load(name.removeprefix("tfds:"), split, where, archives)
     else:
         checks.known("data set", name, ["mnist", "tfds:NAME"])
         images, labels = _load_mnist(split, data_dir)
