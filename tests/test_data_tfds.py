@@ -193,7 +193,7 @@ def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
         ("MNIST", "mnist"),
         ("fashion-mnist", "fashion_mnist"),
         ("tiny_digitz", "tiny_digits"),
-        ("kaggle:zzzzzz", "none"),
+        ("zzzzzz:kaggle", "none"),
         ("", "none"),
     ],
 )
