@@ -1,9 +1,16 @@
+import gzip
+import importlib.util
 import io
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import textwrap
+import time
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +18,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from genmod import data
-from genmod.data import DataError
+from genmod.data import DataError, tfds_prepare
 from genmod.data.tfds import load
 
 GREY = tfds.features.Image(shape=(8, 8, 1))
@@ -76,6 +83,14 @@ def _no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def without_tensorflow(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +170,7 @@ def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
 
         import genmod.data.tfds as loader
         assert "tensorflow_datasets" not in sys.modules
+        loader.importlib.util.find_spec = lambda name: None  # so nothing can be prepared
 
         images, labels = loader.load("tiny_digits", "train", {prepared!r})
         assert images.shape == (48, 8, 8, 1)
@@ -177,7 +193,7 @@ def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
         ("MNIST", "mnist"),
         ("fashion-mnist", "fashion_mnist"),
         ("tiny_digitz", "tiny_digits"),
-        ("kaggle:zzzzzz", "none"),
+        ("zzzzzz:kaggle", "none"),
         ("", "none"),
     ],
 )
@@ -195,22 +211,27 @@ def test_unknown_name_gives_the_nearest(prepared, name, nearest):
         ("tiny_digits/colour", "tiny_digits", "tiny_digits/1.0.0"),
     ],
 )
+@pytest.mark.usefixtures("without_tensorflow")
 def test_not_prepared_says_where_and_how(prepared, name, folder, found):
     with pytest.raises(DataError) as error:
         load(name, "train", prepared)
     first, *command = str(error.value).splitlines()
     assert f"{name!r} is not prepared in {prepared}/{folder} (found: {found})" in first
-    assert "TensorFlow" in first
+    assert "where TensorFlow is installed (pip install 'genmod[tfds]')" in first
     assert len(command) == 2
     assert f"tfds.builder({name!r}, data_dir={prepared!r})" in command[1]
     assert 'file_format="array_record"' in command[1]
     compile(textwrap.dedent("\n".join(command)), "command", "exec")
 
 
+@pytest.mark.usefixtures("without_tensorflow")
 def test_missing_folder_is_not_prepared(tmp_path):
     with pytest.raises(DataError, match="not prepared"):
         load("mnist", "train", str(tmp_path / "nowhere"))
-    # A bucket is not asked: it counts as a folder here.
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_bucket_is_not_asked_and_nothing_is_prepared_there():
     with pytest.raises(DataError, match="not prepared"):
         load("mnist", "train", "gs://tfds-data/datasets")
 
@@ -357,3 +378,253 @@ def test_description_without_splits(files, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": []}))
     with pytest.raises(ValueError, match="there is: none"):
         load("tiny_digits", "train", str(tmp_path))
+
+
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+    """Has a script in place of the process that prepares; its folders are in `root`, `stage`."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    start = f"""
+        import json, os, pathlib, subprocess, sys, time
+        root = pathlib.Path({str(tmp_path)!r})
+        stage = root / ".preparing-mnist"
+        (root / "started").open("a").write("x")
+    """
+
+    def use(script):
+        code = textwrap.dedent(start) + textwrap.dedent(script)
+        monkeypatch.setattr(
+            tfds_prepare, "_command", lambda name, root, manual_dir: [sys.executable, "-c", code]
+        )
+
+    return use
+
+
+DOWNLOADING = """
+part = root / "downloads" / "mnist" / "train.gz.tmp.0123"
+part.mkdir(parents=True)
+files = {"train.gz": "https://nowhere/train.gz", "test.gz": "https://nowhere/test.gz"}
+(stage / "report").write_text(json.dumps({"files": files}) + "\\n")
+"""
+
+
+def left_in(folder):
+    """What is left, but for the file of the lock."""
+    return {path.name for path in folder.iterdir()} - {".preparing-mnist.lock", "started"}
+
+
+@pytest.mark.parametrize("bytes_first", [0, 3])
+def test_23_a_network_that_does_not_answer_is_given_up(
+    stub, tmp_path, monkeypatch, capfd, bytes_first
+):
+    # It downloads for longer than the deadline, as long as bytes come, and starts a process.
+    stub(
+        DOWNLOADING
+        + f"""
+for i in range({bytes_first}):
+    (part / "train.gz").open("a").write("more")
+    time.sleep(0.6)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+(root / "started").write_text(str(child.pid))
+time.sleep(120)
+"""
+    )
+    monkeypatch.setenv("GENMOD_DOWNLOAD_DEADLINE", "1")
+    manual = tmp_path / "archives"
+    manual.mkdir()
+    (manual / "test.gz").touch()
+    start = time.monotonic()
+    with pytest.raises(DataError) as error:
+        load("mnist", "train", str(tmp_path), str(manual))
+    assert 1 + 0.6 * max(bytes_first - 1, 0) < time.monotonic() - start < 30
+    message = str(error.value)
+    assert "no network within 1 s (GENMOD_DOWNLOAD_DEADLINE)" in message
+    assert f"put these files in {manual} and give it as manual_dir:\n  train.gz  (https:" in message
+    assert "test.gz" not in message
+    assert f"copy {tmp_path}/mnist" in message
+    assert f"preparing data set 'mnist' in {tmp_path}, from" in capfd.readouterr().err
+    assert left_in(tmp_path) == {"archives"}
+    assert not running(int((tmp_path / "started").read_text()))
+
+
+def running(pid):
+    for _ in range(100):
+        try:
+            # One that has ended and is not yet collected is not running.
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] == "Z":
+                return False
+            os.kill(pid, 0)
+        except (ProcessLookupError, FileNotFoundError):
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_what_takes_long_and_downloads_nothing_is_waited_for(stub, tmp_path, monkeypatch):
+    stub("time.sleep(2); sys.exit(7)")
+    monkeypatch.setenv("GENMOD_DOWNLOAD_DEADLINE", "0.5")
+    with pytest.raises(DataError, match="ended with exit code 7"):
+        load("mnist", "train", str(tmp_path))
+
+
+def test_a_failure_is_told_and_nothing_is_left(stub, tmp_path):
+    # What others have begun, and what an earlier attempt has left, is told apart.
+    other = tmp_path / "downloads" / "mnist" / "other.gz.tmp.4567"
+    other.mkdir(parents=True)
+    (tmp_path / ".preparing-mnist").mkdir()
+    (tmp_path / ".preparing-mnist" / "report").write_text('{"refused": "long ago"}\n')
+    stub(
+        DOWNLOADING
+        + """
+(stage / "mnist" / "incomplete.3.0.1").mkdir(parents=True)
+(stage / "report").open("a").write(json.dumps({"error": "DownloadError: HTTP code: 404."}) + "\\n")
+sys.exit(1)
+"""
+    )
+    with pytest.raises(
+        DataError, match=r"DownloadError: HTTP code: 404\.; put these files"
+    ) as error:
+        load("mnist", "train", str(tmp_path))
+    assert "  test.gz  (https://nowhere/test.gz)\n  train.gz" in str(error.value)
+    assert left_in(tmp_path) == {"downloads"}
+    assert list(tmp_path.rglob("*.tmp.*")) == [other]
+
+
+def test_other_features_are_refused_before_preparing(stub, tmp_path):
+    stub("""(stage / "report").write_text(json.dumps({"refused": "no image"})); sys.exit(1)""")
+    with pytest.raises(ValueError, match="no image"):
+        load("mnist", "train", str(tmp_path))
+    assert left_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "inf", "nan"])
+def test_a_deadline_that_is_none_is_refused(stub, tmp_path, monkeypatch, value):
+    stub("sys.exit(1)")
+    monkeypatch.setenv("GENMOD_DOWNLOAD_DEADLINE", value)
+    with pytest.raises(ValueError, match="GENMOD_DOWNLOAD_DEADLINE must be"):
+        load("mnist", "train", str(tmp_path))
+
+
+def test_manual_dir_must_be_a_folder(stub, tmp_path):
+    stub("sys.exit(1)")
+    with pytest.raises(ValueError, match=r"manual_dir '.*nowhere' must be a folder"):
+        load("mnist", "train", str(tmp_path), str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", ["tiny_digits", "huggingface:mnist", "mnits", "mnist:3"])
+def test_only_what_tfds_has_code_for_is_prepared(stub, tmp_path, name):
+    stub("sys.exit(1)")
+    with pytest.raises((ValueError, DataError), match=r"unknown data set|not prepared"):
+        load(name, "train", str(tmp_path))
+    assert left_in(tmp_path) == set()
+    assert not (tmp_path / "started").exists()
+
+
+def test_two_processes_prepare_once(prepared, tmp_path, stub):
+    # Both find nothing; the one that waits reads what the other has prepared.
+    made = tmp_path / "made" / "mnist" / "1.0.0"
+    shutil.copytree(Path(prepared) / "tiny_digits" / "1.0.0", made)
+    for path in made.iterdir():
+        path.write_bytes(path.read_bytes().replace(b'"tiny_digits"', b'"mnist"'))
+        path.rename(path.with_name(path.name.replace("tiny_digits", "mnist")))
+    stub("""
+        import shutil
+        time.sleep(3)
+        shutil.copytree(root / "made" / "mnist", stage / "mnist")
+    """)
+    script = f"""
+        import sys
+        from genmod.data import tfds, tfds_prepare
+        tfds.importlib.util.find_spec = lambda name: object()
+        tfds_prepare._command = lambda *_: {tfds_prepare._command("mnist", tmp_path, None)!r}
+        print(tfds.load("mnist", "train", {str(tmp_path)!r})[1].tolist())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    pipe = subprocess.PIPE
+    both = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60) for process in both]
+    assert [json.loads(out) for out, _ in said] == [LABELS[:48].tolist()] * 2, said
+    assert sorted("waiting for another process" in err for _, err in said) == [False, True]
+    assert (tmp_path / "started").read_text() == "x"
+    assert left_in(tmp_path) == {"made", "mnist"}
+
+
+def test_a_folder_in_the_way_is_named(stub, tmp_path):
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+    (tmp_path / "mnist" / "3.0.1" / "mine").touch()
+    stub("""
+        made = stage / "mnist" / "3.0.1"
+        made.mkdir(parents=True)
+        (made / "dataset_info.json").touch()
+    """)
+    with pytest.raises(DataError, match=r"mnist/3\.0\.1: in the way"):
+        load("mnist", "train", str(tmp_path))
+    assert left_in(tmp_path) == {"mnist"}
+
+
+needs_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"
+)
+MNIST_ARCHIVES = str(resources.files("genmod.data") / "mnist_archives")
+
+
+def fashion_archives():
+    places = [
+        os.environ.get("GENMOD_FASHION_MNIST_DIR"),
+        Path(__file__).parents[2] / "shared" / "data" / "fashion_mnist",
+        "/usr/share/dataset-fashion-mnist",
+    ]
+    for place in places:
+        if place and (Path(place) / "train-images-idx3-ubyte.gz").is_file():
+            return Path(place)
+    pytest.skip("no archives of Fashion-MNIST; give their folder as GENMOD_FASHION_MNIST_DIR")
+
+
+def as_set(dataset):
+    pairs = zip(dataset.images, dataset.labels.tolist(), strict=True)
+    return sorted((image.tobytes(), label) for image, label in pairs)
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_mnist_as_tfds_prepares_it_is_that_of_the_package(tmp_path):
+    for split in ("train", "test"):
+        found = data.load("tfds:mnist", split, data_dir=tmp_path, manual_dir=MNIST_ARCHIVES)
+        assert as_set(found) == as_set(data.load("mnist", split))
+    assert left_in(tmp_path) == {"mnist"}
+    assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_fashion_mnist_is_not_taken_for_mnist(tmp_path):
+    archives = fashion_archives()
+    # Their archives have the same names.
+    data.load("tfds:mnist", "test", data_dir=tmp_path, manual_dir=MNIST_ARCHIVES)
+    found = data.load("tfds:fashion_mnist", "test", data_dir=tmp_path, manual_dir=archives)
+    assert found.images.shape == (10_000, 28, 28, 1)
+    assert np.bincount(found.labels).tolist() == [1000] * 10
+    pixels = gzip.decompress((archives / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
+    labels = gzip.decompress((archives / "t10k-labels-idx1-ubyte.gz").read_bytes())[8:]
+    images = np.frombuffer(pixels, np.uint8).reshape(10_000, 28, 28, 1)
+    assert as_set(found) == as_set(data.Dataset(images, np.frombuffer(labels, np.uint8), ""))
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_a_server_that_accepts_and_is_silent_is_given_up(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("GENMOD_DOWNLOAD_DEADLINE", "3")
+        with pytest.raises(DataError, match=r"no network within 3 s.*\n  t10k-images.*\(http"):
+            data.load("tfds:fashion_mnist", data_dir=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".preparing-fashion_mnist.lock"}
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_the_wrong_archives_are_refused(tmp_path):
+    with pytest.raises(DataError, match="has wrong checksum"):
+        data.load("tfds:fashion_mnist", data_dir=tmp_path, manual_dir=MNIST_ARCHIVES)
+    assert {path.name for path in tmp_path.iterdir()} == {".preparing-fashion_mnist.lock"}

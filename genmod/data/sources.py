@@ -90,7 +90,8 @@ def load(
 
         - "mnist", which comes with the package (LeCun, Cortes & Burges 1998; 60,000 and 10,000
           images [28, 28, 1]);
-        - "tfds:NAME[/CONFIG][:VERSION]", of tensorflow-datasets;
+        - "tfds:NAME[/CONFIG][:VERSION]", of tensorflow-datasets, which is prepared on disk on
+          first use where TensorFlow is installed (`genmod[tfds]`);
         - "idx:FOLDER", the files of Fashion-MNIST, KMNIST, EMNIST or MNIST itself, gzipped or not;
         - "npz:FILE" and "npy:FILE", arrays (`images`, `labels`, or Keras's `x_train` and others);
         - "folder:DIR", pictures in folders named by their class, or in one folder;
@@ -114,7 +115,8 @@ def load(
         from genmod.data import tfds
 
         where = None if data_dir is None else str(data_dir)
-        images, labels = tfds.load(name.removeprefix("tfds:"), split, where)
+        archives = None if manual_dir is None else str(manual_dir)
+        images, labels = tfds.load(name.removeprefix("tfds:"), split, where, archives)
         return from_arrays(images, labels)
     parts = _parts(name, data_dir, image_size, skip_corrupt)
     read = functools.cache(lambda part: parts[part]())

@@ -1,12 +1,14 @@
-"""Data sets that tensorflow-datasets (TFDS) has prepared on disk, read without TensorFlow.
+"""Data sets of tensorflow-datasets (TFDS), prepared on first use and read without TensorFlow.
 
 Preparing a standard data set takes TensorFlow and usually the network; reading one that is prepared
 in the array_record format takes neither. So only what is on disk is opened here: the builder that
-TFDS has for a data set, which may import TensorFlow, is not made, and no server is asked.
+TFDS has for a data set, which may import TensorFlow, is made in another process (`tfds_prepare`),
+and no server is asked.
 """
 
 import bisect
 import difflib
+import importlib.util
 import itertools
 import re
 from collections.abc import Iterator
@@ -22,8 +24,12 @@ from genmod.data.errors import DataError, NoSuchSplit
 _NAME = re.compile(r"[a-z]\w*(/[\w+.-]+)?(:(\d+|\*)(\.(\d+|\*)){2})?")
 
 
-def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the images and labels of a prepared data set, in the order in which they are stored.
+def load(
+    name: str, split: str, data_dir: str | None, manual_dir: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the images and labels of a data set, in the order in which they are stored.
+
+    One that is not prepared is prepared first, where TensorFlow is installed.
 
     Args:
       name: "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION". Without a config it is
@@ -31,25 +37,24 @@ def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.nd
       split: a split of the data set, or whatever TFDS understands: "train[:50%]", "train+test".
       data_dir: the folder of TFDS; None is its own default, the environment's TFDS_DATA_DIR or
         ~/tensorflow_datasets.
+      manual_dir: a folder with the original archives, under the file names of their addresses: what
+        is there is not downloaded.
 
     Returns:
       Images, uint8 [N, H, W, C], and labels, int32 [N].
 
     Raises:
       ValueError: if the name or the split is unknown, the split is empty, or the examples are not
-        a uint8 image, of one shape, with an integer label.
-      DataError: if the data set is not prepared in data_dir as array_record, or is damaged.
+        a uint8 image, of one shape, with an integer label; or manual_dir is not a folder.
+      DataError: if the data set is damaged, stored in another format than array_record, or not
+        prepared and cannot be: without TensorFlow, or without a network (see `tfds_prepare`).
     """
     import tensorflow_datasets as tfds  # takes a third of a second: whoever needs it waits
 
     root = Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir)
-    builder = _open(tfds, name, root.expanduser().absolute())
-    features, splits = builder.info.features, builder.info.splits
-    if not isinstance(features, tfds.features.FeaturesDict) or not _image_and_label(features):
-        raise ValueError(
-            f"data set {name!r} has the features {' '.join(str(features).split())}; expected "
-            "'image', uint8 [H, W, C], and 'label', one integer"
-        )
+    builder = _open(tfds, name, root.expanduser().absolute(), manual_dir)
+    splits = builder.info.splits
+    refuse_features(name, builder.info.features)
     try:
         num = splits[split].num_examples
     except (AttributeError, KeyError, ValueError) as error:
@@ -71,7 +76,22 @@ def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.nd
     return np.stack(images), np.array(labels, np.int32)
 
 
-def _open(tfds: Any, name: str, root: Path) -> Any:
+def refuse_features(name: str, features: Any) -> None:
+    """Refuses a data set whose examples are not an image, uint8 [H, W, C], and a whole number.
+
+    Raises:
+      ValueError: with the features that it has.
+    """
+    import tensorflow_datasets as tfds
+
+    if not isinstance(features, tfds.features.FeaturesDict) or not _image_and_label(features):
+        raise ValueError(
+            f"data set {name!r} has the features {' '.join(str(features).split())}; expected "
+            "'image', uint8 [H, W, C], and 'label', one integer"
+        )
+
+
+def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
     """The TFDS builder of what is prepared in root: it knows features, splits and files."""
     prepare = (
         "prepare it where TensorFlow is installed (pip install 'genmod[tfds]'):\n"
@@ -80,19 +100,35 @@ def _open(tfds: Any, name: str, root: Path) -> Any:
         '.download_and_prepare(file_format="array_record")'
     )
     dataset = re.split("[/:]", name)[0]
-    builder = None
-    try:
-        # Not tfds.builder, which prefers the data set's code and the version that code is for.
-        if _NAME.fullmatch(name):
-            builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=str(root))
-    except tfds.core.DatasetNotFoundError:
-        pass
-    except ImportError:  # something is not installed: the data are not to blame
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{root / dataset}: data set {name!r} is damaged ({error}); delete it and {prepare}"
-        ) from error
+    # Community data sets would be listed by a server.
+    standard = tfds.list_builders(with_community_datasets=False)
+
+    def find() -> Any:
+        try:
+            # Not tfds.builder, which prefers the data set's code and the version that code is for.
+            return tfds.core.read_only_builder.builder_from_files(name, data_dir=str(root))
+        except tfds.core.DatasetNotFoundError:
+            return None
+        except ImportError:  # something is not installed: the data are not to blame
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{root / dataset}: data set {name!r} is damaged ({error}); delete it and {prepare}"
+            ) from error
+
+    builder = find() if _NAME.fullmatch(name) else None
+    if builder is None and _NAME.fullmatch(name) and dataset in standard and _can_prepare(root):
+        from genmod.data import tfds_prepare
+
+        if manual_dir is not None:
+            manual_dir = str(Path(manual_dir).expanduser().absolute())
+            if not Path(manual_dir).is_dir():
+                raise ValueError(f"manual_dir {manual_dir!r} must be a folder with archives")
+        with tfds_prepare.alone(root, dataset):
+            builder = find()
+            if builder is None:
+                tfds_prepare.prepare(name, root, manual_dir)
+                builder = find()
 
     if builder is None:
         # NAME/VERSION and NAME/CONFIG/VERSION; no deeper, as downloads may lie in the same folder.
@@ -101,8 +137,7 @@ def _open(tfds: Any, name: str, root: Path) -> Any:
             for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
             for path in root.glob(pattern)
         ]
-        # Community data sets would be listed by a server.
-        known = {*tfds.list_builders(with_community_datasets=False), *(p.parts[0] for p in found)}
+        known = {*standard, *(path.parts[0] for path in found)}
         if dataset not in known or not _NAME.fullmatch(name):
             near = difflib.get_close_matches(dataset.lower(), sorted(known), n=3)
             raise ValueError(
@@ -121,6 +156,13 @@ def _open(tfds: Any, name: str, root: Path) -> Any:
             f"expected array_record; delete that folder, or choose another data_dir, and {prepare}"
         )
     return builder
+
+
+def _can_prepare(root: Path) -> bool:
+    """Whether TensorFlow is installed, with what TFDS needs beside it, and root is a folder."""
+    modules = ("tensorflow", "importlib_resources")
+    bucket = any(part.endswith(":") for part in root.parts[1:])  # gs://...
+    return not bucket and None not in map(importlib.util.find_spec, modules)
 
 
 def _image_and_label(features: Any) -> bool:
