@@ -12,7 +12,7 @@ test: lint
 	$(BIN)/pytest -n auto -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest -n auto
+	GENMOD_TESTS_XLA_LEVEL=3 $(BIN)/pytest -n auto
 
 # The oldest versions that setup.cfg admits.
 test-lowest:

@@ -80,8 +80,11 @@ def build(config: Config) -> Experiment:
         as_images=lambda x: (x + 1) / 2,
     )
 
+    # The classifier knows digits alone.
+    judge = observe.digits if config.dataset == "mnist" else observe.images
+
     def look(key, state):
-        return observe.digits(learner.sample(key, state, 1000), images.images)
+        return judge(learner.sample(key, state, 1000), images.images)
 
     return Experiment(
         learner=learner,

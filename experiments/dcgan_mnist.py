@@ -91,11 +91,14 @@ def build(config: Config) -> Experiment:
         as_images=lambda x: (x + 1) / 2,
     )
 
+    # The classifier knows digits alone.
+    judge = observe.digits if config.dataset == "mnist" else observe.images
+
     def look(key, state):
-        return observe.digits(learner.sample(key, state, 1000), images.images)
+        return judge(learner.sample(key, state, 1000), images.images)
 
     def evaluation(key, state):
-        return observe.digits(learner.sample(key, state, 10_000), images.images).numbers
+        return judge(learner.sample(key, state, 10_000), images.images).numbers
 
     return Experiment(
         learner=learner,

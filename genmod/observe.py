@@ -53,6 +53,16 @@ def digits(samples: Any, reference: np.ndarray) -> Observation:
     return _images(samples, reference, evaluate.label_modes(judge.labels(samples), 10))
 
 
+def images(samples: Any, reference: np.ndarray) -> Observation:
+    """Generated images of any kind: a grid, and the share of near duplicates.
+
+    Args:
+      samples: [N, H, W, C], floating in [0, 1].
+      reference: real images, uint8; among as many samples, at most a thousand, copies are sought.
+    """
+    return _images(np.asarray(samples), reference, None)
+
+
 def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray) -> Observation:
     """Generated stacks of three digits: the same, over 1,000 modes.
 
@@ -68,18 +78,21 @@ def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray)
     return _images(samples, reference, evaluate.label_modes(labels, 1000, frequencies=frequencies))
 
 
-def _images(samples: np.ndarray, reference: np.ndarray, scores: evaluate.ModeScores) -> Observation:
-    some = samples[:_COMPARED]
-    share = evaluate.near_duplicates(some, reference=reference[: len(some)] / np.float32(255))
+def _images(
+    samples: np.ndarray, reference: np.ndarray, scores: evaluate.ModeScores | None
+) -> Observation:
+    num = min(_COMPARED, len(samples), len(reference))
+    share = evaluate.near_duplicates(samples[:num], reference=reference[:num] / np.float32(255))
     warnings = []
     if share > _DUPLICATES:
         warnings.append(f"mode collapse: {share:.0%} of the samples have a near duplicate")
     # Modes that even perfect samples would miss are none to warn of.
-    if scores.captured < _REACHED * scores.floor.captured:
+    if scores is not None and scores.captured < _REACHED * scores.floor.captured:
         warnings.append(f"mode collapse: {_reach(scores)}")
+    title = f"near duplicates: {share:.1%}" if scores is None else str(scores)
     return Observation(
-        numbers={"near_duplicates": share, **_numbers(scores)},
-        figures={"samples": report.image_grid(samples[:100], title=str(scores))},
+        numbers={"near_duplicates": share, **({} if scores is None else _numbers(scores))},
+        figures={"samples": report.image_grid(samples[:100], title=title)},
         warnings=warnings,
     )
 

@@ -2,7 +2,12 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# Compiling takes most of the tests' time, and half of it is for speed that they do not need. What
+# compares bits of real runs, and notebooks, is compiled as users have it; so is all of test-all.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level="
+    + os.environ.get("GENMOD_TESTS_XLA_LEVEL", "0")
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

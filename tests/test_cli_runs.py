@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import SMALL, refused
+from PIL import Image
 
 from genmod import cli, record
 
@@ -63,6 +65,26 @@ def test_samples_of_each_seed(genmod, tmp_path):
     refused(
         genmod("sample", folder, "--index", 2, "--out", picture), 2, "one of the 2 runs, from 0"
     )
+
+
+@pytest.mark.parametrize("name", ["mnist_vae", "article_gan"])
+def test_pictures_of_ones_own_are_trained_on(genmod, tmp_path, name):
+    (tmp_path / "pictures").mkdir()
+    for i in range(40):
+        values = np.random.default_rng(i).integers(0, 256, (9, 8 + i % 3, 3), np.uint8)
+        Image.fromarray(values).save(tmp_path / "pictures" / f"{i}.png")
+    source = ["--dataset", f"folder:{tmp_path}/pictures", "--image-size", 6]
+    small = ["--batch-size", 10, "--latent-dim", 2, "--hidden", 4, "--epochs", 2]
+    experiment = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    run = tmp_path / "run"
+    ended = genmod("train", experiment, "--run-dir", run, *source, *small)
+    assert ended.code == 0, ended
+    assert "failed" not in ended.err
+    assert (run / "pictures" / "samples.png").exists()
+    assert genmod("sample", run, "--num", 4, "--out", tmp_path / "out.png").code == 0
+    # Another picture is another data set: the run does not go on with it.
+    (tmp_path / "pictures" / "0.png").unlink()
+    refused(genmod("train", experiment, "--run-dir", run, *source, *small), 2, "data is 'sha256:")
 
 
 @pytest.mark.parametrize("how", ["sharded", pytest.param("pmap", marks=pytest.mark.slow)])

@@ -449,3 +449,19 @@ def test_a_source_says_all_that_load_is_told(pictures):
     assert source.load("train[:2]").images.shape == (2, 3, 3, 3)
     train, test = source.train_and_test()
     assert (len(train.images), len(test.images)) == (11, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mnist", {"image_size": 3}),
+        ("mnist", {"skip_corrupt": True}),
+        ("mnist", {"manual_dir": "there"}),
+        ("npy:x.npy", {"data_dir": "there"}),
+        ("folder:x", {"data_dir": "there"}),
+        (lambda: None, {"data_dir": "there"}),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(name, options):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} '.*' is not for data set"):
+        data.load(name, **options)

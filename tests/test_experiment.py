@@ -1,6 +1,7 @@
 """What an experiment file is, where it is found, and how its configuration is written down."""
 
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -333,12 +334,15 @@ def test_an_experiment_opens_with_its_command(path):
 @pytest.mark.parametrize("name", sorted(COUNTS))
 def test_every_flag_has_a_default_and_a_description(name):
     module = shipped(name)
-    names = [field.name for field in dataclasses.fields(module.Config)]
-    assert names[:2] == ["seed", "epochs"]
-    source = (SHIPPED / f"{name}.py").read_text()
-    for field in names:
-        _, after = source.split(f"\n    {field}: ", 1)
-        assert after.splitlines()[1].startswith('    """'), f"{field} has no description"
+    own = list(inspect.get_annotations(module.Config))
+    assert own[:2] == ["seed", "epochs"]
+    inherited = [f.name for f in dataclasses.fields(module.Config) if f.name not in own]
+    assert inherited in ([], [field.name for field in dataclasses.fields(data.Source)])
+    files = {SHIPPED / f"{name}.py": own, Path(inspect.getfile(data.Source)): inherited}
+    for file, names in files.items():
+        for field in names:
+            _, after = file.read_text().split(f"\n    {field}: ", 1)
+            assert after.splitlines()[1].startswith('    """'), f"{field} has no description"
     assert (
         experiment.config_from_json(
             module.Config, json.loads(json.dumps(experiment.config_as_json(module.Config())))

@@ -74,6 +74,16 @@ def test_missing_classes_and_copies_are_a_collapse(judge):
     ]
 
 
+def test_images_that_are_no_digits_are_compared_with_each_other(judge):
+    samples, reference = noisy(200)[:, :20], real(200)[:, :20]
+    seen = observe.images(samples, reference)
+    assert (seen.numbers, list(seen.warnings)) == ({"near_duplicates": 0}, [])
+    samples[100:] = samples[:100]
+    seen = observe.images(samples, reference)
+    assert list(seen.warnings) == ["mode collapse: 100% of the samples have a near duplicate"]
+    assert seen.figures.keys() == {"samples"}
+
+
 def test_stacks_are_judged_channel_by_channel(judge):
     samples = noisy(300, channels=3)
     samples[:, 0, 0, 0] = 0.2

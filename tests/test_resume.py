@@ -48,8 +48,8 @@ def rows_of(folder):
 @pytest.mark.parametrize(
     ("arguments", "kills"),
     [
-        (QUICK, 3),
-        (GAME, 3),
+        (QUICK, 2),
+        (GAME, 2),
         pytest.param([*QUICK, "--epochs", "12"], 20, marks=pytest.mark.slow),
         pytest.param([*GAME, "--epochs", "12"], 20, marks=pytest.mark.slow),
         pytest.param(FULL, 8, marks=pytest.mark.slow),
@@ -76,6 +76,7 @@ def test_01_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, argum
     assert_same_end(tmp_path / "killed", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_another_seed_ends_in_other_bits(tmp_path):
     # Without this, the test above could pass by comparing constants.
     short = ["article_vae", "--epochs", "1", "--hidden", "8"]

@@ -69,7 +69,7 @@ def assert_same_run(ours, theirs, tolerance=1e-5):
 
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("how", ["pmap", "sharded"])
-@pytest.mark.parametrize("num", [pytest.param(1, marks=pytest.mark.slow), 2, 4])
+@pytest.mark.parametrize("num", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
 def test_one_two_and_four_devices_give_the_same_run(name, how, num):
     learner = LEARNERS[name]()
     many = curve(train.over_devices(learner, how, jax.devices()[:num]))

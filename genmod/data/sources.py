@@ -111,6 +111,8 @@ def load(
         not what they should be.
       DataError: if a file is missing or damaged.
     """
+    options = {"data_dir": data_dir, "manual_dir": manual_dir, "image_size": image_size}
+    _refuse_unused(name, options | {"skip_corrupt": skip_corrupt or None})
     if not callable(name) and name.startswith("tfds:"):
         from genmod.data import tfds
 
@@ -171,6 +173,19 @@ def from_arrays(images: Any, labels: Any = None) -> Dataset:
     """
     images, labels = files.checked("from_arrays", images, labels)
     return Dataset(images, labels, fingerprint(images, labels))
+
+
+def _refuse_unused(name: str | Callable[[], Dataset], options: Mapping[str, Any]) -> None:
+    """Refuses options that mean nothing to a data set."""
+    used = {
+        "mnist": {"data_dir"},
+        "tfds": {"data_dir", "manual_dir"},
+        "folder": {"image_size", "skip_corrupt"},
+    }
+    kind = "" if callable(name) else name.partition(":")[0]
+    for option, value in options.items():
+        if value is not None and option not in used.get(kind, set()):
+            raise ValueError(f"{option} {str(value)!r} is not for data set {_called(name)!r}")
 
 
 def _called(name: str | Callable[[], Dataset]) -> str:
