@@ -27,6 +27,13 @@ settings.register_profile("genmod", deadline=None, max_examples=50, derandomize=
 settings.load_profile("genmod")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    """Compiled programs are not kept for ever: those of all tests take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def digits() -> np.ndarray:
     """The first 1,000 training images of MNIST, uint8 [1000, 28, 28, 1]."""

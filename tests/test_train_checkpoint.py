@@ -1,9 +1,15 @@
+import errno
+import logging
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from genmod import rng
+from genmod.disk import DiskError
 from genmod.train import TrainState, checkpoint
 
 
@@ -110,8 +116,6 @@ def test_keeping_none_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_saving_leaves_no_thread_behind(tmp_path):
-    import threading
-
     checkpoint.save(tmp_path, 1, state())
     before = threading.active_count()
     for step in range(2, 12):
@@ -142,3 +146,26 @@ def test_a_step_counts_once_its_manifest_is_written(tmp_path):
     assert checkpoint.steps(tmp_path) == [1]
     checkpoint.save(tmp_path, 2, state(2))
     assert int(checkpoint.restore(tmp_path, state()).step) == 2
+
+
+def test_what_orbax_still_does_when_it_fails_is_waited_for(tmp_path, monkeypatch):
+    class Late(threading.Thread):
+        def run(self):
+            time.sleep(0.3)
+            late = tmp_path / "saving-000000007.orbax-checkpoint-tmp" / "late"
+            late.parent.mkdir(parents=True)
+            late.write_text("")
+            logging.getLogger("absl").error("a traceback that nobody should see")
+
+    def fails(path, tree):
+        Late().start()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.orbax, "save", fails)
+    heard = []
+    monkeypatch.setattr(logging.getLogger("absl"), "handle", heard.append)
+    with pytest.raises(DiskError, match="000000007: cannot be written: No space left on device"):
+        checkpoint.save(tmp_path, 7, {"x": jnp.zeros(2)})
+    assert not any(isinstance(thread, Late) for thread in threading.enumerate())
+    assert list(tmp_path.iterdir()) == []
+    assert heard == []

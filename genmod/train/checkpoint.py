@@ -17,6 +17,8 @@ import logging
 import os
 import re
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +34,8 @@ _DAMAGED = "damaged"
 # What these begin is no step yet, or one no longer: nobody misses it when it is found at a start.
 _SAVING, _TRASH = "saving-", "trash-"
 _ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
+_SETTLES = 10.0
+"""Seconds that Orbax's threads get to end after an error."""
 
 
 class CheckpointError(Exception):
@@ -82,7 +86,7 @@ def save(
     if not devices.agree(leads and step in steps(folder)):
         partial = folder / f"{_SAVING}{path.name}"
         try:
-            with disk.writing(path), _quiet():
+            with disk.writing(path), _quiet(), _settled():
                 if leads:
                     folder.mkdir(parents=True, exist_ok=True)
                     _remove_unfinished(folder)
@@ -269,6 +273,21 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+@contextlib.contextmanager
+def _settled() -> Iterator[None]:
+    """Where Orbax fails, waits for its threads: they write on where one wants to clear up."""
+    before = set(threading.enumerate())
+    try:
+        yield
+    except Exception:
+        end = time.monotonic() + _SETTLES
+        for thread in set(threading.enumerate()) - before:
+            if type(thread) is not threading.Thread:  # that of its event loop stays
+                # Its own `join` would raise what the thread has met.
+                threading.Thread.join(thread, max(0.0, end - time.monotonic()))
+        raise
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,0 +1,102 @@
+"""What batches from the device cost: an experiment's step with its data, and with one batch alone.
+
+    python experiments/benchmarks/batches.py
+    python experiments/benchmarks/batches.py --experiment mnist_vae
+
+Half a minute on two cores. One worker trains on the data, the other on the first batch over and
+over: the difference is the order of the examples, taking them and preparing them.
+
+How it is measured: a process each, warmed up with one turn; then they take turns, so that a slow
+minute of the machine hits both. The ratio is the median of those within a round.
+"""
+
+import dataclasses
+import functools
+import statistics
+import sys
+
+from workers import (
+    REPOSITORY,
+    Job,
+    Turns,
+    Worker,
+    WorkerError,
+    milliseconds,
+    open_console,
+    take_turns,
+    this_checkout,
+)
+
+# This file is also the module of the workers.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What batches from the device cost."""
+
+    experiment: str = "article_vae"
+    """A file of experiments/, with its defaults."""
+    rounds: int = 15
+    """Turns of each, after one to warm up."""
+    steps: int = 600
+    """Steps a turn."""
+    timeout: float = 600.0
+    """Seconds to wait for one turn before a worker counts as dead."""
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.steps) < 1:
+            raise ValueError(f"all numbers must be positive, got {self}")
+
+
+def train(turns: Turns, job: Job) -> None:
+    """Trains an experiment with its data, or on one batch; answers with its first metric."""
+    import jax
+
+    from genmod import experiment, rng
+    from genmod import train as training
+
+    name, what = job.variant.split()
+    file = experiment.load(REPOSITORY / "experiments" / f"{name}.py")
+    built = file.build(file.Config())
+    batch_at = built.batch_at
+    if what == "alone":
+        first = batch_at(rng.stream(rng.root(0), "data"), 0)
+        batch_at = jax.tree_util.Partial(lambda batch, key, step: batch, first)
+    points = training.run(
+        built.learner, rng.root(0), batch_at, num_steps=2**30, log_every=job.steps
+    )
+    while True:
+        turns.begin()
+        turns.end(loss=float(next(iter(next(points).metrics.values()))))
+
+
+def main(config: Config) -> int:
+    """Takes turns and prints the table; returns the exit status."""
+    from rich.table import Table
+
+    console = open_console()
+
+    def start(what: str) -> Worker:
+        job = Job(f"{config.experiment} {what}", "", steps=config.steps)
+        return Worker(sys.executable, "batches", job, this_checkout(), config.timeout)
+
+    starts = {what: functools.partial(start, what) for what in ("data", "alone")}
+    try:
+        answers = take_turns(starts, config.rounds)
+    except WorkerError as error:
+        console.print(f"[red]{error}", highlight=False)
+        return 1
+    rows = {what: milliseconds(found, config.steps) for what, found in answers.items()}
+    table = Table("batches", "ms a step", "min-max", "times one batch alone")
+    for what, times in rows.items():
+        ratio = statistics.median(a / b for a, b in zip(times, rows["alone"], strict=True))
+        extent = f"{min(times):.3f}-{max(times):.3f}"
+        table.add_row(what, f"{statistics.median(times):.3f}", extent, f"{ratio:.3f}")
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    import tyro
+
+    sys.exit(main(tyro.cli(Config, description=__doc__)))
