@@ -504,7 +504,8 @@ def test_gradients_in_pieces_see_the_same_augmentation():
     assert_close(one_step(pieces=4, **options), one_step(**options))
 
 
-@pytest.mark.parametrize("how", ["sharded", pytest.param("pmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["sharded", "pmap"])
 def test_several_devices_see_the_same_augmentation(how):
     _, learner, _ = small(augment=data.diffaugment(), penalty=0.5 * gan.r1)
     images = np.asarray(255 * (floats(48, 4, 4, 1) > 0), np.uint8)
