@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from genmod.data import tfds_prepare
 from genmod.data.errors import DataError, NoSuchSplit
 
 # NAME[/CONFIG][:VERSION]. TFDS also knows namespaces, as in "huggingface:mnist", and asks the
@@ -54,7 +55,7 @@ def load(
     root = Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir)
     builder = _open(tfds, name, root.expanduser().absolute(), manual_dir)
     splits = builder.info.splits
-    refuse_features(name, builder.info.features)
+    tfds_prepare.refuse_features(name, builder.info.features)
     try:
         num = splits[split].num_examples
     except (AttributeError, KeyError, ValueError) as error:
@@ -74,21 +75,6 @@ def load(
             f"{list(shapes[0])} to {list(shapes[-1])}"
         )
     return np.stack(images), np.array(labels, np.int32)
-
-
-def refuse_features(name: str, features: Any) -> None:
-    """Refuses a data set whose examples are not an image, uint8 [H, W, C], and a whole number.
-
-    Raises:
-      ValueError: with the features that it has.
-    """
-    import tensorflow_datasets as tfds
-
-    if not isinstance(features, tfds.features.FeaturesDict) or not _image_and_label(features):
-        raise ValueError(
-            f"data set {name!r} has the features {' '.join(str(features).split())}; expected "
-            "'image', uint8 [H, W, C], and 'label', one integer"
-        )
 
 
 def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
@@ -118,8 +104,6 @@ def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
 
     builder = find() if _NAME.fullmatch(name) else None
     if builder is None and _NAME.fullmatch(name) and dataset in standard and _can_prepare(root):
-        from genmod.data import tfds_prepare
-
         if manual_dir is not None:
             manual_dir = str(Path(manual_dir).expanduser().absolute())
             if not Path(manual_dir).is_dir():
@@ -163,19 +147,6 @@ def _can_prepare(root: Path) -> bool:
     modules = ("tensorflow", "importlib_resources")
     bucket = any(part.endswith(":") for part in root.parts[1:])  # gs://...
     return not bucket and None not in map(importlib.util.find_spec, modules)
-
-
-def _image_and_label(features: Any) -> bool:
-    """Whether every example holds an image [H, W, C] of bytes and a whole number as its label."""
-    if not {"image", "label"} <= set(features):
-        return False
-    image, label = features["image"], features["label"]
-    return (
-        isinstance(image.shape, tuple)
-        and (len(image.shape), image.np_dtype) == (3, np.uint8)
-        and label.shape == ()
-        and np.issubdtype(label.np_dtype, np.integer)
-    )
 
 
 def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:

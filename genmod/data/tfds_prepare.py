@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
 from genmod import checks
 from genmod.data.errors import DataError
@@ -86,6 +87,34 @@ def prepare(name: str, root: Path, manual_dir: str | None) -> None:
         for folder in (downloads, downloads.parent):
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if nothing is in it
+
+
+def refuse_features(name: str, features: Any) -> None:
+    """Refuses a data set whose examples are not an image, uint8 [H, W, C], and a whole number.
+
+    Raises:
+      ValueError: with the features that it has.
+    """
+    import tensorflow_datasets as tfds
+
+    if not isinstance(features, tfds.features.FeaturesDict) or not _image_and_label(features):
+        raise ValueError(
+            f"data set {name!r} has the features {' '.join(str(features).split())}; expected "
+            "'image', uint8 [H, W, C], and 'label', one integer"
+        )
+
+
+def _image_and_label(features: Any) -> bool:
+    """Whether every example holds an image [H, W, C] of bytes and a whole number as its label."""
+    if not {"image", "label"} <= set(features):
+        return False
+    image, label = features["image"], features["label"]
+    return (
+        isinstance(image.shape, tuple)
+        and (len(image.shape), image.np_dtype) == (3, np.uint8)
+        and label.shape == ()
+        and np.issubdtype(label.np_dtype, np.integer)
+    )
 
 
 def _deadline() -> float:
@@ -217,13 +246,11 @@ def _main(name: str, root: Path, manual_dir: str | None) -> int:
 def _prepare(name: str, root: Path, stage: Path, manual_dir: str | None, say: Any) -> None:
     import tensorflow_datasets as tfds
 
-    from genmod.data import tfds as reader
-
     # It would ask a server how many examples there are, and wait for it without a deadline.
     tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
     builder = tfds.builder(name, data_dir=str(stage))
     try:
-        reader.refuse_features(name, builder.info.features)
+        refuse_features(name, builder.info.features)
     except ValueError as error:
         say(refused=str(error))
         sys.exit(1)
