@@ -288,10 +288,14 @@ def data(
 
     checks.positive_integer("num", num)
     _check_picture(out)
-    source = sets.Source(
-        name, str(data_dir or ""), str(manual_dir or ""), image_size or 0, skip_corrupt
+    dataset = sets.load(
+        name,
+        split,
+        data_dir=data_dir,
+        manual_dir=manual_dir,
+        image_size=image_size or None,
+        skip_corrupt=skip_corrupt,
     )
-    dataset = source.load(split)
     found = sets.summary(dataset)
     configure_compilation_cache()
     places = np.linspace(0, found.num - 1, min(num, found.num)).astype(int)

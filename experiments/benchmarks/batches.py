@@ -14,15 +14,15 @@ import dataclasses
 import functools
 import statistics
 import sys
+from typing import Any
 
 from workers import (
     REPOSITORY,
     Job,
     Turns,
     Worker,
-    WorkerError,
     milliseconds,
-    open_console,
+    run,
     take_turns,
     this_checkout,
 )
@@ -70,22 +70,16 @@ def train(turns: Turns, job: Job) -> None:
         turns.end(loss=float(next(iter(next(points).metrics.values()))))
 
 
-def main(config: Config) -> int:
-    """Takes turns and prints the table; returns the exit status."""
+def main(config: Config, console: Any) -> None:
+    """Takes turns and prints the table."""
     from rich.table import Table
-
-    console = open_console()
 
     def start(what: str) -> Worker:
         job = Job(f"{config.experiment} {what}", "", steps=config.steps)
         return Worker(sys.executable, "batches", job, this_checkout(), config.timeout)
 
     starts = {what: functools.partial(start, what) for what in ("data", "alone")}
-    try:
-        answers = take_turns(starts, config.rounds)
-    except WorkerError as error:
-        console.print(f"[red]{error}", highlight=False)
-        return 1
+    answers = take_turns(starts, config.rounds)
     rows = {what: milliseconds(found, config.steps) for what, found in answers.items()}
     table = Table("batches", "ms a step", "min-max", "times one batch alone")
     for what, times in rows.items():
@@ -93,10 +87,7 @@ def main(config: Config) -> int:
         extent = f"{min(times):.3f}-{max(times):.3f}"
         table.add_row(what, f"{statistics.median(times):.3f}", extent, f"{ratio:.3f}")
     console.print(table)
-    return 0
 
 
 if __name__ == "__main__":
-    import tyro
-
-    sys.exit(main(tyro.cli(Config, description=__doc__)))
+    sys.exit(run(main, Config, __doc__))

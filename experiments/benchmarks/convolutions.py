@@ -34,11 +34,10 @@ from workers import (
     Job,
     Turns,
     Worker,
-    WorkerError,
     has_module,
     milliseconds,
-    open_console,
     package_versions,
+    run,
     take_turns,
     this_checkout,
 )
@@ -220,11 +219,9 @@ def train_torch(turns: Turns, job: Job) -> None:
 # The measurement.
 
 
-def main(config: Config) -> int:
-    """Takes turns and prints the table; returns the exit status."""
+def main(config: Config, console: Any) -> None:
+    """Takes turns and prints the table."""
     from rich.table import Table
-
-    console = open_console()
 
     def start(name: str) -> Worker:
         python, variables = sys.executable, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -239,11 +236,7 @@ def main(config: Config) -> int:
     if "torch" in starts and not has_module(os.path.abspath(config.peers_python), "torch"):
         console.print(f"{LABELS['torch']}: not installed")
         del starts["torch"]
-    try:
-        answers = take_turns(starts, config.rounds)
-    except WorkerError as error:
-        console.print(f"[red]{error}", highlight=False)
-        return 1
+    answers = take_turns(starts, config.rounds)
     rows = {name: milliseconds(found, config.steps) for name, found in answers.items()}
     table = Table(title=f"A step of a DCGAN at batch size {BATCH_SIZE}, {config.rounds} rounds")
     table.add_column("convolutions", no_wrap=True)
@@ -263,10 +256,7 @@ def main(config: Config) -> int:
     versions = package_versions(sys.executable, ("jax", "jaxlib"))
     versions |= package_versions(config.peers_python, ("torch",))
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    return 0
 
 
 if __name__ == "__main__":
-    import tyro
-
-    sys.exit(main(tyro.cli(Config, description=__doc__)))
+    sys.exit(run(main, Config, __doc__))

@@ -20,15 +20,15 @@ import functools
 import os
 import statistics
 import sys
+from typing import Any
 
 from workers import (
     Job,
     Turns,
     Worker,
-    WorkerError,
     milliseconds,
-    open_console,
     package_versions,
+    run,
     take_turns,
     this_checkout,
 )
@@ -103,11 +103,9 @@ def train(turns: Turns, job: Job) -> None:
         turns.end(loss=float(np.mean(next(iter(next(points).metrics.values())))))
 
 
-def main(config: Config) -> int:
-    """Takes turns and prints the table; returns the exit status."""
+def main(config: Config, console: Any) -> None:
+    """Takes turns and prints the table."""
     from rich.table import Table
-
-    console = open_console()
 
     def start(name: str) -> Worker:
         flag = f"--xla_force_host_platform_device_count={name.split()[1]}"
@@ -117,11 +115,7 @@ def main(config: Config) -> int:
         return Worker(sys.executable, "scaling", job, variables, config.timeout)
 
     starts = {name: functools.partial(start, name) for name in config.variants}
-    try:
-        answers = take_turns(starts, config.rounds)
-    except WorkerError as error:
-        console.print(f"[red]{error}", highlight=False)
-        return 1
+    answers = take_turns(starts, config.rounds)
     rows = {name: milliseconds(found, config.steps) for name, found in answers.items()}
     table = Table(title=f"{config.experiment}, {config.rounds} rounds")
     for heading in ("runs", "devices", "how"):
@@ -137,10 +131,7 @@ def main(config: Config) -> int:
     console.print(table)
     versions = package_versions(sys.executable, ("jax", "jaxlib"))
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    return 0
 
 
 if __name__ == "__main__":
-    import tyro
-
-    sys.exit(main(tyro.cli(Config, description=__doc__)))
+    sys.exit(run(main, Config, __doc__))

@@ -281,6 +281,25 @@ def open_console() -> Any:
     return found
 
 
+def run(main: Callable[[Any, Any], None], config: type, description: str | None) -> int:
+    """Runs a benchmark as a command, and returns its exit status.
+
+    Args:
+        main: `(config, console) -> None`, which prints the table.
+        config: dataclass of its flags.
+        description: what `--help` says.
+    """
+    import tyro
+
+    chosen, console = tyro.cli(config, description=description), open_console()
+    try:
+        main(chosen, console)
+    except WorkerError as error:
+        console.print(f"[red]{error}", highlight=False)
+        return 1
+    return 0
+
+
 def has_module(python: str, name: str) -> bool:
     """Whether the interpreter `python` can be started and would find the module `name`."""
     probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"

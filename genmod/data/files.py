@@ -170,7 +170,9 @@ def numpy_parts(where: str) -> dict[str, Part]:
     return {part: lambda pair=pair: read(*pair) for part, pair in pairs.items()}
 
 
-def folder_parts(where: str, *, size: int | None, skip_corrupt: bool) -> dict[str, Part]:
+def folder_parts(
+    where: str, *, size: int | None, skip_corrupt: bool
+) -> tuple[dict[str, Part], list[tuple[str, int, int]]]:
     """The parts of a data set of pictures: FOLDER/CLASS/PICTURE, or all of one class in FOLDER.
 
     Folders `train` and `test` (or `val`) in it are its parts. Classes are numbered in the order of
@@ -182,6 +184,9 @@ def folder_parts(where: str, *, size: int | None, skip_corrupt: bool) -> dict[st
       size: side of the square to which each picture is resized (bicubic, its shorter side) and
         cropped (its middle); None leaves them as they are.
       skip_corrupt: leave out pictures that cannot be read, with a warning that counts them.
+
+    Returns:
+      The parts, and what tells whether a picture has changed: their names, lengths and times.
 
     Raises:
       DataError: if there are no pictures; when read, if one is damaged.
@@ -197,28 +202,20 @@ def folder_parts(where: str, *, size: int | None, skip_corrupt: bool) -> dict[st
         raise DataError(f"{root}: holds no pictures; expected files {', '.join(PICTURES)}")
     classes = sorted({name for files in listed.values() for name in files.values()})
     numbers = {name: number for number, name in enumerate(classes)}
-    return {
-        part: lambda files=files: _read_pictures(files, numbers, size, skip_corrupt)
+    stats = ((path, path.stat()) for files in listed.values() for path in files)
+    state = [(str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    read = {
+        part: functools.partial(_read_pictures, files, numbers, size, skip_corrupt)
         for part, files in listed.items()
         if files
     }
-
-
-def folder_identity(where: str) -> list[tuple[str, int, int]]:
-    """What tells whether pictures have changed: their names, lengths and times."""
-    root = Path(where).expanduser()
-    stats = ((path, path.stat()) for path in sorted(root.rglob("*")) if _is_picture(path))
-    return [(str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
+    return read, state
 
 
 def _listed(folder: Path) -> dict[Path, str]:
     """Pictures by their class: the name of the folder they lie in, below `folder`."""
-    found = [path for path in sorted(folder.rglob("*")) if _is_picture(path)]
-    return {path: path.relative_to(folder).parent.as_posix() for path in found}
+    named = [path for path in sorted(folder.rglob("[!.]*")) if path.suffix.lower() in PICTURES]
+    return {p: p.relative_to(folder).parent.as_posix() for p in named if p.is_file()}
 
 
 def _read_pictures(

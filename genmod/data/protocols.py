@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genmod import rng
 from genmod.types import Array, Batch, Key, Keys
 
 _CHUNK = 5000
@@ -143,7 +144,7 @@ def binarized_once(key: Key, images: np.ndarray) -> np.ndarray:
     for first in range(0, len(images), _CHUNK):
         chunk = images[first : first + _CHUNK]
         places = jnp.arange(first, first + len(chunk), dtype=jnp.uint32)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+        keys = jax.vmap(rng.at_step, (None, 0))(key, places)
         drawn[first : first + len(chunk)] = 255 * np.asarray(draw(keys, chunk)).astype(np.uint8)
     return drawn
 

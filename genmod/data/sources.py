@@ -39,6 +39,9 @@ class Dataset(NamedTuple):
     fingerprint: str
 
 
+_Part = Callable[[], Dataset]
+
+
 @dataclass(frozen=True)
 class Source:
     """Which data set, and where it lies: the fields of an experiment's Config that say so."""
@@ -111,32 +114,14 @@ def load(
         not what they should be.
       DataError: if a file is missing or damaged.
     """
-    options = {"data_dir": data_dir, "manual_dir": manual_dir, "image_size": image_size}
-    _refuse_unused(name, options | {"skip_corrupt": skip_corrupt or None})
-    if not callable(name) and name.startswith("tfds:"):
-        from genmod.data import tfds
-
-        where = None if data_dir is None else str(data_dir)
-        archives = None if manual_dir is None else str(manual_dir)
-        images, labels = tfds.load(name.removeprefix("tfds:"), split, where, archives)
-        return from_arrays(images, labels)
-    parts = _parts(name, data_dir, image_size, skip_corrupt)
-    read = functools.cache(lambda part: parts[part]())
-    for one in split.split("+"):
-        try:
-            checks.known(f"split of {_called(name)}", one.partition("[")[0].strip(), parts)
-        except ValueError as error:
-            raise NoSuchSplit(str(error)) from None
-    sizes = {part: len(read(part)[0]) for part in parts if part in split}
-    pieces = [
-        tuple(array[first:last] for array in read(part))
-        for part, first, last in resolve(split, sizes)
-    ]
-    images, labels = (
-        arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        for arrays in zip(*pieces, strict=True)
+    read = _reader(
+        name,
+        data_dir=data_dir,
+        manual_dir=manual_dir,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
     )
-    return Dataset(images, labels, fingerprint(images, labels))
+    return read(split)
 
 
 def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[Dataset, Dataset]:
@@ -148,9 +133,10 @@ def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[D
       name: as for `load`.
       options: as for `load`.
     """
-    train = load(name, **options)
+    read = _reader(name, **options)
+    train = read("train")
     with contextlib.suppress(NoSuchSplit):
-        return train, load(name, "test", **options)
+        return train, read("test")
     held = np.arange(len(train.images)) % 10 == 9
     if not held.any():
         raise ValueError(
@@ -171,8 +157,55 @@ def from_arrays(images: Any, labels: Any = None) -> Dataset:
     Raises:
       ValueError: if a shape or type is another, there is no image, or a label is out of range.
     """
-    images, labels = files.checked("from_arrays", images, labels)
+    return _dataset(*files.checked("from_arrays", images, labels))
+
+
+def _dataset(images: np.ndarray, labels: np.ndarray) -> Dataset:
     return Dataset(images, labels, fingerprint(images, labels))
+
+
+def _reader(
+    name: str | Callable[[], Dataset],
+    *,
+    data_dir: str | Path | None = None,
+    manual_dir: str | Path | None = None,
+    image_size: int | None = None,
+    skip_corrupt: bool = False,
+) -> Callable[[str], Dataset]:
+    """What gives the splits of a data set, of which it reads each part but once."""
+    options = {"data_dir": data_dir, "manual_dir": manual_dir, "image_size": image_size}
+    _refuse_unused(name, options | {"skip_corrupt": skip_corrupt or None})
+    if not callable(name) and name.startswith("tfds:"):
+        from genmod.data import tfds
+
+        where = None if data_dir is None else str(data_dir)
+        archives = None if manual_dir is None else str(manual_dir)
+        known = name.removeprefix("tfds:")
+        return lambda split: from_arrays(*tfds.load(known, split, where, archives))
+    parts = _parts(name, data_dir, image_size, skip_corrupt)
+    once = {part: functools.cache(read) for part, read in parts.items()}
+    return functools.partial(_select, _called(name), once)
+
+
+def _select(name: str, parts: Mapping[str, _Part], split: str) -> Dataset:
+    """A split of a data set, from its parts."""
+    for one in split.split("+"):
+        try:
+            checks.known(f"split of {name}", one.partition("[")[0].strip(), parts)
+        except ValueError as error:
+            raise NoSuchSplit(str(error)) from None
+    if split in parts:
+        return parts[split]()
+    sizes = {part: len(read().images) for part, read in parts.items() if part in split}
+    pieces = [
+        tuple(array[first:last] for array in parts[part]()[:2])
+        for part, first, last in resolve(split, sizes)
+    ]
+    images, labels = (
+        arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        for arrays in zip(*pieces, strict=True)
+    )
+    return _dataset(images, labels)
 
 
 def _refuse_unused(name: str | Callable[[], Dataset], options: Mapping[str, Any]) -> None:
@@ -197,22 +230,21 @@ def _parts(
     data_dir: str | Path | None,
     image_size: int | None,
     skip_corrupt: bool,
-) -> Mapping[str, Part]:
+) -> Mapping[str, _Part]:
     """The parts of a data set, each to be read when it is wanted."""
     if callable(name):
         return {"train": lambda: _returned(name)}
     kind, _, where = name.partition(":")
-    if kind == "idx":
-        return files.idx_parts(where)
-    if kind in ("npz", "npy"):
-        return files.numpy_parts(where)
+    if kind in ("idx", "npz", "npy"):
+        of_kind = files.idx_parts if kind == "idx" else files.numpy_parts
+        return {part: lambda read=read: _dataset(*read()) for part, read in of_kind(where).items()}
     if kind == "folder":
         if image_size is not None:
             checks.positive_integer("image_size", image_size)
-        parts = files.folder_parts(where, size=image_size, skip_corrupt=skip_corrupt)
-        identity = [files.folder_identity(where), image_size, skip_corrupt]
+        parts, state = files.folder_parts(where, size=image_size, skip_corrupt=skip_corrupt)
+        identity = [state, image_size, skip_corrupt]
         return {
-            part: lambda part=part, read=read: _kept(["folder", part, *identity], read)
+            part: functools.partial(_kept, ["folder", part, *identity], read)
             for part, read in parts.items()
         }
     if kind == "call":
@@ -231,16 +263,16 @@ def _function(where: str) -> Callable[[], Dataset]:
     return found
 
 
-def _returned(function: Callable[[], Dataset]) -> Arrays:
+def _returned(function: Callable[[], Dataset]) -> Dataset:
     found = function()
     if not isinstance(found, Dataset):
         raise ValueError(
             f"{_called(function)}() must return a genmod.data.Dataset, got {type(found).__name__}"
         )
-    return files.checked(f"{_called(function)}()", found.images, found.labels)
+    return _dataset(*files.checked(f"{_called(function)}()", found.images, found.labels))
 
 
-def _kept(identity: list[Any], read: Part) -> Arrays:
+def _kept(identity: list[Any], read: Part) -> Dataset:
     """What `read` gives, decoded once: kept as a file that is mapped into memory.
 
     What is kept counts only while it has the fingerprint with which it was written.
@@ -248,26 +280,29 @@ def _kept(identity: list[Any], read: Part) -> Arrays:
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     folder = caches.folder() / "data" / key
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        labels = np.load(folder / "labels.npy")
-        if (folder / "fingerprint").read_text() == fingerprint(images, labels):
-            return images, labels
+        kept = Dataset(
+            np.load(folder / "images.npy", mmap_mode="r"),
+            np.load(folder / "labels.npy"),
+            (folder / "fingerprint").read_text(),
+        )
+        if kept.fingerprint == fingerprint(kept.images, kept.labels):
+            return kept
         shutil.rmtree(folder)
     except (OSError, ValueError, EOFError):
         shutil.rmtree(folder, ignore_errors=True)
-    images, labels = read()
+    made = _dataset(*read())
     with contextlib.suppress(OSError):  # a full disk or a folder that is not ours: nothing is lost
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder.parent))
         try:
-            np.save(partial / "images.npy", images)
-            np.save(partial / "labels.npy", labels)
-            (partial / "fingerprint").write_text(fingerprint(images, labels))
+            np.save(partial / "images.npy", made.images)
+            np.save(partial / "labels.npy", made.labels)
+            (partial / "fingerprint").write_text(made.fingerprint)
             os.rename(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return np.load(folder / "images.npy", mmap_mode="r"), labels
-    return images, labels
+        return made._replace(images=np.load(folder / "images.npy", mmap_mode="r"))
+    return made
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
@@ -300,7 +335,7 @@ _MNIST = {
 }
 
 
-def _load_mnist(split: str, data_dir: str | Path | None) -> Arrays:
+def _load_mnist(split: str, data_dir: str | Path | None) -> Dataset:
     packaged = resources.files("genmod.data") / "mnist_archives"
     folder = Path(str(packaged) if data_dir is None else data_dir)
     archives = {folder / file: checksum for file, checksum in _MNIST[split].items()}

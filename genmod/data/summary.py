@@ -70,10 +70,11 @@ def images_per_second(dataset: Dataset, *, batch_size: int = 100, seconds: float
 
         return jax.lax.fori_loop(0, num, one, jnp.zeros(()))
 
+    jax.block_until_ready(take(batch_at, jnp.int32(1)))
     num, took = 1, 0.0
     while took < seconds:
-        num = num * 4 if took else num
+        num *= 4
         began = time.perf_counter()
         jax.block_until_ready(take(batch_at, jnp.int32(num)))
-        took = time.perf_counter() - began if num > 1 else 1e-9
+        took = time.perf_counter() - began
     return num * batch_size / took

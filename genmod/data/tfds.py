@@ -85,7 +85,7 @@ def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
         f"  tfds.builder({name!r}, data_dir={str(root)!r})"
         '.download_and_prepare(file_format="array_record")'
     )
-    dataset = re.split("[/:]", name)[0]
+    dataset = tfds_prepare.without_config(name)
     # Community data sets would be listed by a server.
     standard = tfds.list_builders(with_community_datasets=False)
 

@@ -8,6 +8,7 @@ next attempt.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,8 +58,8 @@ def prepare(name: str, root: Path, manual_dir: str | None) -> None:
         $GENMOD_DOWNLOAD_DEADLINE seconds, 30 unless it is set. Nothing begun is left.
     """
     deadline = _deadline()
-    dataset = name.split("/")[0].split(":")[0]
-    stage, downloads = root / f".preparing-{dataset}", root / "downloads" / dataset
+    dataset = without_config(name)
+    stage, downloads = _stage(root, dataset), root / "downloads" / dataset
     before = _under_way(downloads)
     source = "" if manual_dir is None else f", from the archives in {manual_dir}"
     _say(f"preparing data set {name!r} in {root}{source}")
@@ -115,6 +116,16 @@ def _image_and_label(features: Any) -> bool:
         and label.shape == ()
         and np.issubdtype(label.np_dtype, np.integer)
     )
+
+
+def without_config(name: str) -> str:
+    """The data set's own name, of NAME[/CONFIG][:VERSION]."""
+    return re.split("[/:]", name)[0]
+
+
+def _stage(root: Path, dataset: str) -> Path:
+    """Where a data set is made."""
+    return root / f".preparing-{dataset}"
 
 
 def _deadline() -> float:
@@ -229,7 +240,7 @@ def _say(text: str) -> None:
 
 def _main(name: str, root: Path, manual_dir: str | None) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    stage = root / f".preparing-{name.split('/')[0].split(':')[0]}"
+    stage = _stage(root, without_config(name))
     with (stage / "report").open("w") as report:
 
         def say(**said: Any) -> None:
