@@ -60,7 +60,7 @@ def build(config: Config) -> Experiment:
         config.hidden[::-1],
         shape,
         activation=jax.nn.tanh,
-        output_bias=vae.mean_logits(images.images.mean(axis=0) / 255),
+        output_bias=vae.mean_logits(data.mean_image(images.images) / 255),
     )
     model = vae.make(encoder, decoder, latent_dim=config.latent_dim)
     decay_steps = config.decay_epochs * len(images.images) // config.batch_size

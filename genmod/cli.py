@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,6 +65,11 @@ class RunOptions:
     """How many processes there are."""
     process_id: int | None = None
     """Which of them this is, from 0."""
+    data_gb: float | None = None
+    """How much data may live on the device, in GB; half of its memory by default. More is streamed:
+    read from where it lies, some steps ahead."""
+    workers: int | None = None
+    """How many processes decode pictures that are streamed; one a core by default. 0: this one."""
     progress: bool = True
     """Show progress: a bar on a terminal, else a line for each log point."""
     debug: bool = False
@@ -75,6 +80,10 @@ class RunOptions:
 
         for name in ("keep", "seeds"):
             checks.positive_integer(name, getattr(self, name))
+        if self.data_gb is not None:
+            checks.positive("data_gb", self.data_gb)
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
         for name in ("log_every", "checkpoint_every", "devices", "num_processes"):
             if getattr(self, name) is not None:
                 checks.positive_integer(name, getattr(self, name))
@@ -87,7 +96,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             lock.refuse_running(path)
     import jax
 
-    from genmod import cluster, devices, experiment, record, runner
+    from genmod import cluster, devices, experiment, machine, record, runner
     from genmod.train import NonFiniteError
 
     source = experiment.find(name)
@@ -99,11 +108,12 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
     configure_compilation_cache()
     configure_gpu()
     several = _of_several(arguments)
-    cores = 1 if several or options.debug else devices.evenly(options.seeds, record.cores())
+    cores = 1 if several or options.debug else devices.evenly(options.seeds, machine.cores())
     with contextlib.suppress(RuntimeError):  # too late where the devices are known already
         if options.devices or cores > 1:
             jax.config.update("jax_num_cpu_devices", options.devices or cores)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_set(GENMOD_DATA_GB=options.data_gb, GENMOD_WORKERS=options.workers))
         if several:
             given = (options.coordinator, options.num_processes, options.process_id)
             stack.enter_context(cluster.joined(*given))
@@ -130,6 +140,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
                 fingerprint=built.dataset.fingerprint,
                 command=shlex.join(["genmod", "train", name, *arguments]),
                 seeds=options.seeds,
+                protocol=_protocol(config, built.batch_at),
             )
             for remark in remarks:
                 print(f"note: {remark}", file=sys.stderr)
@@ -159,6 +170,28 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             print(stop.saved_at(outcome.step))
         return 128 + outcome.signal
     return 0
+
+
+@contextlib.contextmanager
+def _set(**variables: float | None) -> Iterator[None]:
+    """Variables of the environment, as long as this lasts; those that are None stay."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _protocol(config: Any, batch_at: Any) -> dict[str, Any]:
+    """What is done with the data, for the record."""
+    from genmod import data
+
+    source = config.protocol() if isinstance(config, data.Source) else {}
+    return {**source, **data.protocol(batch_at)}
 
 
 def _of_several(arguments: Sequence[str]) -> bool:

@@ -142,7 +142,7 @@ def _judge(net: Net, params: Params) -> Classifier:
 
     test = data.load("mnist", "test")
     found = Classifier(logits, 0.0, _fingerprint(params))
-    right = found.labels(test.images.astype(np.float32) / 255) == test.labels
+    right = found.labels(np.asarray(test.images, np.float32) / 255) == test.labels
     return found._replace(accuracy=float(right.mean()))
 
 

@@ -41,7 +41,7 @@ def points(samples: Any, mixture: data.Mixture) -> Observation:
     )
 
 
-def digits(samples: Any, reference: np.ndarray) -> Observation:
+def digits(samples: Any, reference: np.ndarray | data.Streamed) -> Observation:
     """Generated digits: a grid, the share of near duplicates, and how the ten classes are reached.
 
     Args:
@@ -53,7 +53,7 @@ def digits(samples: Any, reference: np.ndarray) -> Observation:
     return _images(samples, reference, evaluate.label_modes(judge.labels(samples), 10))
 
 
-def images(samples: Any, reference: np.ndarray) -> Observation:
+def images(samples: Any, reference: np.ndarray | data.Streamed) -> Observation:
     """Generated images of any kind: a grid, and the share of near duplicates.
 
     Args:
@@ -79,7 +79,7 @@ def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray)
 
 
 def _images(
-    samples: np.ndarray, reference: np.ndarray, scores: evaluate.ModeScores | None
+    samples: np.ndarray, reference: np.ndarray | data.Streamed, scores: evaluate.ModeScores | None
 ) -> Observation:
     num = min(_COMPARED, len(samples), len(reference))
     share = evaluate.near_duplicates(samples[:num], reference=reference[:num] / np.float32(255))

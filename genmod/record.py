@@ -1,7 +1,8 @@
 """The run folder: everything needed to judge a run, to continue it and to repeat it.
 
-record.json      experiment, configuration, versions, device, fingerprint of the data, command,
-                 hashes of the code, and the starts: how the log was to be taken from which step
+record.json      experiment, configuration, versions, device, fingerprint of the data and what is
+                 done with them, command, hashes of the code, and the starts: how the log was to be
+                 taken from which step
 experiment.py    a copy of the experiment file
 metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_per_s
 unlogged.json    a log point that a stopped run had not finished: the next start does
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import genmod
-from genmod import disk, lock
+from genmod import disk, lock, machine
 from genmod.disk import write_json
 
 _FIELDS = {
@@ -43,7 +44,7 @@ _FIELDS = {
     "created": str,
 }
 # What records of earlier versions do not hold.
-_OPTIONAL_FIELDS = {"seeds": int, "code": dict, "starts": list}
+_OPTIONAL_FIELDS = {"seeds": int, "code": dict, "starts": list, "protocol": dict}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -108,6 +109,7 @@ def open_folder(
     fingerprint: str,
     command: str,
     seeds: int = 1,
+    protocol: Mapping[str, Any] | None = None,
 ) -> tuple[Folder, list[str]]:
     """Makes a run folder, or opens the one that the same run left behind.
 
@@ -119,6 +121,7 @@ def open_folder(
       fingerprint: of the training data.
       command: how to start the run again.
       seeds: number of runs in one, the first of which has the configuration's seed.
+      protocol: what is done with the data: how they are divided and prepared, as JSON holds it.
 
     Returns:
       The folder, and remarks about it: what has changed since the run began that may change bits.
@@ -133,6 +136,7 @@ def open_folder(
         "config": dict(config),
         "seeds": seeds,
         "data": fingerprint,
+        "protocol": dict(protocol or {}),
         "versions": versions(),
         "device": device(),
         "code": code(source),
@@ -389,16 +393,10 @@ def device() -> dict[str, Any]:
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         **({} if on_cpu else {"count": len(devices)}),
-        "cores": cores(),
+        "cores": machine.cores(),
         "machine": platform.machine(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
-
-
-def cores() -> int:
-    """How many cores this process may use: XLA cuts its sums into as many parts."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -429,6 +427,12 @@ def _refuse_differences(folder: Folder, before: Mapping[str, Any], now: Mapping[
         f"{name} is {before.get(name, 1)!r} there and {now[name]!r} here"
         for name in ("experiment", "seeds", "data")
         if before.get(name, 1) != now[name]
+    ]
+    there, here = before.get("protocol", {}), now["protocol"]
+    differences += [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in sorted(there and there.keys() | here.keys())
+        if there.get(name) != here.get(name)
     ]
     if differences:
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from genmod import cluster, devices, disk, evaluate, record, report, rng, train
+from genmod import cluster, data, devices, disk, evaluate, record, report, rng, train
 from genmod import experiment as experiments
 from genmod.experiment import Experiment, Observation
 from genmod.stop import Cut, Phase, Stop
@@ -122,6 +122,8 @@ def run(
         leads = cluster.leads()
         if leads:
             print(_first_line(experiment, folder, at), flush=True)
+            if where := data.whereabouts(experiment.batch_at):
+                print(f"data: {where}", flush=True)
         for remark in found.remarks if found else ():
             print(f"warning: {remark}", file=sys.stderr, flush=True)
 

@@ -1,9 +1,10 @@
 """The words that every signature uses."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+from jax.sharding import NamedSharding
 
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array
@@ -20,6 +21,39 @@ Objective: TypeAlias = Callable[[Keys, Params, Batch], tuple[Array, Metrics]]
 """`(keys, params, batch) -> (loss [B], aux)`: one number per example, aux values [B] each."""
 BatchAt: TypeAlias = Callable[[Key, Array], Batch]
 """`(key, step) -> batch`: batch number `step` as a pure function of the key."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """A `BatchAt` whose examples do not fit onto the device: the host reads some steps ahead.
+
+    A compiled program cannot call it, but the `BatchAt` of some steps that `parts` gives.
+    """
+
+    def __call__(self, key: Key, step: int | Array) -> Batch:
+        """The batch of a step, read now."""
+        ...
+
+    def shapes(self, keys: Keys) -> jax.tree_util.Partial:
+        """One of the `parts` for these keys, with shapes and types in place of its arrays."""
+        ...
+
+    def parts(
+        self, keys: Keys, first: int, num: int, sharding: NamedSharding | None = None
+    ) -> Generator[tuple[jax.tree_util.Partial, int]]:
+        """The batches of some steps after the others, each part read when it is asked for.
+
+        Args:
+          keys: of the runs whose batches are wanted, [R].
+          first: the first step.
+          num: number of steps in all.
+          sharding: how to place arrays [R, steps, B, ...]; on the default device if None. Where it
+            spans processes, each of them reads what its own devices hold.
+
+        Yields:
+          The `BatchAt` of the next steps, for these keys alone, and how many steps these are.
+        """
+        ...
 
 
 class Net(NamedTuple):

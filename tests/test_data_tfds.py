@@ -19,7 +19,6 @@ from PIL import Image
 
 from genmod import data
 from genmod.data import DataError, tfds_prepare
-from genmod.data.tfds import load
 
 GREY = tfds.features.Image(shape=(8, 8, 1))
 ANY_SHAPE = tfds.features.Image(shape=(None, None, 1))
@@ -74,6 +73,16 @@ def prepare_digits(folder, name="tiny_digits", **kwargs):
     ]
     splits = {"train": examples[:48], "test": examples[48:]}
     return prepare(folder, name, {"image": GREY, "label": DIGIT}, splits, **kwargs)
+
+
+def load(name, split, data_dir=None, manual_dir=None):
+    """The images and labels of a data set of TFDS."""
+    return data.load(f"tfds:{name}", split, data_dir=data_dir, manual_dir=manual_dir)[:2]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("GENMOD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(autouse=True)
@@ -169,15 +178,16 @@ def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
         socket.socket.connect = socket.getaddrinfo = refuse
 
         import genmod.data.tfds as loader
+        from genmod import data
         assert "tensorflow_datasets" not in sys.modules
         loader.importlib.util.find_spec = lambda name: None  # so nothing can be prepared
 
-        images, labels = loader.load("tiny_digits", "train", {prepared!r})
+        images = data.load("tfds:tiny_digits", data_dir={prepared!r}).images
         assert images.shape == (48, 8, 8, 1)
         for name in ("tiny_digit", "mnist", "accentdb", "huggingface:mnist"):
             try:
-                loader.load(name, "train", {prepared!r})
-            except (ValueError, loader.DataError):
+                data.load(f"tfds:{{name}}", data_dir={prepared!r})
+            except (ValueError, data.DataError):
                 pass
             else:
                 raise AssertionError(name)
@@ -297,7 +307,7 @@ def test_images_of_unstated_shape(tmp_path):
     images, labels = load("unstated", "train", str(tmp_path))
     np.testing.assert_array_equal(images, IMAGES[:3])
     assert labels.tolist() == [300, 300, 300]
-    with pytest.raises(ValueError, match=r"one shape, got 2, from \[5, 8, 1\] to \[8, 8, 1\]"):
+    with pytest.raises(ValueError, match=r"one size, got \[8, 8\] .* and \[5, 8\] .*example 3"):
         load("unstated", "test", str(tmp_path))
 
 
@@ -534,10 +544,11 @@ def test_two_processes_prepare_once(prepared, tmp_path, stub):
     """)
     script = f"""
         import sys
+        from genmod import data
         from genmod.data import tfds, tfds_prepare
         tfds.importlib.util.find_spec = lambda name: object()
         tfds_prepare._command = lambda *_: {tfds_prepare._command("mnist", tmp_path, None)!r}
-        print(tfds.load("mnist", "train", {str(tmp_path)!r})[1].tolist())
+        print(data.load("tfds:mnist", data_dir={str(tmp_path)!r}).labels.tolist())
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     pipe = subprocess.PIPE

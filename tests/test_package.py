@@ -24,6 +24,8 @@ def imported_by(code):
     [
         ("import genmod", {"jax", "flax", "matplotlib", "tensorflow", "tensorflow_datasets"}),
         ("import genmod.cli", {"jax", "flax", "matplotlib", "tensorflow", "tensorflow_datasets"}),
+        # What every process that decodes imports.
+        ("import genmod.decoding", {"jax", "flax", "PIL", "tensorflow_datasets"}),
         (
             "from genmod import data, evaluate, nets, record, report, rng, train, types, vae",
             {"matplotlib", "tensorflow", "tensorflow_datasets"},
@@ -58,8 +60,11 @@ def imports(path):
 ALLOWED = {
     "rng.py": {"types"},
     "types.py": set(),
+    "decoding.py": {"errors", "machine"},
     "disk.py": set(),
+    "errors.py": set(),
     "lock.py": {"disk"},
+    "machine.py": set(),
     "stop.py": set(),
     "checks.py": set(),
     "devices.py": {"types"},
@@ -68,7 +73,7 @@ ALLOWED = {
     "gan": {"checks", "gan", "rng", "types"},
     "train": {"checks", "devices", "disk", "rng", "train", "types"},
     "evaluate": {"checks", "evaluate", "rng", "types"},
-    "data": {"caches", "checks", "data", "rng", "types"},
+    "data": {"caches", "checks", "data", "decoding", "errors", "machine", "rng", "types"},
     "report": {"checks", "data", "evaluate", "report", "train"},
 }
 

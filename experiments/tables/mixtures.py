@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from genmod import checks, data, devices, evaluate, experiment, record, rng, train
+from genmod import checks, data, devices, evaluate, experiment, machine, rng, train
 
 GAMES: dict[str, dict[str, Any]] = {
     "nonsaturating": {"loss": "nonsaturating", "r1": 0.0, "r2": 0.0},
@@ -72,7 +72,7 @@ def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[
 def main(options: Options) -> None:
     """Computes what is missing and prints the table."""
     if options.seeds > 1:  # each core takes its share of them
-        jax.config.update("jax_num_cpu_devices", devices.evenly(options.seeds, record.cores()))
+        jax.config.update("jax_num_cpu_devices", devices.evenly(options.seeds, machine.cores()))
     kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     for mixture in PUBLISHED:
         for name, flags in GAMES.items():

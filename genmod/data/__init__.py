@@ -11,10 +11,9 @@ from genmod.data.augment import (
     saturation,
     translate,
 )
-from genmod.data.batches import batch_at, batches, indices_at, indices_of
-from genmod.data.errors import DataError
+from genmod.data.batches import batch_at, batches, indices_of, protocol, whereabouts
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
-from genmod.data.order import shuffled
+from genmod.data.order import indices_at, shuffled
 from genmod.data.protocols import (
     binarized,
     binarized_once,
@@ -33,6 +32,7 @@ from genmod.data.sources import (
     load,
     train_and_test,
 )
+from genmod.data.splits import DIVISIONS, Division
 from genmod.data.stacked import (
     all_digits,
     stack,
@@ -41,14 +41,19 @@ from genmod.data.stacked import (
     stacked_modes,
     triples,
 )
-from genmod.data.summary import Summary, images_per_second, summary
+from genmod.data.stores import Streamed
+from genmod.data.summary import Summary, images_per_second, mean_image, summary
+from genmod.errors import DataError
 
 __all__ = [
+    "DIVISIONS",
     "MIXTURES",
     "DataError",
     "Dataset",
+    "Division",
     "Mixture",
     "Source",
+    "Streamed",
     "Summary",
     "all_digits",
     "augmented",
@@ -70,8 +75,10 @@ __all__ = [
     "indices_at",
     "indices_of",
     "load",
+    "mean_image",
     "mixture_dataset",
     "padded",
+    "protocol",
     "ring",
     "sample_mixture",
     "saturation",
@@ -88,4 +95,5 @@ __all__ = [
     "triples",
     "unchanged",
     "unit_interval",
+    "whereabouts",
 ]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import checks, rng
-from genmod.data.batches import Prepare
+from genmod.data.protocols import Prepare, name_of
 from genmod.types import Array, Batch, Key, Keys
 
 Augmentation = Callable[[Keys, Array], Array]
@@ -189,6 +189,7 @@ def augmented(augment: Augmentation, prepare: Prepare) -> Prepare:
         images = augment(rng.stream(keys, "augment"), images)
         return prepare(rng.stream(keys, "prepare"), images)
 
+    both.__qualname__ = f"augmented({name_of(augment)}, {name_of(prepare)})"
     return both
 
 

@@ -1,64 +1,18 @@
 """Batch number i as a pure function of (key, i): nothing to iterate, nothing to save."""
 
 import functools
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from genmod import checks, rng
-from genmod.data.order import shuffled
-from genmod.data.protocols import unit_interval
-from genmod.types import Array, Batch, BatchAt, Key, Keys
-
-Prepare = Callable[[Keys, Batch], Batch]
-
-
-def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Array:
-    """Which examples batch number `step` holds, in an endless sequence of shuffled epochs.
-
-    Every epoch holds every example exactly once. Where batch_size does not divide the number of
-    examples, a batch takes the rest of one epoch and the beginning of the next: nothing is dropped.
-
-    Args:
-      key: the key of the data, as for `batch_at`.
-      step: number of the batch, from 0.
-      num: number of examples N.
-      batch_size: number of examples B in the batch, at most N.
-
-    Returns:
-      Places in the data set, in [0, N), int32 [B], in the order of the batch.
-
-    Raises:
-      ValueError: if batch_size is not positive or larger than the data.
-    """
-    if checks.positive_integer("batch_size", batch_size) > num:
-        raise ValueError(
-            f"batch_size must be at most the number of examples {num}, got {batch_size}"
-        )
-    # Positions are counted within a cycle of whole batches and whole epochs, so that step *
-    # batch_size cannot overflow 32 bits however long the run.
-    cycle = math.lcm(num, batch_size)
-    if cycle >= 2**32:
-        raise ValueError(
-            f"batch_size {batch_size} and the number of examples {num} have the least common "
-            f"multiple {cycle}; expected one below 2**32: choose a batch_size that shares a "
-            "factor with the number of examples"
-        )
-    step = jnp.asarray(step, jnp.uint32)
-    cycles, step_in_cycle = step // (cycle // batch_size), step % (cycle // batch_size)
-    position = step_in_cycle * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
-    epoch = cycles * (cycle // num) + position // num
-
-    # The batch touches at most two epochs: compute both orders, choose per example.
-    order = rng.stream(key, "order")
-    in_first = shuffled(rng.at_step(order, epoch[0]), position % num, num)
-    if num % batch_size == 0:
-        return in_first
-    in_last = shuffled(rng.at_step(order, epoch[-1]), position % num, num)
-    return jnp.where(epoch == epoch[0], in_first, in_last)
+from genmod.data.order import indices_at
+from genmod.data.protocols import Prepare, name_of, unit_interval
+from genmod.data.stores import Decoded, Streamed, room
+from genmod.data.streams import Batches
+from genmod.decoding import processes
+from genmod.types import Array, Batch, BatchAt, Key
 
 
 def batch_at(
@@ -96,30 +50,98 @@ def batch_at(
     return prepare(keys, jax.tree.map(take, examples))
 
 
-def batches(examples: Batch, *, batch_size: int, prepare: Prepare = unit_interval) -> BatchAt:
+def batches(
+    examples: Batch,
+    *,
+    batch_size: int,
+    prepare: Prepare = unit_interval,
+    stream: bool | None = None,
+) -> BatchAt:
     """`batch_at` with the examples put on the device: a function `(key, step) -> batch`.
 
-    The arguments are those of `batch_at`, and are checked here. The result carries the examples as
-    leaves of a tree (`jax.tree_util.Partial`): a compiled program that takes it as an argument
-    takes the data as an argument too, instead of holding a copy as a constant.
+    The result carries the examples as leaves of a tree (`jax.tree_util.Partial`): a compiled
+    program that takes it as an argument takes the data as an argument too, instead of holding a
+    copy as a constant. Examples that are too many for the device stay on the host or on disk, and
+    are read some steps ahead of the training (`genmod.types.Stream`): the same batches, bit for
+    bit.
+
+    Args:
+      examples: an array [N, ...], or a tree of them; images may be `Streamed`.
+      batch_size: number of examples B in the batch, at most N.
+      prepare: as for `batch_at`.
+      stream: whether to read them from the host; None does if they take more than $GENMOD_DATA_GB,
+        or where that is not set more than half of the device's memory.
+
+    Raises:
+      ValueError: if batch_size is not positive or larger than the data, or prepare refuses them.
     """
-    examples = jax.tree.map(jnp.asarray, examples)
+    if stream is None:
+        stream = sum(leaf.nbytes for leaf in jax.tree.leaves(examples)) > room()
+    if stream:
+        return Batches(examples, batch_size, prepare)
+    examples = jax.tree.map(_on_device, examples)
     at = functools.partial(_batch_at, batch_size, prepare)
     take = jax.tree_util.Partial(at, examples)
     jax.eval_shape(take, rng.root(0), 0)
     return take
 
 
+def _on_device(leaf: Any) -> Array:
+    return jnp.asarray(leaf[:] if isinstance(leaf, Streamed) else leaf)
+
+
 def indices_of(batch_at: BatchAt, key: Key, step: int | Array) -> Array | None:
     """`indices_at` of what `batches` has made; None for any other source of batches."""
+    found = _of(batch_at)
+    if found is None:
+        return None
+    num = checks.leading_axis("examples", found[0])
+    return indices_at(key, step, num, batch_size=found[1])
+
+
+def protocol(batch_at: BatchAt) -> dict[str, Any]:
+    """What the batches of `batches` are: their size, of how many examples, and how prepared."""
+    found = _of(batch_at)
+    if found is None:
+        return {}
+    examples, batch_size, prepare = found
+    return {
+        "examples": checks.leading_axis("examples", examples),
+        "batch_size": batch_size,
+        "order": "shuffled epochs",
+        "prepare": name_of(prepare),
+    }
+
+
+def whereabouts(batch_at: BatchAt) -> str:
+    """Where the examples of `batches` are, in words; empty for any other source of batches."""
+    found = _of(batch_at)
+    if found is None:
+        return ""
+    leaves = jax.tree.leaves(found[0])
+    size = sum(leaf.nbytes for leaf in leaves)
+    what = f"{len(leaves[0]):,} examples, {size / 1e6:,.1f} MB, "
+    if not isinstance(batch_at, Batches):
+        return what + "on the device"
+    decoded = any(isinstance(x, Streamed) and isinstance(x.store, Decoded) for x in leaves)
+    return (
+        what
+        + "streamed"
+        + (f" by {processes()} processes" if decoded else "")
+        + f" (on the device at most {room() / 1e6:,.1f} MB: GENMOD_DATA_GB)"
+    )
+
+
+def _of(batch_at: BatchAt) -> tuple[Any, int, Prepare] | None:
+    """The examples, the batch size and `prepare` of what `batches` has made."""
+    if isinstance(batch_at, Batches):
+        return batch_at.examples, batch_at.batch_size, batch_at.prepare
     if not isinstance(batch_at, jax.tree_util.Partial):
         return None
     at: Any = batch_at.func
     if getattr(at, "func", None) is not _batch_at:
         return None
-    (examples,), batch_size = batch_at.args, at.args[0]
-    num = checks.leading_axis("examples", examples)
-    return indices_at(key, step, num, batch_size=batch_size)
+    return batch_at.args[0], *at.args
 
 
 def _batch_at(

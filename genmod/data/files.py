@@ -5,19 +5,21 @@ Nothing in a file is ever executed: Python objects inside NPZ or NPY are refused
 
 import functools
 import gzip
+import itertools
 import math
+import os
 import re
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from genmod.data.errors import DataError
+from genmod.data.stores import Mapped
+from genmod.decoding import Pictures, is_coloured
+from genmod.errors import DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 """Images, uint8 [N, H, W, C], and labels, int32 [N]."""
@@ -26,7 +28,7 @@ Part = Callable[[], Arrays]
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _PARTS = {"train": "train", "t10k": "test", "test": "test"}
 _IDX = re.compile(r"(?P<part>train|t10k|test)-(?P<what>images|labels)[-.]idx\d-ubyte(\.gz)?$")
-_GREY = ("1", "L", "LA")
+_FOLDERS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
 
 
 def checked(where: str, images: Any, labels: Any = None) -> Arrays:
@@ -170,115 +172,82 @@ def numpy_parts(where: str) -> dict[str, Part]:
     return {part: lambda pair=pair: read(*pair) for part, pair in pairs.items()}
 
 
-def folder_parts(
-    where: str, *, size: int | None, skip_corrupt: bool
-) -> tuple[dict[str, Part], list[tuple[str, int, int]]]:
-    """The parts of a data set of pictures: FOLDER/CLASS/PICTURE, or all of one class in FOLDER.
+def mapped(where: str) -> Mapped | None:
+    """The images of an NPY file as they lie in it; None if they are not plain bytes in order."""
+    path = Path(where).expanduser()
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, EOFError, ValueError):
+        return None
+    plain = isinstance(array, np.memmap) and array.flags.c_contiguous and array.dtype == np.uint8
+    if not plain or array.ndim not in (3, 4) or not array.size:
+        return None
+    return Mapped(path, array.offset, len(array), (*array.shape[1:], 1)[:3])
 
-    Folders `train` and `test` (or `val`) in it are its parts. Classes are numbered in the order of
-    their names, over all parts. Pictures are turned as their EXIF says, and are grey if all are
-    grey and colour else.
+
+class Folder(NamedTuple):
+    """A folder of pictures.
+
+    Attributes:
+      pictures: all of them.
+      parts: places of the pictures of each part.
+      state: of the pictures, what tells whether one has changed: names, lengths and times.
+    """
+
+    pictures: Pictures
+    parts: dict[str, range]
+    state: list[tuple[str, int, int]]
+
+    def in_colour(self, part: str) -> bool:
+        """Whether another part holds a picture in colour: then this one is in colour, too."""
+        others = (places for name, places in self.parts.items() if name != part)
+        return any(is_coloured(self.pictures.files[place]) for one in others for place in one)
+
+
+def folder(where: str, *, size: int | None) -> Folder:
+    """Lists a data set of pictures: FOLDER/CLASS/PICTURE, or all of one class in FOLDER.
+
+    Folders `train`, `test` and `val` (or `valid`, `validation`) in it are its parts. Classes are
+    numbered in the order of their names, over all parts.
 
     Args:
       where: the folder.
-      size: side of the square to which each picture is resized (bicubic, its shorter side) and
-        cropped (its middle); None leaves them as they are.
-      skip_corrupt: leave out pictures that cannot be read, with a warning that counts them.
-
-    Returns:
-      The parts, and what tells whether a picture has changed: their names, lengths and times.
+      size: side of the square to which each picture is resized and cropped; None leaves them.
 
     Raises:
-      DataError: if there are no pictures; when read, if one is damaged.
-      ValueError: when read, if their sizes differ and size is None.
+      DataError: if there are no pictures.
     """
     root = Path(where).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: {'no folder' if root.exists() else 'missing'}; expected pictures")
-    roots = {"train": "train", "test": "test", "val": "test"}
-    parts = {part: root / name for name, part in roots.items() if (root / name).is_dir()}
-    listed = {part: _listed(folder) for part, folder in (parts or {"train": root}).items()}
-    if not any(listed.values()):
+    found = {root / name: part for name, part in _FOLDERS.items() if (root / name).is_dir()}
+    listed: dict[str, list[tuple[str, str]]] = {}
+    for one, part in (found or {root: "train"}).items():
+        listed[part] = listed.get(part, []) + list(_pictures_in(one))
+    files = [path for part in listed.values() for path, _ in part]
+    if not files:
         raise DataError(f"{root}: holds no pictures; expected files {', '.join(PICTURES)}")
-    classes = sorted({name for files in listed.values() for name in files.values()})
-    numbers = {name: number for number, name in enumerate(classes)}
-    stats = ((path, path.stat()) for files in listed.values() for path in files)
-    state = [(str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-    read = {
-        part: functools.partial(_read_pictures, files, numbers, size, skip_corrupt)
-        for part, files in listed.items()
-        if files
-    }
-    return read, state
+    classes = [name for part in listed.values() for _, name in part]
+    numbers = {name: number for number, name in enumerate(sorted(set(classes)))}
+    stats = ((path, os.stat(path)) for path in files)
+    begins = len(os.path.join(root, ""))
+    state = [(path[begins:], stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    ends = list(itertools.accumulate(map(len, listed.values()), initial=0))
+    spans = zip(listed, itertools.pairwise(ends), strict=True)
+    return Folder(
+        Pictures(files, [numbers[name] for name in classes], size),
+        {part: range(*span) for part, span in spans if span[0] < span[1]},
+        state,
+    )
 
 
-def _listed(folder: Path) -> dict[Path, str]:
-    """Pictures by their class: the name of the folder they lie in, below `folder`."""
-    named = [path for path in sorted(folder.rglob("[!.]*")) if path.suffix.lower() in PICTURES]
-    return {p: p.relative_to(folder).parent.as_posix() for p in named if p.is_file()}
-
-
-def _read_pictures(
-    files: Mapping[Path, str], numbers: Mapping[str, int], size: int | None, skip_corrupt: bool
-) -> Arrays:
-    from tqdm.auto import tqdm
-
-    def read(path: Path) -> np.ndarray | DataError:
-        try:
-            return read_picture(path, size)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor() as threads:
-        bar = tqdm(threads.map(read, files), "pictures", len(files), leave=False, disable=None)
-        found = dict(zip(files, bar, strict=True))
-    errors = [value for value in found.values() if isinstance(value, DataError)]
-    if errors and (not skip_corrupt or len(errors) == len(files)):
-        raise DataError(
-            f"{errors[0]}" + f" (and {len(errors) - 1} others)" * (len(errors) > 1)
-        ) from errors[0]
-    if errors:
-        warnings.warn(
-            f"{len(errors)} of {len(files)} pictures cannot be read and are left out, "
-            f"the first: {errors[0]}",
-            stacklevel=2,
-        )
-    pictures = {path: value for path, value in found.items() if isinstance(value, np.ndarray)}
-    shapes = {value.shape[:2]: path for path, value in pictures.items()}
-    if len(shapes) > 1:
-        (a, first), (b, second), *_ = shapes.items()
-        raise ValueError(
-            f"pictures must have one size, got {list(a)} ({first}) and {list(b)} ({second}); "
-            "give the size to which to resize and crop them: image_size"
-        )
-    depth = max(value.shape[2] for value in pictures.values())
-    images = np.empty((len(pictures), *next(iter(shapes)), depth), np.uint8)
-    for row, value in zip(images, pictures.values(), strict=True):
-        row[:] = value  # a grey one among colours has three equal channels
-    return images, np.array([numbers[files[path]] for path in pictures], np.int32)
-
-
-def read_picture(path: Path, size: int | None) -> np.ndarray:
-    """One picture, uint8 [H, W, 1] if it is grey and [H, W, 3] else.
-
-    Raises:
-      DataError: if it cannot be read.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings(), Image.open(path) as opened:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if opened.mode.startswith(("I", "F")):
-                raise ValueError(f"it has the mode {opened.mode}; expected 8 bits a channel")
-            picture = ImageOps.exif_transpose(opened)
-            picture = picture.convert("L" if picture.mode in _GREY else "RGB")
-            if size is not None:
-                picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-            values = np.asarray(picture)
-    except Exception as error:  # Pillow's decoders raise whatever they meet
-        raise DataError(
-            f"{path}: cannot be read ({error}); mend or delete it, or leave out what cannot be "
-            "read: skip_corrupt"
-        ) from error
-    return values[..., None] if values.ndim == 2 else values
+def _pictures_in(folder: Path) -> Iterator[tuple[str, str]]:
+    """Pictures with their class, the name of the folder they lie in below `folder`; in order."""
+    # Of hundreds of thousands, paths as objects would take seconds.
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        name = Path(where).relative_to(folder).as_posix()
+        for file in sorted(files):
+            path = os.path.join(where, file)
+            if file.lower().endswith(PICTURES) and file[0] != "." and os.path.isfile(path):
+                yield path, name

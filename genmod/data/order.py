@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genmod import checks
+from genmod import checks, rng
 from genmod.types import Array, Key
 
 ROUNDS = 6
@@ -58,6 +58,51 @@ def shuffled(key: Key, position: Array, num: int) -> Array:
     begin = (position.astype(jnp.uint32), jnp.full(position.shape, True))
     value, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), walk, begin)
     return value.astype(jnp.int32)
+
+
+def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Array:
+    """Which examples batch number `step` holds, in an endless sequence of shuffled epochs.
+
+    Every epoch holds every example exactly once. Where batch_size does not divide the number of
+    examples, a batch takes the rest of one epoch and the beginning of the next: nothing is dropped.
+
+    Args:
+      key: the key of the data, as for `batch_at`.
+      step: number of the batch, from 0.
+      num: number of examples N.
+      batch_size: number of examples B in the batch, at most N.
+
+    Returns:
+      Places in the data set, in [0, N), int32 [B], in the order of the batch.
+
+    Raises:
+      ValueError: if batch_size is not positive or larger than the data.
+    """
+    if checks.positive_integer("batch_size", batch_size) > num:
+        raise ValueError(
+            f"batch_size must be at most the number of examples {num}, got {batch_size}"
+        )
+    # Positions are counted within a cycle of whole batches and whole epochs, so that step *
+    # batch_size cannot overflow 32 bits however long the run.
+    cycle = math.lcm(num, batch_size)
+    if cycle >= 2**32:
+        raise ValueError(
+            f"batch_size {batch_size} and the number of examples {num} have the least common "
+            f"multiple {cycle}; expected one below 2**32: choose a batch_size that shares a "
+            "factor with the number of examples"
+        )
+    step = jnp.asarray(step, jnp.uint32)
+    cycles, step_in_cycle = step // (cycle // batch_size), step % (cycle // batch_size)
+    position = step_in_cycle * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
+    epoch = cycles * (cycle // num) + position // num
+
+    # The batch touches at most two epochs: compute both orders, choose per example.
+    order = rng.stream(key, "order")
+    in_first = shuffled(rng.at_step(order, epoch[0]), position % num, num)
+    if num % batch_size == 0:
+        return in_first
+    in_last = shuffled(rng.at_step(order, epoch[-1]), position % num, num)
+    return jnp.where(epoch == epoch[0], in_first, in_last)
 
 
 def _hash(x: Array) -> Array:

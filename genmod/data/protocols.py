@@ -1,6 +1,7 @@
 """From stored examples to what a model sees: pure functions `(keys [B], examples) -> x`."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,17 @@ import numpy as np
 from genmod import rng
 from genmod.types import Array, Batch, Key, Keys
 
+Prepare = Callable[[Keys, Batch], Batch]
+"""`(keys [B], raw examples) -> batch`, with a key of its own for each example."""
+
 _CHUNK = 5000
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What to call a function in a record; one of genmod's, or what it has made, by its name."""
+    name = getattr(function, "__qualname__", type(function).__name__)
+    ours = getattr(function, "__module__", "").startswith("genmod.")
+    return name.partition(".<locals>")[0] if ours else name
 
 
 def unit_interval(keys: Keys, images: Array) -> Array:

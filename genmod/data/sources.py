@@ -3,24 +3,30 @@
 import contextlib
 import functools
 import hashlib
-import json
-import os
 import runpy
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from genmod import caches, checks
+from genmod import checks
 from genmod.data import files
-from genmod.data.errors import DataError, NoSuchSplit
-from genmod.data.files import Arrays, Part
-from genmod.data.splits import resolve
+from genmod.data.splits import DIVISIONS, SIZES, places_hash, resolve
+from genmod.data.stores import (
+    Decoded,
+    Known,
+    Mapped,
+    Streamed,
+    fingerprint,
+    remembered,
+    room,
+    survey,
+)
+from genmod.decoding import Prepared
+from genmod.errors import DataError, NoSuchSplit
 
 _KINDS = ("mnist", "tfds:NAME", "idx:FOLDER", "npz:FILE", "npy:FILE", "folder:DIR", "call:FILE:F")
 
@@ -29,12 +35,13 @@ class Dataset(NamedTuple):
     """Images with their labels.
 
     Attributes:
-      images: uint8 [N, H, W, C]; of a mixture, points float32 [N, D].
+      images: uint8 [N, H, W, C], or where they are too many for the device `Streamed`, which is
+        indexed like them; of a mixture, points float32 [N, D].
       labels: int32 [N]; of a mixture, the mode of each point.
       fingerprint: SHA-256 of shapes, types and values, whatever file they came from.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Streamed
     labels: np.ndarray
     fingerprint: str
 
@@ -59,14 +66,50 @@ class Source:
     """Side of the square to which pictures of a folder are resized and cropped; 0: as they are."""
     skip_corrupt: bool = False
     """Leave out pictures of a folder that cannot be read, and count them."""
+    splits: Literal["own", "iwae", "vamp", "full"] = "own"
+    """What of MNIST, or of what is divided like it, is trained on: iwae the first 59,600 images,
+    vamp the first 50,000, full all 60,000. own: the training part of any data set."""
 
     def load(self, split: str = "train") -> Dataset:
-        """Loads a split, as `data.load` does."""
-        return load(self.dataset, split, **self._options())
+        """Loads a split, as `data.load` does; of published splits also "val".
+
+        Raises:
+          ValueError: if the data set has not the sizes of the published splits, or no such split.
+        """
+        read = _reader(self.dataset, **self._options())
+        division = self._division()
+        if division is None:
+            return read(split)
+        checks.known(
+            f"split of {self.splits}", split, [part for part in division if division[part]]
+        )
+        for part, size in SIZES.items():
+            found = len(read(part).images)
+            if found != size:
+                raise ValueError(
+                    f"splits {self.splits!r} needs {size:,} images in {part!r}, as MNIST has; "
+                    f"{self.dataset} has {found:,}"
+                )
+        return read(division[split])
 
     def train_and_test(self) -> tuple[Dataset, Dataset]:
         """Loads what to train on and what to test on, as `data.train_and_test` does."""
+        if self._division() is not None:
+            return self.load("train"), self.load("test")
         return train_and_test(self.dataset, **self._options())
+
+    def protocol(self) -> dict[str, Any]:
+        """The splits by their name, and what they hold, with the hashes of its places."""
+        division = self._division() or {}
+        held = {
+            part: {"split": split, "places": places_hash(split, SIZES)}
+            for part, split in division.items()
+            if split
+        }
+        return {"splits": self.splits, **held}
+
+    def _division(self) -> dict[str, str] | None:
+        return None if self.splits == "own" else DIVISIONS[self.splits]._asdict()
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -135,16 +178,16 @@ def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[D
     """
     read = _reader(name, **options)
     train = read("train")
-    with contextlib.suppress(NoSuchSplit):
-        return train, read("test")
+    for part in ("test", "val"):
+        with contextlib.suppress(NoSuchSplit):
+            return train, read(part)
     held = np.arange(len(train.images)) % 10 == 9
     if not held.any():
         raise ValueError(
             f"{_called(name)} has {len(train.images)} examples and no split 'test'; expected at "
             "least 10, so that some can be held out"
         )
-    train, test = ((train.images[chosen], train.labels[chosen]) for chosen in (~held, held))
-    return from_arrays(*train), from_arrays(*test)
+    return _chosen(train, ~held), _chosen(train, held)
 
 
 def from_arrays(images: Any, labels: Any = None) -> Dataset:
@@ -181,7 +224,7 @@ def _reader(
         where = None if data_dir is None else str(data_dir)
         archives = None if manual_dir is None else str(manual_dir)
         known = name.removeprefix("tfds:")
-        return lambda split: from_arrays(*tfds.load(known, split, where, archives))
+        return lambda split: _prepared(tfds.examples(known, split, where, archives))
     parts = _parts(name, data_dir, image_size, skip_corrupt)
     once = {part: functools.cache(read) for part, read in parts.items()}
     return functools.partial(_select, _called(name), once)
@@ -197,15 +240,19 @@ def _select(name: str, parts: Mapping[str, _Part], split: str) -> Dataset:
     if split in parts:
         return parts[split]()
     sizes = {part: len(read().images) for part, read in parts.items() if part in split}
-    pieces = [
-        tuple(array[first:last] for array in parts[part]()[:2])
-        for part, first, last in resolve(split, sizes)
-    ]
-    images, labels = (
-        arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        for arrays in zip(*pieces, strict=True)
-    )
-    return _dataset(images, labels)
+    ranges = resolve(split, sizes)
+    (part, first, last), *more = ranges
+    if not more:
+        return _chosen(parts[part](), slice(first, last))
+    pieces = [(parts[part](), slice(first, last)) for part, first, last in ranges]
+    labels = np.concatenate([whole.labels[index] for whole, index in pieces])
+    views = [w.images.view(index) for w, index in pieces if isinstance(w.images, Streamed)]
+    if len(views) == len(pieces) and all(view.store == views[0].store for view in views):
+        # All in one place: as if it were a part of a whole that is never read.
+        places = np.concatenate([view.places for view in views])
+        seen = "+".join(whole.fingerprint for whole, _ in pieces)
+        return _chosen(Dataset(Streamed(views[0].store, places), labels, seen), slice(None))
+    return _dataset(np.concatenate([whole.images[index] for whole, index in pieces]), labels)
 
 
 def _refuse_unused(name: str | Callable[[], Dataset], options: Mapping[str, Any]) -> None:
@@ -235,22 +282,91 @@ def _parts(
     if callable(name):
         return {"train": lambda: _returned(name)}
     kind, _, where = name.partition(":")
+    if kind == "npy" and (mapped := files.mapped(where)) and mapped.num_bytes > room():
+        return {"train": functools.partial(_mapped, mapped)}
     if kind in ("idx", "npz", "npy"):
         of_kind = files.idx_parts if kind == "idx" else files.numpy_parts
         return {part: lambda read=read: _dataset(*read()) for part, read in of_kind(where).items()}
     if kind == "folder":
         if image_size is not None:
             checks.positive_integer("image_size", image_size)
-        parts, state = files.folder_parts(where, size=image_size, skip_corrupt=skip_corrupt)
-        identity = [state, image_size, skip_corrupt]
+        folder = files.folder(where, size=image_size)
         return {
-            part: functools.partial(_kept, ["folder", part, *identity], read)
-            for part, read in parts.items()
+            part: functools.partial(_pictures, folder, part, skip_corrupt) for part in folder.parts
         }
     if kind == "call":
         return {"train": lambda: _returned(_function(where))}
     checks.known("data set", name, _KINDS)
     return {part: functools.partial(_load_mnist, part, data_dir) for part in _MNIST}
+
+
+def _pictures(folder: files.Folder, part: str, skip_corrupt: bool) -> Dataset:
+    """A part of a folder of pictures."""
+    places = folder.parts[part]
+    size = folder.pictures.size
+    find = functools.partial(
+        survey,
+        folder.pictures.some(places),
+        keep=lambda num_bytes: num_bytes <= room(),
+        skip_corrupt=skip_corrupt,
+        in_colour=lambda: folder.in_colour(part),
+        hint="; give the size to which to resize and crop them: image_size",
+    )
+
+    def store(known: Known) -> Decoded:
+        return Decoded(folder.pictures, known.shape)
+
+    images, labels, seen = remembered(
+        ["folder", part, folder.state, size, skip_corrupt], find, store
+    )
+    if isinstance(images, Streamed) and isinstance(images.store, Decoded):
+        images = Streamed(images.store, images.places + places.start)
+    return Dataset(images, labels, seen)
+
+
+def _prepared(examples: Prepared) -> Dataset:
+    """What tensorflow-datasets has prepared."""
+    find = functools.partial(survey, examples, keep=lambda num_bytes: num_bytes <= room())
+    return Dataset(
+        *remembered(
+            ["tfds", examples.folder, examples.split, examples.state],
+            find,
+            lambda known: Decoded(examples, known.shape),
+        )
+    )
+
+
+def _mapped(mapped: Mapped) -> Dataset:
+    """The images of an NPY file that are too many for the device."""
+    images = Streamed(mapped, np.arange(mapped.num))
+
+    def find() -> Known:
+        labels = np.zeros(mapped.num, np.int32)
+        return Known(None, mapped.shape, labels, images.places, fingerprint(images, labels))
+
+    stat = mapped.path.stat()
+    identity = ["npy", str(mapped.path.absolute()), stat.st_size, stat.st_mtime_ns]
+    return Dataset(*remembered(identity, find, lambda known: mapped))
+
+
+def _chosen(whole: Dataset, index: Any) -> Dataset:
+    """Some examples of a data set."""
+    labels = whole.labels[index]
+    if not isinstance(whole.images, Streamed):
+        return _dataset(whole.images[index], labels)
+    some = whole.images.view(index)
+
+    def find() -> Known:
+        images = some[:] if some.nbytes <= room() else some
+        kept = None if isinstance(images, Streamed) else images
+        places = np.arange(len(some))
+        return Known(kept, some.shape[1:], labels, places, fingerprint(images, labels))
+
+    identity = ["of", whole.fingerprint, hashlib.sha256(some.places.tobytes()).hexdigest()]
+    images, labels, seen = remembered(identity, find, lambda known: some.store)
+    if isinstance(images, Streamed) and images.store is some.store:
+        images = some
+    return Dataset(images, labels, seen)
 
 
 def _function(where: str) -> Callable[[], Dataset]:
@@ -270,48 +386,6 @@ def _returned(function: Callable[[], Dataset]) -> Dataset:
             f"{_called(function)}() must return a genmod.data.Dataset, got {type(found).__name__}"
         )
     return _dataset(*files.checked(f"{_called(function)}()", found.images, found.labels))
-
-
-def _kept(identity: list[Any], read: Part) -> Dataset:
-    """What `read` gives, decoded once: kept as a file that is mapped into memory.
-
-    What is kept counts only while it has the fingerprint with which it was written.
-    """
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    folder = caches.folder() / "data" / key
-    try:
-        kept = Dataset(
-            np.load(folder / "images.npy", mmap_mode="r"),
-            np.load(folder / "labels.npy"),
-            (folder / "fingerprint").read_text(),
-        )
-        if kept.fingerprint == fingerprint(kept.images, kept.labels):
-            return kept
-        shutil.rmtree(folder)
-    except (OSError, ValueError, EOFError):
-        shutil.rmtree(folder, ignore_errors=True)
-    made = _dataset(*read())
-    with contextlib.suppress(OSError):  # a full disk or a folder that is not ours: nothing is lost
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder.parent))
-        try:
-            np.save(partial / "images.npy", made.images)
-            np.save(partial / "labels.npy", made.labels)
-            (partial / "fingerprint").write_text(made.fingerprint)
-            os.rename(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return made._replace(images=np.load(folder / "images.npy", mmap_mode="r"))
-    return made
-
-
-def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 over types, shapes and values of both arrays."""
-    digest = hashlib.sha256()
-    for array in (images, labels):
-        digest.update(f"{array.dtype.str} {array.shape};".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return f"sha256:{digest.hexdigest()}"
 
 
 # SHA-256 of the original archives, the same that tensorflow-datasets checks.
@@ -341,11 +415,13 @@ def _load_mnist(split: str, data_dir: str | Path | None) -> Dataset:
     archives = {folder / file: checksum for file, checksum in _MNIST[split].items()}
     contents = {path: _verified(path, checksum) for path, checksum in archives.items()}
 
-    def read() -> Arrays:
+    def find() -> Known:
         images, labels = (files.read_idx(path, archive) for path, archive in contents.items())
-        return files.checked("mnist", images, labels)
+        images, labels = files.checked("mnist", images, labels)
+        places, seen = np.arange(len(labels)), fingerprint(images, labels)
+        return Known(images, images.shape[1:], labels, places, seen)
 
-    return _kept(["mnist", *_MNIST[split].values()], read)
+    return Dataset(*remembered(["mnist", *_MNIST[split].values()], find))
 
 
 def _verified(path: Path, checksum: str) -> bytes:

@@ -1,13 +1,55 @@
-"""Parts of parts: the split language of tensorflow-datasets, for every other source."""
+"""Parts of parts: the split language of tensorflow-datasets, for every other source.
 
+And the divisions of MNIST under which results were published.
+"""
+
+import hashlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
 
 from genmod import checks
 
 _SPLIT = re.compile(
     r"\s*(?P<part>\w+)\s*(\[\s*(?P<first>-?\d+%?)?\s*:\s*(?P<last>-?\d+%?)?\s*\])?\s*"
 )
+
+SIZES = {"train": 60_000, "test": 10_000}
+"""Of MNIST, and of those that were made in its image."""
+
+
+class Division(NamedTuple):
+    """What is for training, for choosing, and for testing.
+
+    Attributes:
+      train: a split.
+      val: a split; empty if nothing is held out.
+      test: a split.
+    """
+
+    train: str
+    val: str
+    test: str
+
+
+DIVISIONS = {
+    # Burda et al. (2016), by their code: the last 400 of the training images choose.
+    "iwae": Division("train[:59600]", "train[59600:]", "test"),
+    # Tomczak & Welling (2018), by their code; Wu et al. (2017) say 50,000 and 10,000, too.
+    "vamp": Division("train[:50000]", "train[50000:]", "test"),
+    "full": Division("train", "", "test"),
+}
+"""Which of MNIST's 60,000 and 10,000 images a published result was trained and tested on."""
+
+
+def places_hash(split: str, sizes: Mapping[str, int]) -> str:
+    """SHA-256 of which examples a split holds: for each range the part and int32 places in it."""
+    digest = hashlib.sha256()
+    for part, first, last in resolve(split, sizes):
+        digest.update(part.encode() + b":" + np.arange(first, last, dtype="<i4").tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def resolve(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:

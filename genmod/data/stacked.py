@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import checks, rng
-from genmod.data.batches import Prepare, batch_at
-from genmod.data.protocols import unit_interval
+from genmod.data.batches import batch_at
+from genmod.data.protocols import Prepare, unit_interval
 from genmod.data.sources import Dataset, fingerprint, load
 from genmod.types import Array, Batch, BatchAt, Key, Keys
 

@@ -10,8 +10,8 @@ import numpy as np
 from genmod import rng
 from genmod.data.batches import batches
 from genmod.data.sources import Dataset
-
-_CHUNK = 4096
+from genmod.data.stores import Streamed, in_turn
+from genmod.data.streams import Batches
 
 
 class Summary(NamedTuple):
@@ -40,8 +40,8 @@ def summary(dataset: Dataset) -> Summary:
     # Each grey value's number, per channel: exact, and no copy of the data in floats.
     depth = images.shape[-1]
     counts = np.zeros((depth, 256), np.int64)
-    for first in range(0, len(images), _CHUNK):
-        chunk = images[first : first + _CHUNK].reshape(-1, depth)
+    for rows in in_turn(images):
+        chunk = rows.reshape(-1, depth)
         for channel in range(depth):
             counts[channel] += np.bincount(chunk[:, channel], minlength=256)
     values = np.arange(256) / 255
@@ -52,8 +52,21 @@ def summary(dataset: Dataset) -> Summary:
     return Summary(len(images), images.shape[1:], found, mean, std, images.nbytes)
 
 
+def mean_image(images: np.ndarray | Streamed) -> np.ndarray:
+    """The mean of images [N, H, W, C], float64 [H, W, C] in the units of their values.
+
+    Images that are streamed are read once, some at a time.
+    """
+    total = np.zeros(images.shape[1:])
+    for rows in in_turn(images):
+        total += rows.sum(axis=0, dtype=np.float64)
+    return total / len(images)
+
+
 def images_per_second(dataset: Dataset, *, batch_size: int = 100, seconds: float = 0.5) -> float:
-    """How many images a compiled loop takes from the device in shuffled batches, as floats.
+    """How many images come in shuffled batches: as floats from the device, in a compiled loop.
+
+    Where they are streamed, as bytes from where they lie.
 
     Args:
       dataset: of images.
@@ -62,6 +75,15 @@ def images_per_second(dataset: Dataset, *, batch_size: int = 100, seconds: float
     """
     batch_size = min(batch_size, len(dataset.images))
     batch_at = batches(dataset.images, batch_size=batch_size)
+    if isinstance(batch_at, Batches):
+        parts = batch_at.parts(rng.root(0)[None], 0, 2**30)
+        jax.block_until_ready(next(parts)[0])
+        num, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            part, steps = next(parts)
+            jax.block_until_ready(part)
+            num += steps
+        return num * batch_size / (time.perf_counter() - began)
 
     @jax.jit
     def take(batch_at: jax.tree_util.Partial, num: jax.Array) -> jax.Array:

@@ -6,29 +6,26 @@ TFDS has for a data set, which may import TensorFlow, is made in another process
 and no server is asked.
 """
 
-import bisect
+import dataclasses
 import difflib
 import importlib.util
-import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genmod.data import tfds_prepare
-from genmod.data.errors import DataError, NoSuchSplit
+from genmod.decoding import Prepared
+from genmod.errors import DataError, NoSuchSplit
 
 # NAME[/CONFIG][:VERSION]. TFDS also knows namespaces, as in "huggingface:mnist", and asks the
 # network for those.
 _NAME = re.compile(r"[a-z]\w*(/[\w+.-]+)?(:(\d+|\*)(\.(\d+|\*)){2})?")
 
 
-def load(
+def examples(
     name: str, split: str, data_dir: str | None, manual_dir: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the images and labels of a data set, in the order in which they are stored.
+) -> Prepared:
+    """The examples of a data set, in the order in which they are stored.
 
     One that is not prepared is prepared first, where TensorFlow is installed.
 
@@ -41,12 +38,9 @@ def load(
       manual_dir: a folder with the original archives, under the file names of their addresses: what
         is there is not downloaded.
 
-    Returns:
-      Images, uint8 [N, H, W, C], and labels, int32 [N].
-
     Raises:
       ValueError: if the name or the split is unknown, the split is empty, or the examples are not
-        a uint8 image, of one shape, with an integer label; or manual_dir is not a folder.
+        a uint8 image with an integer label; or manual_dir is not a folder.
       DataError: if the data set is damaged, stored in another format than array_record, or not
         prepared and cannot be: without TensorFlow, or without a network (see `tfds_prepare`).
     """
@@ -67,14 +61,13 @@ def load(
     if num <= 0:
         raise ValueError(f"split {split!r} of data set {name!r} is empty; expected examples")
 
-    images, labels = zip(*_examples(builder, split), strict=True)
-    shapes = sorted({image.shape for image in images})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"images of data set {name!r} must have one shape, got {len(shapes)}, from "
-            f"{list(shapes[0])} to {list(shapes[-1])}"
-        )
-    return np.stack(images), np.array(labels, np.int32)
+    folder = Path(builder.data_dir)
+    files = [Path(part.filename) for part in splits[split].file_instructions]
+    stats = [(file.name, file.stat()) for file in sorted(set(files)) if file.exists()]
+    state = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    found = Prepared(str(folder), split, range(num), state, 0)
+    depth = builder.info.features["image"].shape[-1] or found.read(0)[0].shape[-1]
+    return dataclasses.replace(found, depth=depth)
 
 
 def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
@@ -147,24 +140,3 @@ def _can_prepare(root: Path) -> bool:
     modules = ("tensorflow", "importlib_resources")
     bucket = any(part.endswith(":") for part in root.parts[1:])  # gs://...
     return not bucket and None not in map(importlib.util.find_spec, modules)
-
-
-def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
-    """The image and label of each example; one that cannot be read is blamed on its file."""
-    files = builder.info.splits[split].file_instructions
-    ends = list(itertools.accumulate(part.take for part in files))
-    source = builder.as_data_source(split=split, file_format="array_record")
-    for index in range(len(source)):
-        try:
-            example = source[index]
-            # Past the end of a file that was cut off, TFDS reads an example of None, without error.
-            image, label = example["image"], int(example["label"])
-        except ImportError:  # Pillow is not installed
-            raise
-        except Exception as error:
-            raise DataError(
-                f"{files[bisect.bisect(ends, index)].filename}: damaged or missing: example "
-                f"{index} of split {split!r} cannot be read ({error}); delete {builder.data_dir} "
-                "and prepare the data set again"
-            ) from error
-        yield image, label

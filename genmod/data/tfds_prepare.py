@@ -23,7 +23,7 @@ import filelock
 import numpy as np
 
 from genmod import checks
-from genmod.data.errors import DataError
+from genmod.errors import DataError
 
 _POLL = 0.25  # seconds
 

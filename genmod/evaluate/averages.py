@@ -43,7 +43,7 @@ def over_examples(
     Args:
       key: a single key.
       params: the model's parameters.
-      examples: [N, ...], or a tree of such arrays.
+      examples: [N, ...], or a tree of such arrays; images may be streamed.
       objective: `(keys [B], params, batch) -> (loss [B], aux)`.
       batch_size: how many examples to hold at once; a smaller last batch takes what is left.
       prepare: `(keys [B], raw examples) -> batch`, as in `data.batch_at`; nothing is done if None.
@@ -53,25 +53,24 @@ def over_examples(
     """
     num = checks.leading_axis("examples", examples)
     batch_size = min(num, checks.positive_integer("batch_size", batch_size))
-    parts = [
-        _values(objective, prepare, key, params, examples, first, min(batch_size, num - first))
-        for first in range(0, num, batch_size)
-    ]
+    parts = []
+    for first in range(0, num, batch_size):
+        rows = slice(first, min(first + batch_size, num))
+        some = jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples)
+        parts.append(_values(objective, prepare, key, params, some, first))
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "prepare", "size"))
+@functools.partial(jax.jit, static_argnames=("objective", "prepare"))
 def _values(
     objective: Objective,
     prepare: Callable[[Keys, Batch], Batch] | None,
     key: Key,
     params: Params,
-    examples: Batch,
-    first: Array,
-    size: int,
+    batch: Batch,
+    first: int | Array,
 ) -> dict[str, Array]:
-    batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, size), examples)
-    index = first + jnp.arange(size)
+    index = first + jnp.arange(checks.leading_axis("batch", batch))
 
     def keys_of(name: str) -> Keys:
         return jax.vmap(rng.at_step, in_axes=(None, 0))(rng.stream(key, name), index)

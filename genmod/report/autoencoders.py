@@ -14,6 +14,9 @@ from genmod.report.latents import latent_plane, manifold_points
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_CODES = 10_000
+"""So many codes fill the plane."""
+
 
 def autoencoder_figures(
     train: Dataset,
@@ -37,17 +40,20 @@ def autoencoder_figures(
     Returns:
       Figures by name: `data`, `samples`, `reconstructions`, `latents`, `manifold`.
     """
-    codes = np.asarray(encode(test.images.astype(np.float32) / 255))
+    shown = np.asarray(test.images[:_MOST_CODES])
+    codes = np.asarray(encode(shown.astype(np.float32) / 255))
     dimensions = codes.shape[1]
     figures = {
         "data": image_grid(train.images[:100], title="training data"),
         "reconstructions": comparison(
-            test.images[:50],
+            shown[:50],
             decode(codes[:50]),
             title="test images, each above its reconstruction",
         ),
         "latents": latent_plane(
-            codes, test.labels, title=f"codes of the test set ({dimensions} dimensions), by class"
+            codes,
+            test.labels[:_MOST_CODES],
+            title=f"codes of the test set ({dimensions} dimensions), by class",
         ),
     }
     if samples is not None:

@@ -4,7 +4,8 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from genmod import checks, devices, rng
 from genmod.train.learner import Learner
-from genmod.types import Array, Batch, BatchAt, Key, Keys, Metrics
+from genmod.types import Array, Batch, BatchAt, Key, Keys, Metrics, Stream
 
 _SECONDS_PER_CALL = 0.5
 """What one call of the compiled program aims at: long enough to cost nothing, short enough for a
@@ -149,7 +150,10 @@ def start(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
     Raises:
       ValueError: if the learner refuses the first batch.
     """
-    carry, batch = _start()(learner, _keys(learner, key), _as_argument(batch_at))
+    key = _keys(learner, key)
+    alone = learner._replace(mesh=None)  # on one device, or in each process, the whole of it
+    with _Batches(alone, key, batch_at, 0, 1) as batches:
+        carry, batch = _start()(learner, key, batches.at(0)[0])
     if learner.check is not None:
         learner.check(batch)
     return carry
@@ -161,7 +165,11 @@ def shapes(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
     Nothing is computed; parts that do not fit together are refused here. Of a learner over devices
     they say where each array belongs.
     """
-    found = _start().eval_shape(learner, _keys(learner, key), _as_argument(batch_at))[0]
+    key = _keys(learner, key)
+    batches = (
+        batch_at.shapes(_many(key)) if isinstance(batch_at, Stream) else _as_argument(batch_at)
+    )
+    found = _start().eval_shape(learner, key, batches)[0]
     if learner.mesh is None:
         return found
 
@@ -216,7 +224,8 @@ def run(
       key: the run's key, `rng.root(seed)`. For a learner over seeds the key of the first, of which
         the others are made, or all of them, [seeds].
       batch_at: `(key, step) -> batch`, as from `data.batches`. A `jax.tree_util.Partial` has its
-        arrays passed to the compiled program; any other function has them built in as constants.
+        arrays passed to the compiled program; any other function has them built in as constants. A
+        `genmod.types.Stream` is read ahead in a thread.
       num_steps: number of steps at which the run ends, those before `carry` included.
       log_every: yield whenever the number of steps is a multiple of this, and at the end.
       carry: continue from here instead of from `start(learner, key, batch_at)`; it stays valid.
@@ -234,14 +243,9 @@ def run(
     """
     num_steps = checks.positive_integer("num_steps", num_steps)
     log_every = checks.positive_integer("log_every", log_every)
-    batch_at = _as_argument(batch_at)
     key = _keys(learner, key)
     if carry is None:
         carry = start(learner, key, batch_at)
-    if learner.mesh is not None:
-        whole, parts, *_ = where = _shardings(learner)
-        carry = Carry(*map(devices.place, carry, where))
-        key, batch_at = devices.place(key, parts), devices.place(batch_at, whole)
     return _points(learner, key, batch_at, num_steps, log_every, carry, compiled, on_call)
 
 
@@ -258,18 +262,22 @@ def _points(
     step = int(carry.step)
     calls = _CallLength()
     stop = False
-    while step < num_steps and not stop:
-        log_point = min(num_steps, (step // log_every + 1) * log_every)
-        with contextlib.nullcontext() if compiled else jax.disable_jit():
-            while step < log_point and not stop:
-                carry, length = _call(learner, key, batch_at, carry, log_point - step, calls)
-                step += length
-                stop = bool(devices.agree(bool(on_call and on_call(step))))
-        if step == log_point:
-            metrics, carry = drain(carry)
-            yield Point(step, metrics, carry)
-        else:
-            yield Point(step, {}, carry)
+    with _Batches(learner, key, batch_at, step, num_steps) as batches:
+        if learner.mesh is not None:
+            _, parts, *_ = where = _shardings(learner)
+            carry = Carry(*map(devices.place, carry, where))
+            key = devices.place(key, parts)
+        while step < num_steps and not stop:
+            log_point = min(num_steps, (step // log_every + 1) * log_every)
+            with contextlib.nullcontext() if compiled else jax.disable_jit():
+                while step < log_point and not stop:
+                    carry, step = _call(learner, key, batches, carry, step, log_point, calls)
+                    stop = bool(devices.agree(bool(on_call and on_call(step))))
+            if step == log_point:
+                metrics, carry = drain(carry)
+                yield Point(step, metrics, carry)
+            else:
+                yield Point(step, {}, carry)
 
 
 def advance(
@@ -294,11 +302,15 @@ def advance(
     Raises:
       NonFiniteError: at a step whose metrics or whose new state are not finite.
     """
-    key, batch_at, calls = _keys(learner, key), _as_argument(batch_at), _CallLength()
-    with contextlib.nullcontext() if compiled else jax.disable_jit():
-        while num_steps > 0:
-            carry, length = _call(learner, key, batch_at, carry, num_steps, calls)
-            num_steps -= length
+    key, calls = _keys(learner, key), _CallLength()
+    step = int(carry.step)
+    end = step + num_steps
+    with (
+        contextlib.nullcontext() if compiled else jax.disable_jit(),
+        _Batches(learner, key, batch_at, step, end) as batches,
+    ):
+        while step < end:
+            carry, step = _call(learner, key, batches, carry, step, end, calls)
     return carry
 
 
@@ -311,9 +323,11 @@ def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry
       batch_at: as for `run`.
       carry: where the run stands before the step; it stays valid.
     """
-    key, batch_at = _keys(learner, key), _as_argument(batch_at)
-    _, metrics, _ = _advance(learner, key, batch_at, _copy(carry), 1)
-    seen = _seen(batch_at, rng.stream(key, "data"), rng.stream(key, "step"), carry.step)
+    key, step = _keys(learner, key), int(carry.step)
+    with _Batches(learner, key, batch_at, step, step + 1) as batches:
+        at, _ = batches.at(step)
+        _, metrics, _ = _advance(learner, key, at, _copy(carry), 1)
+        seen = _seen(at, rng.stream(key, "data"), rng.stream(key, "step"), carry.step)
     return Step(*seen, _readable(metrics))
 
 
@@ -344,20 +358,65 @@ class _CallLength:
         self.length = max(1, min(int(fitting), 8 * length))
 
 
+class _Batches:
+    """What the compiled program takes its batches from: the same always, or a stream's next part.
+
+    The part after the one in use is read in a thread meanwhile.
+    """
+
+    def __init__(self, learner: Learner, key: Key | Keys, batch_at: BatchAt, first: int, end: int):
+        self._thread: ThreadPoolExecutor | None = None
+        mesh = learner.mesh
+        if not isinstance(batch_at, Stream):
+            self._at, self._end = _as_argument(batch_at), end
+            if mesh is not None:
+                self._at = devices.place(self._at, NamedSharding(mesh, PartitionSpec()))
+            return
+        # Examples are where their device computes: [runs, steps, B, ...].
+        axes = (None, None, *mesh.axis_names) if mesh and learner.seeds is None else ()
+        sharding = None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
+        keys = _many(rng.stream(key, "data"))
+        self._end = first
+        self._parts = batch_at.parts(keys, first, end - first, sharding)
+        if first < end:
+            self._thread = ThreadPoolExecutor(1, "batches")
+            self._next = self._thread.submit(next, self._parts, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._parts.close()
+
+    def at(self, step: int) -> tuple[jax.tree_util.Partial, int]:
+        """The batches of a step, and before which step they end. Steps are asked for in order."""
+        while self._thread is not None and step >= self._end:
+            part = self._next.result()
+            assert part is not None
+            self._at, steps = part
+            self._end += steps
+            self._next = self._thread.submit(next, self._parts, None)
+        return self._at, self._end
+
+
 def _call(
     learner: Learner,
     key: Key | Keys,
-    batch_at: BatchAt,
+    batches: _Batches,
     carry: Carry,
-    most: int,
+    step: int,
+    end: int,
     calls: _CallLength,
 ) -> tuple[Carry, int]:
-    """As many steps as fit into a call of the program, at most so many; and how many these were."""
-    length = devices.agree(min(calls.length, most), min)
+    """As many steps as fit into a call of the program, at most up to `end`; and where it stands."""
+    at, last = batches.at(step)
+    length = devices.agree(min(calls.length, end - step, last - step), min)
     began = time.perf_counter()
-    carry = _advance_finite(learner, key, batch_at, carry, length)
+    carry = _advance_finite(learner, key, at, carry, length)
     calls.took(length, time.perf_counter() - began)
-    return carry, length
+    return carry, step + length
 
 
 def _advance_finite(
@@ -527,6 +586,11 @@ def _readable(metrics: Metrics) -> dict[str, Any]:
     """Metrics as Python floats, or NumPy arrays where they have axes."""
     values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
     return {name: float(v) if v.ndim == 0 else v for name, v in values.items()}
+
+
+def _many(key: Key | Keys) -> Keys:
+    """The keys of the runs, [R], where one alone has a key without an axis."""
+    return key if key.ndim else key[None]
 
 
 def _as_argument(batch_at: BatchAt) -> jax.tree_util.Partial:

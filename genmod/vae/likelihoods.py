@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genmod.types import Array
 
@@ -65,7 +66,7 @@ bernoulli = Likelihood(log_prob=_bernoulli_log_prob, mean=jax.nn.sigmoid)
 """Independent Bernoulli pixels, from logits (Kingma & Welling 2014, appendix C.1)."""
 
 
-def mean_logits(mean: Array, *, margin: float = 1e-3) -> Array:
+def mean_logits(mean: Array | np.ndarray, *, margin: float = 1e-3) -> Array:
     """The logits of an average image: where a Bernoulli decoder's output bias should begin.
 
     Burda et al. (2016) start there: a decoder that begins at zero spends its first thousand steps
