@@ -133,6 +133,24 @@ def test_one_of_several_idx_sets_is_named(idx_folder):
     assert len(data.load(f"idx:{idx_folder}/emnist-letters").images) == 8
 
 
+def test_emnist_is_read_upright(tmp_path):
+    # Its letters have the labels 1 to 26.
+    letters = LABELS + 1
+    stored = GREY.swapaxes(1, 2)
+    for kind, packed in (("images-idx3", stored), ("labels-idx1", letters)):
+        path = tmp_path / f"emnist-letters-test-{kind}-ubyte.gz"
+        path.write_bytes(gzip.compress(idx(packed)))
+        # Another set in the same folder, as another name has it: as it is stored.
+        (tmp_path / f"not-emnist-letters-test-{kind}-ubyte").write_bytes(idx(packed))
+    found = data.load(f"idx:{tmp_path}/emnist-letters", "test")
+    np.testing.assert_array_equal(found.images, GREY[..., None])
+    np.testing.assert_array_equal(found.labels, letters)
+    assert found.images.flags.c_contiguous
+    assert found.fingerprint == data.fingerprint(GREY[..., None], letters.astype(np.int32))
+    other = data.load(f"idx:{tmp_path}/not-emnist", "test")
+    np.testing.assert_array_equal(other.images, stored[..., None])
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
