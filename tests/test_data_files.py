@@ -10,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import fashion_archives
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -115,11 +116,9 @@ def test_the_archives_of_mnist_are_mnist():
         assert data.load(f"idx:{archives}", split)[2] == data.load("mnist", split)[2]
 
 
-def test_fashion_mnist_is_read():
-    folder = Path(__file__).parents[2] / "shared" / "data" / "fashion_mnist"
-    if not folder.is_dir():
-        pytest.skip("its archives are not beside the repository")
-    train, test = data.train_and_test(f"idx:{folder}")
+@pytest.mark.parametrize("packed", ["originally", "by Debian"])
+def test_fashion_mnist_is_read(packed):
+    train, test = data.train_and_test(f"idx:{fashion_archives(packed)}")
     assert (train.images.shape, test.images.shape) == ((60_000, 28, 28, 1), (10_000, 28, 28, 1))
     assert np.bincount(train.labels).tolist() == [6_000] * 10
     assert round(float(train.images.mean() / 255), 4) == 0.2860  # Xiao et al. (2017)

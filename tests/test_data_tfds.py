@@ -1,8 +1,10 @@
 import gzip
+import hashlib
 import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from commands import fashion_archives
 from PIL import Image
 
 from genmod import data
@@ -568,18 +571,6 @@ needs_tensorflow = pytest.mark.skipif(
 MNIST_ARCHIVES = str(resources.files("genmod.data") / "mnist_archives")
 
 
-def fashion_archives():
-    places = [
-        os.environ.get("GENMOD_FASHION_MNIST_DIR"),
-        Path(__file__).parents[2] / "shared" / "data" / "fashion_mnist",
-        "/usr/share/dataset-fashion-mnist",
-    ]
-    for place in places:
-        if place and (Path(place) / "train-images-idx3-ubyte.gz").is_file():
-            return Path(place)
-    pytest.skip("no archives of Fashion-MNIST; give their folder as GENMOD_FASHION_MNIST_DIR")
-
-
 def as_set(dataset):
     pairs = zip(dataset.images, dataset.labels.tolist(), strict=True)
     return sorted((image.tobytes(), label) for image, label in pairs)
@@ -598,7 +589,7 @@ def test_mnist_as_tfds_prepares_it_is_that_of_the_package(tmp_path):
 @pytest.mark.slow
 @needs_tensorflow
 def test_fashion_mnist_is_not_taken_for_mnist(tmp_path):
-    archives = fashion_archives()
+    archives = fashion_archives("originally")
     # Their archives have the same names.
     data.load("tfds:mnist", "test", data_dir=tmp_path, manual_dir=MNIST_ARCHIVES)
     found = data.load("tfds:fashion_mnist", "test", data_dir=tmp_path, manual_dir=archives)
@@ -625,6 +616,35 @@ def test_a_server_that_accepts_and_is_silent_is_given_up(tmp_path, monkeypatch):
 @pytest.mark.slow
 @needs_tensorflow
 def test_the_wrong_archives_are_refused(tmp_path):
-    with pytest.raises(DataError, match="has wrong checksum"):
-        data.load("tfds:fashion_mnist", data_dir=tmp_path, manual_dir=MNIST_ARCHIVES)
-    assert {path.name for path in tmp_path.iterdir()} == {".preparing-fashion_mnist.lock"}
+    refuses_archives("fashion_mnist", tmp_path, MNIST_ARCHIVES)
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_archives_that_are_packed_again_are_refused_and_read_as_idx(tmp_path):
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    for file in Path(MNIST_ARCHIVES).glob("*.gz"):
+        content = gzip.decompress(file.read_bytes())
+        (archives / file.name).write_bytes(gzip.compress(content, mtime=0))
+    refuses_archives("mnist", tmp_path / "prepared", archives)
+    assert data.load(f"idx:{archives}", "test")[2] == data.load("mnist", "test")[2]
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_debians_fashion_mnist_is_refused(tmp_path):
+    refuses_archives("fashion_mnist", tmp_path, fashion_archives("by Debian"))
+
+
+def refuses_archives(name, folder, archives):
+    with pytest.raises(DataError) as error:
+        data.load(f"tfds:{name}", data_dir=folder, manual_dir=archives)
+    (file,) = re.findall(r": (\S+): not the archive of http\S+: it has ", str(error.value))
+    found, expected = re.findall(r"\b[0-9a-f]{64}\b", str(error.value))
+    assert Path(file).parent == Path(archives)
+    assert hashlib.sha256(Path(file).read_bytes()).hexdigest() == found != expected
+    assert str(error.value).endswith(
+        f"{expected}; one that was only packed again can be read with idx:{archives}"
+    )
+    assert {path.name for path in folder.iterdir()} == {f".preparing-{name}.lock"}

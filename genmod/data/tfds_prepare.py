@@ -54,8 +54,9 @@ def prepare(name: str, root: Path, manual_dir: str | None) -> None:
 
     Raises:
       ValueError: if its examples are not images with labels.
-      DataError: if it cannot be prepared, or no byte of a download comes for
-        $GENMOD_DOWNLOAD_DEADLINE seconds, 30 unless it is set. Nothing begun is left.
+      DataError: if it cannot be prepared, an archive in manual_dir is not the original one, or no
+        byte of a download comes for $GENMOD_DOWNLOAD_DEADLINE seconds, 30 unless it is set. Nothing
+        begun is left.
     """
     deadline = _deadline()
     dataset = without_config(name)
@@ -248,6 +249,9 @@ def _main(name: str, root: Path, manual_dir: str | None) -> int:
 
         try:
             _prepare(name, root, stage, manual_dir, say)
+        except DataError as error:
+            say(error=str(error))
+            return 1
         except BaseException as error:
             say(error=f"{type(error).__name__}: {error}")
             raise
@@ -267,14 +271,35 @@ def _prepare(name: str, root: Path, stage: Path, manual_dir: str | None, say: An
         sys.exit(1)
     archives = (builder.url_infos or {}).items()
     say(files={info.filename: url for url, info in archives if info.filename})
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_dir=str(root / "downloads"),
-        # TFDS names what it unpacks by the archive's file name alone, takes what has that name
-        # for it, and MNIST's and Fashion-MNIST's archives share theirs: so a folder for each.
-        download_config=tfds.download.DownloadConfig(
-            extract_dir=str(stage / "extracted"), manual_dir=manual_dir, try_download_gcs=False
-        ),
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_dir=str(root / "downloads"),
+            # TFDS names what it unpacks by the archive's file name alone, takes what has that name
+            # for it, and MNIST's and Fashion-MNIST's archives share theirs: so a folder for each.
+            download_config=tfds.download.DownloadConfig(
+                extract_dir=str(stage / "extracted"), manual_dir=manual_dir, try_download_gcs=False
+            ),
+        )
+    except tfds.core.download.download_manager.NonMatchingChecksumError as error:
+        for url, info in archives:
+            if manual_dir is not None and info.filename and url in str(error):
+                path = Path(manual_dir, info.filename)
+                if str(path) in str(error):  # else it was downloaded
+                    raise DataError(_another(tfds, path, url, info)) from error
+        raise
+
+
+def _another(tfds: Any, path: Path, url: str, expected: Any) -> str:
+    """Says that an archive is not the one that TFDS knows."""
+    found = tfds.core.download.checksums.compute_url_info(path)
+    # Debian's Fashion-MNIST, for one, was packed again without the names in it.
+    idx = f"; one that was only packed again can be read with idx:{path.parent}"
+    return (
+        f"{path}: not the archive of {url}: it has {int(found.size):,} bytes and the SHA-256 "
+        f"{found.checksum}, expected {int(expected.size):,} bytes and {expected.checksum}"
+        + idx
+        * ("-idx" in path.name)
     )
 
 
