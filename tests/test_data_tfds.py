@@ -1,7 +1,9 @@
+import functools
 import gzip
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import re
@@ -648,3 +650,105 @@ def refuses_archives(name, folder, archives):
         f"{expected}; one that was only packed again can be read with idx:{archives}"
     )
     assert {path.name for path in folder.iterdir()} == {f".preparing-{name}.lock"}
+
+
+@pytest.fixture
+def emnist(tmp_path, monkeypatch):
+    """The archive of EMNIST with few images, which the process that prepares takes for its own.
+
+    Its IDX files lie in `gzip`, too. A set has a config; it is all that the process is told anew.
+    """
+    draw = np.random.default_rng(3)
+    (tmp_path / "gzip").mkdir()
+    for config, part in itertools.product(("byclass", "letters", "digits"), SIZES):
+        arrays = {
+            "images-idx3": draw.integers(0, 256, (SIZES[part], 28, 28), np.uint8),
+            "labels-idx1": draw.integers(1, 10, SIZES[part], np.uint8),
+        }
+        for kind, array in arrays.items():
+            sizes = np.array(array.shape, ">i4").tobytes()
+            content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+            file = tmp_path / "gzip" / f"emnist-{config}-{part}-{kind}-ubyte.gz"
+            file.write_bytes(gzip.compress(content))
+    (tmp_path / "archives").mkdir()
+    shutil.make_archive(str(tmp_path / "archives" / "gzip"), "zip", tmp_path, "gzip")
+    script = f"""
+        import runpy
+        import tensorflow_datasets as tfds
+        emnist = tfds.builder_cls("emnist")
+        info = tfds.core.download.checksums.compute_url_info
+        emnist.url_infos = {{emnist.URL: info({str(tmp_path / "archives" / "gzip.zip")!r})}}
+        for config in emnist.BUILDER_CONFIGS:
+            config.train_examples, config.test_examples = {SIZES["train"]}, {SIZES["test"]}
+        runpy.run_module("genmod.data.tfds_prepare", run_name="__main__")
+    """
+    command, code = tfds_prepare._command, textwrap.dedent(script)
+    monkeypatch.setattr(
+        tfds_prepare, "_command", lambda *given: [sys.executable, "-c", code, *command(*given)[3:]]
+    )
+    options = {"data_dir": tmp_path / "prepared", "manual_dir": tmp_path / "archives"}
+    return functools.partial(data.load, **options)
+
+
+SIZES = {"train": 30, "test": 10}
+
+
+def assert_is_the_idx_set(found, folder, config, split):
+    """TFDS has EMNIST's images as they are stored, on their side; from IDX they are upright."""
+    upright = data.load(f"idx:{folder}/gzip/emnist-{config}", split)
+    assert found.images.shape == (SIZES[split], 28, 28, 1)
+    stored = data.Dataset(upright.images.swapaxes(1, 2), upright.labels, "")
+    assert as_set(found) == as_set(stored) != as_set(upright)
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_configs_are_prepared_one_beside_the_other(emnist, tmp_path, request):
+    place = tmp_path / "prepared" / "emnist"
+    for split in SIZES:
+        assert_is_the_idx_set(emnist("tfds:emnist/letters", split), tmp_path, "letters", split)
+    assert {path.name for path in place.iterdir()} == {".config", "letters"}
+    assert (place / "letters" / "3.1.0" / "dataset_info.json").is_file()
+    letters = {path: path.read_bytes() for path in (place / "letters").rglob("*.*-of-*")}
+    assert len(letters) == 2
+
+    found = emnist("tfds:emnist/digits:3.1.0", "train")
+    assert_is_the_idx_set(found, tmp_path, "digits", "train")
+    # Without a config it is the first of TFDS's own, whichever are there.
+    assert_is_the_idx_set(emnist("tfds:emnist", "test"), tmp_path, "byclass", "test")
+    assert {path.name for path in place.iterdir()} == {".config", "letters", "digits", "byclass"}
+    assert {path: path.read_bytes() for path in letters} == letters
+    assert left_in(place.parent) == {"emnist", ".preparing-emnist.lock"}
+
+    # Who has no TensorFlow reads all of them.
+    request.getfixturevalue("without_tensorflow")
+    for config in ("letters", "digits", "byclass"):
+        found = emnist(f"tfds:emnist/{config}", "test")
+        assert_is_the_idx_set(found, tmp_path, config, "test")
+    with pytest.raises(DataError, match=r"found: emnist/byclass/3\.1\.0, emnist/digits/3\.1\.0, "):
+        emnist("tfds:emnist/bymerge")
+
+
+@pytest.mark.slow
+@needs_tensorflow
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("emnist/leters", "unknown config 'leters' of data set 'emnist'; nearest: letters; there"),
+        ("mnist/digits", "unknown config 'digits' of data set 'mnist'; nearest: none; there is: n"),
+        ("emnist/letters:9.*.*", r"unknown version '9.*.*' of .* 'emnist/letters'; there is: 3\.1"),
+    ],
+)
+def test_an_unknown_config_or_version_is_refused(tmp_path, name, said):
+    with pytest.raises(ValueError, match=said):
+        data.load(f"tfds:{name}", data_dir=tmp_path)
+    dataset = tfds_prepare.without_config(name)
+    assert {path.name for path in tmp_path.iterdir()} == {f".preparing-{dataset}.lock"}
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_an_archive_without_a_config_is_named(emnist, tmp_path):
+    with pytest.raises(DataError, match=r"emnist/bymerge' cannot .*emnist-bymerge-t.*-ubyte\.gz"):
+        emnist("tfds:emnist/bymerge")
+    assert {path.name for path in (tmp_path / "prepared").iterdir()} == {".preparing-emnist.lock"}
