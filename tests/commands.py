@@ -22,8 +22,28 @@ from orbax.checkpoint import v1 as orbax
 from genmod import cli, experiment, record, runner
 from genmod.train import NonFiniteError, checkpoint
 
+# Where archives of Fashion-MNIST may lie. Debian has packed them again, without the names in them:
+# what is in them is the same, and their sums are not.
+FASHION = {
+    "originally": (
+        os.environ.get("GENMOD_FASHION_MNIST_DIR"),
+        Path(__file__).parents[2] / "shared" / "data" / "fashion_mnist",
+    ),
+    "by Debian": ("/usr/share/datasets/fashion-mnist",),
+}
 SMALL = Path(__file__).parent / "small_experiment.py"
 FAULTY = Path(__file__).parent / "faulty.py"
+
+
+def fashion_archives(packed):
+    """The folder with the archives of Fashion-MNIST, as packed by one of FASHION."""
+    for place in FASHION[packed]:
+        if place and (Path(place) / "train-images-idx3-ubyte.gz").is_file():
+            return Path(place)
+    pytest.skip(
+        f"no archives of Fashion-MNIST, packed {packed}: give the folder of the original ones as "
+        "GENMOD_FASHION_MNIST_DIR, install Debian's as dataset-fashion-mnist"
+    )
 
 
 class Ended(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import fashion_archives
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -115,11 +116,9 @@ def test_the_archives_of_mnist_are_mnist():
         assert data.load(f"idx:{archives}", split)[2] == data.load("mnist", split)[2]
 
 
-def test_fashion_mnist_is_read():
-    folder = Path(__file__).parents[2] / "shared" / "data" / "fashion_mnist"
-    if not folder.is_dir():
-        pytest.skip("its archives are not beside the repository")
-    train, test = data.train_and_test(f"idx:{folder}")
+@pytest.mark.parametrize("packed", ["originally", "by Debian"])
+def test_fashion_mnist_is_read(packed):
+    train, test = data.train_and_test(f"idx:{fashion_archives(packed)}")
     assert (train.images.shape, test.images.shape) == ((60_000, 28, 28, 1), (10_000, 28, 28, 1))
     assert np.bincount(train.labels).tolist() == [6_000] * 10
     assert round(float(train.images.mean() / 255), 4) == 0.2860  # Xiao et al. (2017)
@@ -131,6 +130,24 @@ def test_one_of_several_idx_sets_is_named(idx_folder):
     with pytest.raises(DataError, match="of several sets in a folder, name one"):
         data.load(f"idx:{idx_folder}")
     assert len(data.load(f"idx:{idx_folder}/emnist-letters").images) == 8
+
+
+def test_emnist_is_read_upright(tmp_path):
+    # Its letters have the labels 1 to 26.
+    letters = LABELS + 1
+    stored = GREY.swapaxes(1, 2)
+    for kind, packed in (("images-idx3", stored), ("labels-idx1", letters)):
+        path = tmp_path / f"emnist-letters-test-{kind}-ubyte.gz"
+        path.write_bytes(gzip.compress(idx(packed)))
+        # Another set in the same folder, as another name has it: as it is stored.
+        (tmp_path / f"not-emnist-letters-test-{kind}-ubyte").write_bytes(idx(packed))
+    found = data.load(f"idx:{tmp_path}/emnist-letters", "test")
+    np.testing.assert_array_equal(found.images, GREY[..., None])
+    np.testing.assert_array_equal(found.labels, letters)
+    assert found.images.flags.c_contiguous
+    assert found.fingerprint == data.fingerprint(GREY[..., None], letters.astype(np.int32))
+    other = data.load(f"idx:{tmp_path}/not-emnist", "test")
+    np.testing.assert_array_equal(other.images, stored[..., None])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
+import functools
 import gzip
+import hashlib
 import importlib.util
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from commands import fashion_archives
 from PIL import Image
 
 from genmod import data
@@ -579,18 +584,6 @@ needs_tensorflow = pytest.mark.skipif(
 MNIST_ARCHIVES = str(resources.files("genmod.data") / "mnist_archives")
 
 
-def fashion_archives():
-    places = [
-        os.environ.get("GENMOD_FASHION_MNIST_DIR"),
-        Path(__file__).parents[2] / "shared" / "data" / "fashion_mnist",
-        "/usr/share/dataset-fashion-mnist",
-    ]
-    for place in places:
-        if place and (Path(place) / "train-images-idx3-ubyte.gz").is_file():
-            return Path(place)
-    pytest.skip("no archives of Fashion-MNIST; give their folder as GENMOD_FASHION_MNIST_DIR")
-
-
 def as_set(dataset):
     pairs = zip(dataset.images, dataset.labels.tolist(), strict=True)
     return sorted((image.tobytes(), label) for image, label in pairs)
@@ -609,7 +602,7 @@ def test_mnist_as_tfds_prepares_it_is_that_of_the_package(tmp_path):
 @pytest.mark.slow
 @needs_tensorflow
 def test_fashion_mnist_is_not_taken_for_mnist(tmp_path):
-    archives = fashion_archives()
+    archives = fashion_archives("originally")
     # Their archives have the same names.
     data.load("tfds:mnist", "test", data_dir=tmp_path, manual_dir=MNIST_ARCHIVES)
     found = data.load("tfds:fashion_mnist", "test", data_dir=tmp_path, manual_dir=archives)
@@ -636,6 +629,137 @@ def test_a_server_that_accepts_and_is_silent_is_given_up(tmp_path, monkeypatch):
 @pytest.mark.slow
 @needs_tensorflow
 def test_the_wrong_archives_are_refused(tmp_path):
-    with pytest.raises(DataError, match="has wrong checksum"):
-        data.load("tfds:fashion_mnist", data_dir=tmp_path, manual_dir=MNIST_ARCHIVES)
-    assert {path.name for path in tmp_path.iterdir()} == {".preparing-fashion_mnist.lock"}
+    refuses_archives("fashion_mnist", tmp_path, MNIST_ARCHIVES)
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_archives_that_are_packed_again_are_refused_and_read_as_idx(tmp_path):
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    for file in Path(MNIST_ARCHIVES).glob("*.gz"):
+        content = gzip.decompress(file.read_bytes())
+        (archives / file.name).write_bytes(gzip.compress(content, mtime=0))
+    refuses_archives("mnist", tmp_path / "prepared", archives)
+    assert data.load(f"idx:{archives}", "test")[2] == data.load("mnist", "test")[2]
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_debians_fashion_mnist_is_refused(tmp_path):
+    refuses_archives("fashion_mnist", tmp_path, fashion_archives("by Debian"))
+
+
+def refuses_archives(name, folder, archives):
+    with pytest.raises(DataError) as error:
+        data.load(f"tfds:{name}", data_dir=folder, manual_dir=archives)
+    (file,) = re.findall(r": (\S+): not the archive of http\S+: it has ", str(error.value))
+    found, expected = re.findall(r"\b[0-9a-f]{64}\b", str(error.value))
+    assert Path(file).parent == Path(archives)
+    assert hashlib.sha256(Path(file).read_bytes()).hexdigest() == found != expected
+    assert str(error.value).endswith(
+        f"{expected}; one that was only packed again can be read with idx:{archives}"
+    )
+    assert {path.name for path in folder.iterdir()} == {f".preparing-{name}.lock"}
+
+
+@pytest.fixture
+def emnist(tmp_path, monkeypatch):
+    """The archive of EMNIST with few images, which the process that prepares takes for its own.
+
+    Its IDX files lie in `gzip`, too. A set has a config; it is all that the process is told anew.
+    """
+    draw = np.random.default_rng(3)
+    (tmp_path / "gzip").mkdir()
+    for config, part in itertools.product(("byclass", "letters", "digits"), SIZES):
+        arrays = {
+            "images-idx3": draw.integers(0, 256, (SIZES[part], 28, 28), np.uint8),
+            "labels-idx1": draw.integers(1, 10, SIZES[part], np.uint8),
+        }
+        for kind, array in arrays.items():
+            sizes = np.array(array.shape, ">i4").tobytes()
+            content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+            file = tmp_path / "gzip" / f"emnist-{config}-{part}-{kind}-ubyte.gz"
+            file.write_bytes(gzip.compress(content))
+    (tmp_path / "archives").mkdir()
+    shutil.make_archive(str(tmp_path / "archives" / "gzip"), "zip", tmp_path, "gzip")
+    script = f"""
+        import runpy
+        import tensorflow_datasets as tfds
+        emnist = tfds.builder_cls("emnist")
+        info = tfds.core.download.checksums.compute_url_info
+        emnist.url_infos = {{emnist.URL: info({str(tmp_path / "archives" / "gzip.zip")!r})}}
+        for config in emnist.BUILDER_CONFIGS:
+            config.train_examples, config.test_examples = {SIZES["train"]}, {SIZES["test"]}
+        runpy.run_module("genmod.data.tfds_prepare", run_name="__main__")
+    """
+    command, code = tfds_prepare._command, textwrap.dedent(script)
+    monkeypatch.setattr(
+        tfds_prepare, "_command", lambda *given: [sys.executable, "-c", code, *command(*given)[3:]]
+    )
+    options = {"data_dir": tmp_path / "prepared", "manual_dir": tmp_path / "archives"}
+    return functools.partial(data.load, **options)
+
+
+SIZES = {"train": 30, "test": 10}
+
+
+def assert_is_the_idx_set(found, folder, config, split):
+    """TFDS has EMNIST's images as they are stored, on their side; from IDX they are upright."""
+    upright = data.load(f"idx:{folder}/gzip/emnist-{config}", split)
+    assert found.images.shape == (SIZES[split], 28, 28, 1)
+    stored = data.Dataset(upright.images.swapaxes(1, 2), upright.labels, "")
+    assert as_set(found) == as_set(stored) != as_set(upright)
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_configs_are_prepared_one_beside_the_other(emnist, tmp_path, request):
+    place = tmp_path / "prepared" / "emnist"
+    for split in SIZES:
+        assert_is_the_idx_set(emnist("tfds:emnist/letters", split), tmp_path, "letters", split)
+    assert {path.name for path in place.iterdir()} == {".config", "letters"}
+    assert (place / "letters" / "3.1.0" / "dataset_info.json").is_file()
+    letters = {path: path.read_bytes() for path in (place / "letters").rglob("*.*-of-*")}
+    assert len(letters) == 2
+
+    found = emnist("tfds:emnist/digits:3.1.0", "train")
+    assert_is_the_idx_set(found, tmp_path, "digits", "train")
+    # Without a config it is the first of TFDS's own, whichever are there.
+    assert_is_the_idx_set(emnist("tfds:emnist", "test"), tmp_path, "byclass", "test")
+    assert {path.name for path in place.iterdir()} == {".config", "letters", "digits", "byclass"}
+    assert {path: path.read_bytes() for path in letters} == letters
+    assert left_in(place.parent) == {"emnist", ".preparing-emnist.lock"}
+
+    # Who has no TensorFlow reads all of them.
+    request.getfixturevalue("without_tensorflow")
+    for config in ("letters", "digits", "byclass"):
+        found = emnist(f"tfds:emnist/{config}", "test")
+        assert_is_the_idx_set(found, tmp_path, config, "test")
+    with pytest.raises(DataError, match=r"found: emnist/byclass/3\.1\.0, emnist/digits/3\.1\.0, "):
+        emnist("tfds:emnist/bymerge")
+
+
+@pytest.mark.slow
+@needs_tensorflow
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("emnist/leters", "unknown config 'leters' of data set 'emnist'; nearest: letters; there"),
+        ("mnist/digits", "unknown config 'digits' of data set 'mnist'; nearest: none; there is: n"),
+        ("emnist/letters:9.*.*", r"unknown version '9.*.*' of .* 'emnist/letters'; there is: 3\.1"),
+    ],
+)
+def test_an_unknown_config_or_version_is_refused(tmp_path, name, said):
+    with pytest.raises(ValueError, match=said):
+        data.load(f"tfds:{name}", data_dir=tmp_path)
+    dataset = tfds_prepare.without_config(name)
+    assert {path.name for path in tmp_path.iterdir()} == {f".preparing-{dataset}.lock"}
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_an_archive_without_a_config_is_named(emnist, tmp_path):
+    with pytest.raises(DataError, match=r"emnist/bymerge' cannot .*emnist-bymerge-t.*-ubyte\.gz"):
+        emnist("tfds:emnist/bymerge")
+    assert {path.name for path in (tmp_path / "prepared").iterdir()} == {".preparing-emnist.lock"}

@@ -67,7 +67,8 @@ def idx_parts(where: str) -> dict[str, Part]:
 
     Args:
       where: a folder, or where it holds several sets the beginning of a file's name in it, such as
-        `gzip/emnist-letters`. EMNIST's images are read as they are stored: on their side.
+        `gzip/emnist-letters`. EMNIST stores its images on their side and mirrored: those in files
+        whose name begins with `emnist-`, as its own do, are read upright.
 
     Raises:
       DataError: if there is no such file, or one of a pair is missing.
@@ -98,7 +99,11 @@ def idx_parts(where: str) -> dict[str, Part]:
 
 
 def _read_pair(images: Path, labels: Path) -> Arrays:
-    return checked(str(images), read_idx(images), read_idx(labels))
+    arrays = checked(str(images), read_idx(images), read_idx(labels))
+    if images.name.startswith("emnist-"):
+        # Cohen et al. (2017) wrote them column by column, as MATLAB has them.
+        return np.ascontiguousarray(arrays[0].swapaxes(1, 2)), arrays[1]
+    return arrays
 
 
 def read_idx(path: Path, contents: bytes | None = None) -> np.ndarray:

@@ -139,6 +139,7 @@ def load(
         - "tfds:NAME[/CONFIG][:VERSION]", of tensorflow-datasets, which is prepared on disk on
           first use where TensorFlow is installed (`genmod[tfds]`);
         - "idx:FOLDER", the files of Fashion-MNIST, KMNIST, EMNIST or MNIST itself, gzipped or not;
+          the images in files named `emnist-...`, which lie on their side, are read upright;
         - "npz:FILE" and "npy:FILE", arrays (`images`, `labels`, or Keras's `x_train` and others);
         - "folder:DIR", pictures in folders named by their class, or in one folder;
         - "call:FILE:F", a function F in a Python file, or the function itself: `() -> Dataset`.

@@ -6,6 +6,7 @@ next attempt.
 """
 
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -53,9 +54,10 @@ def prepare(name: str, root: Path, manual_dir: str | None) -> None:
       manual_dir: a folder with original archives, which are not downloaded then.
 
     Raises:
-      ValueError: if its examples are not images with labels.
-      DataError: if it cannot be prepared, or no byte of a download comes for
-        $GENMOD_DOWNLOAD_DEADLINE seconds, 30 unless it is set. Nothing begun is left.
+      ValueError: if its config or version is unknown, or its examples are not images with labels.
+      DataError: if it cannot be prepared, an archive in manual_dir is not the original one, or no
+        byte of a download comes for $GENMOD_DOWNLOAD_DEADLINE seconds, 30 unless it is set. Nothing
+        begun is left.
     """
     deadline = _deadline()
     dataset = without_config(name)
@@ -248,6 +250,9 @@ def _main(name: str, root: Path, manual_dir: str | None) -> int:
 
         try:
             _prepare(name, root, stage, manual_dir, say)
+        except DataError as error:
+            say(error=str(error))
+            return 1
         except BaseException as error:
             say(error=f"{type(error).__name__}: {error}")
             raise
@@ -259,7 +264,14 @@ def _prepare(name: str, root: Path, stage: Path, manual_dir: str | None, say: An
 
     # It would ask a server how many examples there are, and wait for it without a deadline.
     tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
-    builder = tfds.builder(name, data_dir=str(stage))
+    try:
+        builder = tfds.builder(name, data_dir=str(stage))
+    except (AssertionError, ValueError):  # the first is for versions
+        unknown = _unknown(tfds, name, stage)
+        if unknown is None:
+            raise
+        say(refused=unknown)
+        sys.exit(1)
     try:
         refuse_features(name, builder.info.features)
     except ValueError as error:
@@ -267,14 +279,55 @@ def _prepare(name: str, root: Path, stage: Path, manual_dir: str | None, say: An
         sys.exit(1)
     archives = (builder.url_infos or {}).items()
     say(files={info.filename: url for url, info in archives if info.filename})
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_dir=str(root / "downloads"),
-        # TFDS names what it unpacks by the archive's file name alone, takes what has that name
-        # for it, and MNIST's and Fashion-MNIST's archives share theirs: so a folder for each.
-        download_config=tfds.download.DownloadConfig(
-            extract_dir=str(stage / "extracted"), manual_dir=manual_dir, try_download_gcs=False
-        ),
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_dir=str(root / "downloads"),
+            # TFDS names what it unpacks by the archive's file name alone, takes what has that name
+            # for it, and MNIST's and Fashion-MNIST's archives share theirs: so a folder for each.
+            download_config=tfds.download.DownloadConfig(
+                extract_dir=str(stage / "extracted"), manual_dir=manual_dir, try_download_gcs=False
+            ),
+        )
+    except tfds.core.download.download_manager.NonMatchingChecksumError as error:
+        for url, info in archives:
+            if manual_dir is not None and info.filename and url in str(error):
+                path = Path(manual_dir, info.filename)
+                if str(path) in str(error):  # else it was downloaded
+                    raise DataError(_another(tfds, path, url, info)) from error
+        raise
+
+
+def _unknown(tfds: Any, name: str, stage: Path) -> str | None:
+    """What TFDS does not know in the name of a data set that it has: a config, or a version."""
+    dataset = without_config(name)
+    named, _, version = name.partition(":")
+    config = named.removeprefix(dataset).removeprefix("/")
+    configs = sorted({known.name for known in tfds.builder_cls(dataset).BUILDER_CONFIGS})
+    if config and config not in configs:
+        near = difflib.get_close_matches(config, configs, n=3)
+        some = ", ".join(configs[:20]) + f" and {len(configs) - 20} more" * (len(configs) > 20)
+        return (
+            f"unknown config {config!r} of data set {dataset!r}; nearest: "
+            f"{', '.join(near) or 'none'}; there is: {some or 'none'}"
+        )
+    versions = tfds.builder(named, data_dir=str(stage)).versions
+    if version and not any(known.match(version) for known in versions):
+        there = ", ".join(map(str, versions))
+        return f"unknown version {version!r} of data set {named!r}; there is: {there}"
+    return None
+
+
+def _another(tfds: Any, path: Path, url: str, expected: Any) -> str:
+    """Says that an archive is not the one that TFDS knows."""
+    found = tfds.core.download.checksums.compute_url_info(path)
+    # Debian's Fashion-MNIST, for one, was packed again without the names in it.
+    idx = f"; one that was only packed again can be read with idx:{path.parent}"
+    return (
+        f"{path}: not the archive of {url}: it has {int(found.size):,} bytes and the SHA-256 "
+        f"{found.checksum}, expected {int(expected.size):,} bytes and {expected.checksum}"
+        + idx
+        * ("-idx" in path.name)
     )
 
 
