@@ -1,5 +1,6 @@
 """Data that are too many for the device: the same batches, read some steps ahead."""
 
+import functools
 import json
 import os
 import socket
@@ -117,7 +118,7 @@ def test_every_source_gives_the_same_batches_streamed(sources, name, split, no_r
     np.testing.assert_array_equal(again.images[[5, 3]], whole.images[[5, 3]])
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(0, 500), st.integers(1, 9), st.booleans()
 )
@@ -210,7 +211,7 @@ def test_what_changes_while_it_is_streamed_is_named(sources, no_room, tmp_path):
     mapped = data.load(f"npy:{tmp_path}/images.npy").images
     (tmp_path / "images.npy").write_bytes((tmp_path / "images.npy").read_bytes()[:-1])
     with pytest.raises(data.DataError, match=r"images\.npy: cannot be read any more"):
-        mapped[0]
+        mapped[59]
 
 
 def test_corrupt_pictures_are_left_out_and_counted_at_every_start(tmp_path, no_room):
@@ -246,6 +247,7 @@ def test_once_there_is_room_images_are_kept(sources, monkeypatch):
 # Training.
 
 
+@functools.cache
 def small_learner():
     model = vae.make(nets.mlp((8,), 4, heads=2), nets.mlp((8,), (6, 5, 3)), latent_dim=2)
     return train.learner(model.init, vae.elbo(model), optax.adam(1e-2), sample=vae.generate(model))
@@ -455,7 +457,7 @@ def test_a_script_needs_no_guard_and_leaves_no_process(sources, tmp_path):
         from genmod import data, decoding
         print("begun", flush=True)
         images = data.load({sources["folder"]!r}).images
-        next(images.read(iter([4 * list(range(60))])))
+        next(images.read(iter([20 * list(range(60))])))
         print(*decoding._pool(2)._processes, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """)

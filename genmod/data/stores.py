@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import mmap
 import os
 import shutil
 import tempfile
@@ -123,17 +122,32 @@ class Mapped:
     def read(self, wanted: Iterable[np.ndarray], *, here: bool = False) -> Iterator[np.ndarray]:
         """As in `Store`."""
         del here
-        for places in wanted:
-            # Mapped each time anew: what was read counts as this process's memory until then.
-            try:
-                with self.path.open("rb") as file:
-                    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                if (np.diff(places) != 1).any() and hasattr(mmap, "MADV_RANDOM"):
-                    memory.madvise(mmap.MADV_RANDOM)  # reading ahead would be for nothing
-                images = np.ndarray((self.num, *self.shape), np.uint8, memory, self.offset)
-            except (OSError, ValueError, TypeError) as error:
-                raise DataError(f"{self.path}: cannot be read any more ({error})") from error
-            yield images[places]
+        yield from map(self._rows, wanted)
+
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        # Not mapped into memory: pages that were read would count as this process's for long, and
+        # what lies in between would be read, too.
+        rows = np.empty((len(places), *self.shape), np.uint8)
+        size = math.prod(self.shape)
+        together = (np.diff(places) == 1).all()
+        wanted = [(rows, places[0])] if together else zip(rows, places.tolist(), strict=True)
+        try:
+            with self.path.open("rb") as file:
+                for row, place in wanted:
+                    _fill(row, file.fileno(), self.offset + int(place) * size)
+        except (OSError, EOFError) as error:
+            raise DataError(f"{self.path}: cannot be read any more ({error})") from error
+        return rows
+
+
+def _fill(row: np.ndarray, descriptor: int, offset: int) -> None:
+    """Reads a contiguous array out of a file."""
+    rest = row.data.cast("B")
+    while rest:
+        num = os.preadv(descriptor, [rest], offset)
+        if not num:
+            raise EOFError(f"it ends at {offset:,} bytes")
+        rest, offset = rest[num:], offset + num
 
 
 class Streamed:

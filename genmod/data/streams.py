@@ -17,7 +17,9 @@ from genmod.data.protocols import Prepare
 from genmod.data.stores import Streamed
 from genmod.types import Array, Batch, Key, Keys
 
-_PART_BYTES = 2**25
+_PART_BYTES = 2**24
+"""Half of what makes an allocator ask the system anew each time, whose pages cost more than what is
+read into them."""
 _MOST_STEPS = 256
 
 
