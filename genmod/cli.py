@@ -334,6 +334,7 @@ def data(
     places = np.linspace(0, found.num - 1, min(num, found.num)).astype(int)
     report.image_grid(dataset.images[places]).savefig(out)
     speed = sets.images_per_second(dataset)
+    where = sets.whereabouts(sets.batches(dataset.images, batch_size=1))
     values = [", ".join(f"{x:.4f}" for x in each) for each in (found.mean, found.std)]
     rows = {
         "data set": f"{name}, {split}",
@@ -341,7 +342,8 @@ def data(
         "mean": f"{values[0]} (grey values in [0, 1])",
         "standard deviation": values[1],
         "fingerprint": dataset.fingerprint,
-        "batches": f"{speed:,.0f} images/s from the device, shuffled, as floats",
+        "in training": where.partition(", ")[2],
+        "batches": f"{speed:,.0f} images/s, shuffled",
     }
     _print_table(["", ""], [[key, value] for key, value in rows.items()], right=False)
     most = max(found.counts.values())

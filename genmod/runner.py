@@ -14,6 +14,7 @@ import numpy as np
 
 from genmod import cluster, data, devices, disk, evaluate, record, report, rng, train
 from genmod import experiment as experiments
+from genmod.errors import DataError
 from genmod.experiment import Experiment, Observation
 from genmod.stop import Cut, Phase, Stop
 from genmod.train import checkpoint
@@ -109,6 +110,7 @@ def run(
 
     Raises:
       train.NonFiniteError: when training diverges; the last good state has been saved.
+      DataError: if data that are streamed cannot be read any more; the last log point is saved.
       CheckpointError: if every checkpoint is damaged, or the newest holds another model.
       DiskError: if the disk takes no more; the last checkpoint is as it was.
       Stopped: by a signal that finds nothing to save.
@@ -197,6 +199,10 @@ def run(
                     bar.resume(at)
             except train.NonFiniteError as error:
                 save(error.step - 1, error.carry)
+                raise
+            except DataError:  # what is streamed cannot be read any more
+                if carry is not None and at != last_saved:
+                    save(at, carry)
                 raise
         number = devices.agree(stop.signal or 0)
         if number:

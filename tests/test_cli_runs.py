@@ -68,7 +68,7 @@ def test_samples_of_each_seed(genmod, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist_vae", "article_gan"])
-def test_pictures_of_ones_own_are_trained_on(genmod, tmp_path, name):
+def test_pictures_of_ones_own_are_trained_on(genmod, tmp_path, monkeypatch, name):
     (tmp_path / "pictures").mkdir()
     for i in range(40):
         values = np.random.default_rng(i).integers(0, 256, (9, 8 + i % 3, 3), np.uint8)
@@ -82,6 +82,20 @@ def test_pictures_of_ones_own_are_trained_on(genmod, tmp_path, name):
     assert "failed" not in ended.err
     assert (run / "pictures" / "samples.png").exists()
     assert genmod("sample", run, "--num", 4, "--out", tmp_path / "out.png").code == 0
+    # Streamed, it is the same run; and where it was, it goes on in memory.
+    few, streamed = ["--data-gb", "1e-6", "--workers", 1], tmp_path / "streamed"
+    monkeypatch.setenv("GENMOD_CACHE_DIR", str(tmp_path / "nothing-kept"))
+    ended = genmod("train", experiment, "--run-dir", streamed, *source, *small, *few)
+    assert "examples, 0.0 MB, streamed by 1 process (on the device at most 0.0 MB" in ended.out
+    small[-1] = 3
+    for folder in (run, streamed):
+        assert genmod("train", experiment, "--run-dir", folder, *source, *small).code == 0
+    there, here = (
+        [{k: v for k, v in row.items() if k != "examples_per_s"} for row in rows(folder)]
+        for folder in (run, streamed)
+    )
+    assert there == here
+    assert genmod("verify", streamed, "--all").code == 0
     # Another picture is another data set: the run does not go on with it.
     (tmp_path / "pictures" / "0.png").unlink()
     refused(genmod("train", experiment, "--run-dir", run, *source, *small), 2, "data is 'sha256:")

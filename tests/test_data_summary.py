@@ -29,7 +29,8 @@ def test_the_command_shows_a_data_set(genmod, tmp_path):
         "10,000, uint8 [28, 28, 1], 7.8 MB",
         "0.1325 (grey values in [0, 1])",
         data.load("mnist", "test").fingerprint,
-        "images/s from the device",
+        "7.8 MB, on the device",
+        "images/s, shuffled",
         "1,135",  # ones
     ):
         assert part in ended.out
@@ -50,6 +51,14 @@ def test_a_folder_of_ones_own_pictures(genmod, tmp_path):
         ended = genmod("data", name, "--image-size", 8, "--skip-corrupt", *out)
     assert ended.code == 0
     assert "3, uint8 [8, 8, 3]" in ended.out
+
+
+def test_a_data_set_that_is_streamed_is_shown_too(genmod, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENMOD_DATA_GB", "0.001")
+    ended = genmod("data", "mnist", "--split", "test", "--out", tmp_path / "data.png")
+    assert ended.code == 0, ended
+    assert "7.8 MB, streamed (on the device at most 1.0 MB: GENMOD_DATA_GB)" in ended.out
+    assert data.load("mnist", "test").fingerprint in ended.out
 
 
 @pytest.mark.parametrize(

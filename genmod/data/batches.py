@@ -124,12 +124,8 @@ def whereabouts(batch_at: BatchAt) -> str:
     if not isinstance(batch_at, Batches):
         return what + "on the device"
     decoded = any(isinstance(x, Streamed) and isinstance(x.store, Decoded) for x in leaves)
-    return (
-        what
-        + "streamed"
-        + (f" by {processes()} processes" if decoded else "")
-        + f" (on the device at most {room() / 1e6:,.1f} MB: GENMOD_DATA_GB)"
-    )
+    by = f" by {max(1, processes())} process{'es' * (processes() > 1)}" if decoded else ""
+    return f"{what}streamed{by} (on the device at most {room() / 1e6:,.1f} MB: GENMOD_DATA_GB)"
 
 
 def _of(batch_at: BatchAt) -> tuple[Any, int, Prepare] | None:
