@@ -1,6 +1,7 @@
 """Data sets in files of one's own."""
 
 import gzip
+import hashlib
 import io
 import os
 import shutil
@@ -482,3 +483,58 @@ def test_a_source_says_all_that_load_is_told(pictures):
 def test_an_option_that_means_nothing_is_refused(name, options):
     with pytest.raises(ValueError, match=f"^{next(iter(options))} '.*' is not for data set"):
         data.load(name, **options)
+
+
+# Published divisions of MNIST.
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("iwae", (59_600, 400)), ("vamp", (50_000, 10_000)), ("full", (60_000, 0))],
+)
+def test_published_splits_hold_what_their_papers_say(name, sizes):
+    source = data.Source(splits=name)
+    whole, test = data.load("mnist"), data.load("mnist", "test")
+    first = 0
+    for part, size in zip(("train", "val"), sizes, strict=True):
+        if not size:
+            with pytest.raises(ValueError, match=f"unknown split of {name} '{part}'"):
+                source.load(part)
+            continue
+        found = source.load(part)
+        np.testing.assert_array_equal(found.images, whole.images[first : first + size])
+        np.testing.assert_array_equal(found.labels, whole.labels[first : first + size])
+        places = np.arange(first, first + size, dtype="<i4").tobytes()
+        digest = hashlib.sha256(b"train:" + places).hexdigest()
+        assert source.protocol()[part]["places"] == f"sha256:{digest}"
+        first += size
+    train, held = source.train_and_test()
+    assert len(train.images) == sizes[0]
+    assert held.fingerprint == test.fingerprint
+
+
+def test_published_splits_are_of_sets_of_that_size(tmp_path):
+    np.save(tmp_path / "images.npy", GREY)
+    with pytest.raises(ValueError, match=r"needs 60,000 images in 'train', as MNIST has; .* 12"):
+        data.Source(f"npy:{tmp_path}/images.npy", splits="vamp").load()
+
+
+def test_what_is_done_with_the_data_has_a_name():
+    images = np.zeros((6, 8, 8, 1), np.uint8)
+    flipped = data.augmented(data.compose(data.flip, data.translate()), data.binarized)
+    for stream in (True, False):
+        for prepare, name in (
+            (data.binarized, "binarized"),
+            (data.dequantized, "dequantized"),
+            (flipped, "augmented(compose, binarized)"),
+            (lambda keys, x: x, "test_what_is_done_with_the_data_has_a_name.<locals>.<lambda>"),
+        ):
+            batch_at = data.batches(images, batch_size=4, prepare=prepare, stream=stream)
+            assert data.protocol(batch_at) == {
+                "examples": 6,
+                "batch_size": 4,
+                "order": "shuffled epochs",
+                "prepare": name,
+            }
+    assert data.protocol(lambda key, step: step) == {}
+    assert data.Source().protocol() == {"splits": "own"}

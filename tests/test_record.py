@@ -41,6 +41,7 @@ def opened(tmp_path, source):
             "config": CONFIG,
             "fingerprint": "sha256:aa",
             "command": "genmod train an_experiment",
+            "protocol": {"splits": "own", "prepare": "binarized"},
         }
         return record.open_folder(tmp_path / path, **{**arguments, **changes})
 
@@ -57,6 +58,7 @@ def test_a_new_run_folder_holds_what_is_needed_to_judge_and_repeat_the_run(opene
     assert found["experiment"] == "an_experiment"
     assert found["config"] == CONFIG
     assert found["data"] == "sha256:aa"
+    assert found["protocol"] == {"splits": "own", "prepare": "binarized"}
     assert found["command"] == "genmod train an_experiment"
     assert found["versions"]["genmod"] == genmod.__version__
     assert found["versions"]["jax"] == jax.__version__
@@ -108,6 +110,13 @@ def test_another_length_is_accepted_and_recorded(opened):
         ({"config": {"seed": 0, "epochs": 3}}, ["hidden is .* there and None here", "dataset"]),
         ({"experiment": "other"}, ["experiment is 'an_experiment' there and 'other' here"]),
         ({"fingerprint": "sha256:bb"}, ["data is 'sha256:aa' there and 'sha256:bb' here"]),
+        (
+            {"protocol": {"splits": "vamp", "prepare": "thresholded"}},
+            [
+                "prepare is 'binarized' there and 'thresholded' here",
+                "splits is 'own' there and 'vamp' here",
+            ],
+        ),
     ],
 )
 def test_another_run_is_refused_and_each_difference_named(opened, changes, named):
