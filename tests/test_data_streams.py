@@ -163,6 +163,12 @@ def test_a_stream_refuses_what_batches_on_the_device_refuse():
             data.batches(LABELS, batch_size=6, stream=stream)
 
 
+def test_a_compiled_program_is_told_that_it_cannot_read():
+    stream, _ = both()
+    with pytest.raises(ValueError, match="streamed cannot be made inside of a compiled program"):
+        jax.jit(stream)(rng.root(0), 0)
+
+
 # Streamed images are indexed like an array.
 
 

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from commands import fashion_archives
 from PIL import Image
 
-from genmod import data
+from genmod import data, rng
 from genmod.data import DataError, tfds_prepare
 
 GREY = tfds.features.Image(shape=(8, 8, 1))
@@ -183,7 +183,7 @@ def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
         socket.socket.connect = socket.getaddrinfo = refuse
 
         import genmod.data.tfds as loader
-        from genmod import data
+        from genmod import data, rng
         assert "tensorflow_datasets" not in sys.modules
         loader.importlib.util.find_spec = lambda name: None  # so nothing can be prepared
 
@@ -199,6 +199,23 @@ def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
         assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("split", ["train", "test[25%:]", "train+test"])
+def test_it_is_streamed_by_processes_in_the_same_order(prepared, monkeypatch, split):
+    whole = data.load("tfds:tiny_digits", split, data_dir=prepared)
+    monkeypatch.setenv("GENMOD_DATA_GB", "1e-7")
+    monkeypatch.setenv("GENMOD_WORKERS", "1")
+    monkeypatch.setenv("GENMOD_CACHE_DIR", str(Path(prepared) / f"cache-{len(whole.images)}"))
+    streamed = data.load("tfds:tiny_digits", split, data_dir=prepared)
+    assert isinstance(streamed.images, data.Streamed)
+    assert streamed.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(streamed.labels, whole.labels)
+    every = np.arange(len(whole.images))
+    (read,) = streamed.images.read([every[::-1]])
+    np.testing.assert_array_equal(read, whole.images[::-1])
+    batches = [data.batches(one.images, batch_size=5) for one in (whole, streamed)]
+    np.testing.assert_array_equal(*(at(rng.root(0), 30) for at in batches))
 
 
 @pytest.mark.parametrize(
@@ -549,7 +566,7 @@ def test_two_processes_prepare_once(prepared, tmp_path, stub):
     """)
     script = f"""
         import sys
-        from genmod import data
+        from genmod import data, rng
         from genmod.data import tfds, tfds_prepare
         tfds.importlib.util.find_spec = lambda name: object()
         tfds_prepare._command = lambda *_: {tfds_prepare._command("mnist", tmp_path, None)!r}

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 QUICK = ["mnist_vae", "--epochs", "6", "--hidden", "40", "--latent-dim", "2"]
 GAME = ["mixtures", "--epochs", "6", "--hidden", "64", "64", "--packing", "2"]
 FULL = ["article_vae", "--epochs", "12"]
+WAYS = [["--data-gb", "0.0001"], []]
+"""The data streamed, and on the device: it makes no difference to a run that goes on."""
 
 
 def start(arguments, folder):
@@ -62,8 +64,8 @@ def test_01_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, argum
     total = len((tmp_path / "undisturbed" / "metrics.jsonl").read_text().splitlines())
 
     moments = random.Random(0)
-    for row in sorted(moments.sample(range(3, total - 5), kills)):
-        process = start(arguments, tmp_path / "killed")
+    for number, row in enumerate(sorted(moments.sample(range(3, total - 5), kills))):
+        process = start([*arguments, *WAYS[number % 2]], tmp_path / "killed")
         while rows_of(tmp_path / "killed") < row and process.poll() is None:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.2))

@@ -14,17 +14,9 @@ import numpy as np
 
 from genmod import checks
 from genmod.data import files
+from genmod.data.kept import Known, fingerprint, remembered, survey
 from genmod.data.splits import DIVISIONS, SIZES, places_hash, resolve
-from genmod.data.stores import (
-    Decoded,
-    Known,
-    Mapped,
-    Streamed,
-    fingerprint,
-    remembered,
-    room,
-    survey,
-)
+from genmod.data.stores import Decoded, Mapped, Streamed, room
 from genmod.decoding import Prepared
 from genmod.errors import DataError, NoSuchSplit
 

@@ -1,28 +1,21 @@
-"""Images that stay where they are stored, and what is remembered of them between two starts."""
+"""Images that stay where they are stored, and how many there is room for on the device."""
 
-import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from genmod import caches, checks, decoding, machine
+from genmod import checks, decoding, machine
 from genmod.decoding import Examples
 from genmod.errors import DataError
 
 _FEW = 64
 """So few are decoded at once, rather than handed to other processes."""
-_FEW_TO_SURVEY = 1000
 _CHUNK_BYTES = 2**25
 
 
@@ -208,7 +201,7 @@ class Streamed:
 
 def in_turn(array: np.ndarray | Streamed) -> Iterator[np.ndarray]:
     """All rows, in order, some MB at a time."""
-    rows = _rows_at_once(math.prod(array.shape[1:]) * array.dtype.itemsize)
+    rows = rows_at_once(math.prod(array.shape[1:]) * array.dtype.itemsize)
     firsts = range(0, len(array), rows)
     if isinstance(array, Streamed):
         yield from array.read(np.arange(k, min(k + rows, len(array))) for k in firsts)
@@ -216,226 +209,6 @@ def in_turn(array: np.ndarray | Streamed) -> Iterator[np.ndarray]:
         yield from (array[k : k + rows] for k in firsts)
 
 
-def _rows_at_once(num_bytes: int) -> int:
+def rows_at_once(num_bytes: int) -> int:
+    """How many rows of so many bytes are handled at a time."""
     return max(1, _CHUNK_BYTES // max(1, num_bytes))
-
-
-def fingerprint(images: np.ndarray | Streamed, labels: np.ndarray) -> str:
-    """SHA-256 over types, shapes and values of both arrays."""
-    digest = _digest(images.shape, images.dtype)
-    for rows in in_turn(images):
-        digest.update(np.ascontiguousarray(rows).data)
-    return _finished(digest, labels)
-
-
-def _digest(shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    return hashlib.sha256(f"{dtype.str} {shape};".encode())
-
-
-def _finished(digest: Any, labels: np.ndarray) -> str:
-    digest.update(f"{labels.dtype.str} {labels.shape};".encode())
-    digest.update(np.ascontiguousarray(labels).data)
-    return f"sha256:{digest.hexdigest()}"
-
-
-class Known(NamedTuple):
-    """What reading a part of a data set for the first time has found.
-
-    Attributes:
-      images: uint8 [N, H, W, C]; None where they are too many to be kept.
-      shape: of an image.
-      labels: int32 [N].
-      places: which of all examples could be read, [N].
-      fingerprint: of images and labels.
-      left_out: what could not be read, in words; empty if nothing.
-    """
-
-    images: np.ndarray | None
-    shape: tuple[int, ...]
-    labels: np.ndarray
-    places: np.ndarray
-    fingerprint: str
-    left_out: str = ""
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the images."""
-        return len(self.labels) * math.prod(self.shape)
-
-
-def survey(
-    examples: Examples,
-    *,
-    keep: Callable[[int], bool],
-    skip_corrupt: bool = False,
-    in_colour: Callable[[], bool] = lambda: False,
-    hint: str = "",
-) -> Known:
-    """Decodes every example once: whether it can be read, its label, and what they are together.
-
-    Args:
-      examples: in their order.
-      keep: whether so many bytes of images are to be kept in memory.
-      skip_corrupt: leave out those that cannot be read.
-      in_colour: whether images that are all grey are to have as many channels as those in colour.
-      hint: what to do about images of different sizes.
-
-    Raises:
-      DataError: if one cannot be read and skip_corrupt is false, or none can be.
-      ValueError: if their sizes differ.
-    """
-    from tqdm.auto import tqdm
-
-    num = len(examples)
-    shape = (*_first_shape(examples)[:2], examples.depth)
-    size = math.prod(shape)
-    images = np.empty((num, *shape), np.uint8) if keep(num * size) else None
-    byte = np.dtype(np.uint8)
-    digests = {depth: _digest((num, *shape[:2], depth), byte) for depth in (1, shape[2])}
-    found: list[decoding.Found] = []
-    firsts = range(0, num, _rows_at_once(size))
-    wanted = (np.arange(first, min(first + firsts.step, num)) for first in firsts)
-    here = num < _FEW_TO_SURVEY
-    with tqdm(total=num, desc="images", unit="", leave=False, disable=None) as bar:
-        for rows, ones in decoding.decoded(examples, wanted, shape, here=here):
-            if all(one.shape for one in ones):  # an error comes first
-                _refuse_sizes(examples, shape, ones, len(found), hint)
-            if images is None:
-                for depth, digest in digests.items():
-                    digest.update(np.ascontiguousarray(rows[..., :depth]).data)
-            else:
-                images[len(found) : len(found) + len(rows)] = rows
-            found += ones
-            bar.update(len(rows))
-    errors = [one.error for one in found if one.shape is None]
-    if errors and (not skip_corrupt or len(errors) == num):
-        raise DataError(_and_others(errors[0], len(errors) - 1))
-    _refuse_sizes(examples, shape, found, 0, hint)
-    is_grey = all(one.shape is None or one.shape[2] == 1 for one in found) and not in_colour()
-    shape = (*shape[:2], 1 if is_grey else shape[2])
-    places = np.array([place for place, one in enumerate(found) if one.shape is not None])
-    labels = np.array([found[place].label for place in places], np.int32)
-    if images is not None:
-        images = np.ascontiguousarray(images[places, ..., : shape[2]])
-        seen = fingerprint(images, labels)
-    elif errors:  # what was summed up holds them, too
-        seen = fingerprint(Streamed(Decoded(examples, shape), places), labels)
-    else:
-        seen = _finished(digests[shape[2]], labels)
-    left_out = ""
-    if errors:
-        left_out = (
-            f"{len(errors)} of {num} pictures cannot be read and are left out, the first: "
-            f"{errors[0]}"
-        )
-    return Known(images, shape, labels, places, seen, left_out)
-
-
-def _first_shape(examples: Examples) -> tuple[int, ...]:
-    """That of the first image that can be read."""
-    first, error = None, None
-    for place in range(len(examples)):
-        try:
-            return examples.read(place)[0].shape
-        except DataError as raised:
-            first, error = first or str(raised), raised
-    raise DataError(_and_others(f"{first}", len(examples) - 1)) from error
-
-
-def _and_others(error: str, num: int) -> str:
-    return error + f" (and {num} others)" * (num > 0)
-
-
-def _refuse_sizes(
-    examples: Examples,
-    shape: Sequence[int],
-    found: Sequence[decoding.Found],
-    first: int,
-    hint: str,
-) -> None:
-    for place, one in enumerate(found, first):
-        if one.shape is None or one.shape in (tuple(shape), (*shape[:2], 1)):
-            continue
-        shown = 2 if one.shape[:2] != tuple(shape[:2]) else 3
-        raise ValueError(
-            f"images must have one size, got {list(shape[:shown])} ({examples.where(0)}) and "
-            f"{list(one.shape[:shown])} ({examples.where(place)}){hint}"
-        )
-
-
-def remembered(
-    identity: Any, find: Callable[[], Known], store: Callable[[Known], Store] | None = None
-) -> tuple[np.ndarray | Streamed, np.ndarray, str]:
-    """Images, labels and fingerprint of what `find` finds, which is looked for but once.
-
-    What has been found is kept on disk, the images as a file that is mapped into memory; these
-    count only while they have the fingerprint with which they were written. Where there are none,
-    or they are too many for the device, the images are streamed.
-
-    Args:
-      identity: what tells whether anything has changed, as JSON holds it.
-      find: finds it, with the images where they fit onto the device.
-      store: where images that are not kept lie; None where they always are.
-    """
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    folder = caches.folder() / "data" / key
-    known = _recall(folder)
-    if known is not None and known.images is None:
-        # While they are decoded, grey ones take as much as coloured ones.
-        most = known.num_bytes * (3 if known.shape[2] == 1 else 1)
-        if store is None or most <= room():
-            known = None  # there is room for the images now
-    if known is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        known = find()
-        # A full disk or a folder that is not ours: nothing is lost.
-        with contextlib.suppress(OSError):
-            _keep(folder, known)
-            if known.images is not None:
-                known = known._replace(images=np.load(folder / "images.npy", mmap_mode="r"))
-    if known.left_out:
-        warnings.warn(known.left_out, stacklevel=2)
-    images: np.ndarray | Streamed | None = known.images
-    if images is None:
-        assert store is not None
-        images = Streamed(store(known), known.places)
-    elif isinstance(images, np.memmap) and known.num_bytes > room():
-        mapped = Mapped(folder / "images.npy", images.offset, len(images), known.shape)
-        images = Streamed(mapped, np.arange(len(images)))
-    return images, known.labels, known.fingerprint
-
-
-def _recall(folder: Path) -> Known | None:
-    try:
-        facts = json.loads((folder / "facts.json").read_text())
-        labels, places = (np.load(folder / f"{name}.npy") for name in ("labels", "places"))
-        if facts.pop("sum") != fingerprint(places, labels):
-            return None
-        known = Known(None, tuple(facts.pop("shape")), labels, places, **facts)
-        if not (folder / "images.npy").exists():
-            return known
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        whole = fingerprint(images, labels) == known.fingerprint
-        return known._replace(images=images) if whole else None
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _keep(folder: Path, known: Known) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-    try:
-        facts = {
-            "shape": known.shape,
-            "fingerprint": known.fingerprint,
-            "left_out": known.left_out,
-            "sum": fingerprint(known.places, known.labels),
-        }
-        (partial / "facts.json").write_text(json.dumps(facts))
-        arrays = {"labels": known.labels, "places": known.places, "images": known.images}
-        for name, array in arrays.items():
-            if array is not None:
-                np.save(partial / f"{name}.npy", array)
-        os.rename(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

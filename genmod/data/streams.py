@@ -40,14 +40,8 @@ class Batches:
         self._leaves, self._tree = jax.tree.flatten(examples)
         self._num = checks.leading_axis("examples", examples)
         self._look_up = functools.partial(_look_up, prepare)
-        self._indices = jax.jit(
-            jax.vmap(
-                jax.vmap(
-                    functools.partial(indices_at, num=self._num, batch_size=batch_size), (None, 0)
-                ),
-                (0, None),
-            )
-        )
+        at = functools.partial(indices_at, num=self._num, batch_size=batch_size)
+        self._indices = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))
         key = rng.root(0)
         jax.eval_shape(self._indices, key[None], np.arange(1))
         jax.eval_shape(lambda part: part(key, 0), self.shapes(key[None]))
@@ -58,7 +52,16 @@ class Batches:
         return sum(leaf.nbytes for leaf in self._leaves)
 
     def __call__(self, key: Key, step: int | Array) -> Batch:
-        """The batch of a step, read now."""
+        """The batch of a step, read now.
+
+        Raises:
+          ValueError: inside of a compiled program.
+        """
+        if isinstance(step, jax.core.Tracer) or isinstance(key, jax.core.Tracer):
+            raise ValueError(
+                "batches that are streamed cannot be made inside of a compiled program, got a "
+                "traced key or step; give them to train.run, or take the batches of their `parts`"
+            )
         step = int(step)
         ((part, _),) = self.parts(key[None], step, 1)
         return part(key, step)
@@ -88,27 +91,24 @@ class Batches:
         lead = (len(keys), self.steps(len(keys)), self.batch_size)
         own = _own(lead, sharding)
         words = np.asarray(jax.random.key_data(keys))
-        spans = [
-            (begin, min(lead[1], first + num - begin))
-            for begin in range(first, first + num, lead[1])
-        ]
+        begins = range(first, first + num, lead[1])
         # On the CPU where there is one: a GPU would do it after the steps that are under way.
         with jax.default_device(_host()):
             keys = jax.random.wrap_key_data(jnp.asarray(words), impl=jax.random.key_impl(keys))
 
         def indices() -> Iterator[np.ndarray]:
-            for begin, steps in spans:
+            for begin in begins:
                 with jax.default_device(_host()):
                     found = self._indices(keys, begin + np.arange(lead[1]))
-                yield np.asarray(found)[:, :steps, own]
+                yield np.asarray(found)[:, : first + num - begin, own]
 
         each = itertools.tee(indices(), len(self._leaves))
         read = [_rows(leaf, wanted) for leaf, wanted in zip(self._leaves, each, strict=True)]
-        for (begin, steps), *found in zip(spans, *read, strict=True):
+        for begin, *found in zip(begins, *read, strict=True):
             placed = [_placed(rows, lead, sharding) for rows in found]
             arrays = self._tree.unflatten(placed)
             at = jax.tree_util.Partial(self._look_up, arrays, words, np.int32(begin))
-            yield at, steps
+            yield at, min(lead[1], first + num - begin)
 
 
 def _look_up(
