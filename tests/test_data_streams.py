@@ -118,7 +118,7 @@ def test_every_source_gives_the_same_batches_streamed(sources, name, split, no_r
     np.testing.assert_array_equal(again.images[[5, 3]], whole.images[[5, 3]])
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(0, 500), st.integers(1, 9), st.booleans()
 )
@@ -291,15 +291,13 @@ def test_a_run_goes_on_from_any_step_of_a_stream(short_parts):
     learner = small_learner()
     stream, on_device = both()
     expected = ends(learner, on_device)[1]
-    for at in (1, 2, 5):
+    for at in (1, 5):
         *_, point = train.run(learner, rng.root(0), stream, num_steps=at)
         assert_same(ends(learner, stream, carry=point.carry)[1], expected)
     carry = train.start(learner, rng.root(0), stream)
     carry = train.advance(learner, rng.root(0), stream, carry, 7)
     ours, theirs = (train.next_step(learner, rng.root(0), b, carry) for b in (stream, on_device))
     assert_same((ours.batch, ours.metrics), (theirs.batch, theirs.metrics))
-    uncompiled = ends(learner, stream, steps=3, compiled=False)[1]
-    assert_same(uncompiled, ends(learner, on_device, steps=3)[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("one_by_one", [True, False])

@@ -51,7 +51,7 @@ def rows_of(folder):
     ("arguments", "kills"),
     [
         (QUICK, 2),
-        (GAME, 1),
+        pytest.param(GAME, 1, marks=pytest.mark.slow),
         pytest.param([*QUICK, "--epochs", "12"], 20, marks=pytest.mark.slow),
         pytest.param([*GAME, "--epochs", "12"], 20, marks=pytest.mark.slow),
         pytest.param(FULL, 8, marks=pytest.mark.slow),
