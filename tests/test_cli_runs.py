@@ -10,7 +10,8 @@ import pytest
 from commands import SMALL, refused
 from PIL import Image
 
-from genmod import cli, record
+from genmod import cli, data, record
+from genmod.train import checkpoint
 
 
 def rows(folder):
@@ -105,6 +106,47 @@ def _is_the_same_streamed(genmod, monkeypatch, tmp_path, experiment, arguments):
     )
     assert there == here
     assert genmod("verify", folders[1], "--all").code == 0
+
+
+BREAKING = """
+class Breaking:
+    shape = (6, 6, 1)
+
+    def __init__(self, pixels):
+        self.pixels, self.left = pixels, int(os.environ["PARTS_LEFT"])
+
+    def read(self, wanted, *, here=False):
+        for places in wanted:
+            self.left -= 1
+            if self.left < 0:
+                yield from data.stores.Mapped(Path("gone.npy"), 0, 64, self.shape).read([places])
+            yield self.pixels[places]
+
+
+@dataclass(frozen=True)
+class Config"""
+
+
+def test_data_that_fail_in_training_lose_no_log_point(genmod, tmp_path, monkeypatch, altered):
+    experiment = altered(
+        ("@dataclass(frozen=True)\nclass Config", BREAKING),
+        ("import jax\n", "import os\nfrom pathlib import Path\n\nimport jax\n"),
+        (
+            "data.batches(pixels, batch_size",
+            "data.batches(data.Streamed(Breaking(pixels), np.arange(64)), batch_size",
+        ),
+    )
+    monkeypatch.setenv("GENMOD_DATA_GB", "1e-6")
+    monkeypatch.setattr(data.streams, "_PART_BYTES", 2 * 16 * 36)  # two steps
+    run = ["train", experiment, "--run-dir", tmp_path / "run"]
+    monkeypatch.setenv("PARTS_LEFT", "4")  # that of the beginning, and six steps
+    refused(genmod(*run), 3, "gone.npy: cannot be read any more")
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [4]
+    monkeypatch.setenv("PARTS_LEFT", "100")
+    assert "continuing at step 4" in genmod(*run).out
+    assert genmod(*run[:-1], tmp_path / "whole").code == 0
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("run", "whole")]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("how", ["sharded", pytest.param("pmap", marks=pytest.mark.slow)])

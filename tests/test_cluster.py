@@ -58,9 +58,12 @@ def assert_same_curve(ours, theirs):
 
 
 def test_two_processes_are_one_run_of_four_devices(place, alone, together, tmp_path):
-    first, second = (p.ended(180) for p in together(tmp_path / "two", "--epochs", "3"))
+    # The two stream: each reads what its own devices need.
+    options = ["--epochs", "3", "--data-gb", "1e-6"]
+    first, second = (p.ended(180) for p in together(tmp_path / "two", *options))
     assert (first.code, second.code) == (0, 0), (first, second)
     assert "a new run of 12 steps" in first.out
+    assert "64 examples, 0.0 MB, streamed" in first.out
     assert "negative_elbo" in first.out
     assert "epoch" not in second.out  # only the leader speaks
     command = ["train", str(SMALL), "--run-dir", str(tmp_path / "four"), "--devices", "4"]

@@ -310,6 +310,32 @@ def test_grey_pictures_stay_grey_unless_there_is_colour(tmp_path):
     np.testing.assert_array_equal(found, [np.repeat(GREY[0][..., None], 3, -1), COLOUR[1]])
 
 
+@pytest.mark.parametrize("coloured", ["train", "test", None])
+def test_a_grey_part_has_the_channels_of_the_others(tmp_path, coloured):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        for i in range(3):
+            image = COLOUR[i] if part == coloured and i == 2 else GREY[i]
+            Image.fromarray(image).save(tmp_path / part / f"{i}.png")
+    train, test = data.train_and_test(f"folder:{tmp_path}")
+    depth = 1 if coloured is None else 3
+    assert train.images.shape == test.images.shape == (3, 5, 4, depth)
+    for found in (train, test):
+        np.testing.assert_array_equal(found.images[0], np.repeat(GREY[0][..., None], depth, -1))
+
+
+def test_what_is_for_choosing_is_a_part_of_its_own(tmp_path):
+    for part, num in (("train", 4), ("validation", 2), ("test", 3)):
+        (tmp_path / part).mkdir()
+        for i in range(num):
+            Image.fromarray(GREY[i]).save(tmp_path / part / f"{i}.png")
+    train, test = data.train_and_test(f"folder:{tmp_path}")
+    assert (len(train.images), len(test.images)) == (4, 3)
+    assert len(data.load(f"folder:{tmp_path}", "val").images) == 2
+    shutil.rmtree(tmp_path / "test")
+    assert len(data.train_and_test(f"folder:{tmp_path}")[1].images) == 2  # better than none
+
+
 def test_pictures_are_turned_as_their_camera_says(tmp_path):
     (tmp_path / "p").mkdir()
     picture = Image.fromarray(COLOUR[0])
