@@ -145,6 +145,11 @@ def load(
         its shorter side) and cropped (its middle); None takes them as they are, of one size.
       skip_corrupt: for "folder:", leave out pictures that cannot be read, with a warning.
 
+    Returns:
+      The data set. Images of "folder:", "tfds:" and "npy:" that take more than $GENMOD_DATA_GB, or
+      where that is not set more than half of the device's memory, are `Streamed`: they stay where
+      they are.
+
     Raises:
       ValueError: if name or split is unknown (the nearest names are given), or images or labels are
         not what they should be.
