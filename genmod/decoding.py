@@ -222,7 +222,7 @@ class Found(NamedTuple):
 
 
 def decode(examples: Examples, rows: np.ndarray) -> list[Found]:
-    """Decodes all examples into rows, uint8 [N, H, W, C]; what does not fit leaves none."""
+    """Decodes all examples into rows, uint8 [N, H, W, C]; one that does not fit is not written."""
     found = []
     for place in range(len(examples)):
         try:
@@ -347,9 +347,7 @@ def _settle(
                     f"the processes that decode ended {_ATTEMPTS} times while they decoded "
                     f"{piece.examples.where(0)} and what follows; is there enough memory?"
                 ) from error
-            _pool.cache_clear()
-            for again in waiting:
-                _submit(again, slots)
+            _submit(piece, slots)  # those behind it have their turn when they come first
     waiting.popleft()
     images, all_found = piece.answer
     images[piece.rows] = slots.view(piece.slot, images[piece.rows].shape)

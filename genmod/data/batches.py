@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from genmod import checks, rng
 from genmod.data.order import indices_at
-from genmod.data.protocols import Prepare, name_of, unit_interval
+from genmod.data.protocols import Prepare, name_of, prepared, unit_interval
 from genmod.data.stores import Decoded, Streamed, room
 from genmod.data.streams import Batches
 from genmod.decoding import processes
@@ -46,8 +46,7 @@ def batch_at(
         # As rows: a CPU copies those at once, images of one channel pixel by pixel.
         return leaf.reshape(num, -1)[index].reshape(batch_size, *leaf.shape[1:])
 
-    keys = rng.per_example(rng.at_step(rng.stream(key, "prepare"), step), batch_size)
-    return prepare(keys, jax.tree.map(take, examples))
+    return prepared(prepare, key, step, jax.tree.map(take, examples))
 
 
 def batches(

@@ -8,13 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod import rng
+from genmod import checks, rng
 from genmod.types import Array, Batch, Key, Keys
 
 Prepare = Callable[[Keys, Batch], Batch]
 """`(keys [B], raw examples) -> batch`, with a key of its own for each example."""
 
 _CHUNK = 5000
+
+
+def prepared(prepare: Prepare, key: Key, step: int | Array, examples: Batch) -> Batch:
+    """The raw examples of a step, prepared: each draws from a key that is its own at this step."""
+    size = checks.leading_axis("examples", examples)
+    return prepare(rng.per_example(rng.at_step(rng.stream(key, "prepare"), step), size), examples)
 
 
 def name_of(function: Callable[..., Any]) -> str:

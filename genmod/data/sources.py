@@ -357,14 +357,10 @@ def _chosen(whole: Dataset, index: Any) -> Dataset:
     def find() -> Known:
         images = some[:] if some.nbytes <= room() else some
         kept = None if isinstance(images, Streamed) else images
-        places = np.arange(len(some))
-        return Known(kept, some.shape[1:], labels, places, fingerprint(images, labels))
+        return Known(kept, some.shape[1:], labels, some.places, fingerprint(images, labels))
 
     identity = ["of", whole.fingerprint, hashlib.sha256(some.places.tobytes()).hexdigest()]
-    images, labels, seen = remembered(identity, find, lambda known: some.store)
-    if isinstance(images, Streamed) and images.store is some.store:
-        images = some
-    return Dataset(images, labels, seen)
+    return Dataset(*remembered(identity, find, lambda known: some.store))
 
 
 def _function(where: str) -> Callable[[], Dataset]:

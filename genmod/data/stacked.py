@@ -15,7 +15,7 @@ import numpy as np
 
 from genmod import checks, rng
 from genmod.data.batches import batch_at
-from genmod.data.protocols import Prepare, unit_interval
+from genmod.data.protocols import Prepare, prepared, unit_interval
 from genmod.data.sources import Dataset, fingerprint, load
 from genmod.types import Array, Batch, BatchAt, Key, Keys
 
@@ -175,8 +175,7 @@ def _fixed(
 
 def _fresh(batch_size: int, prepare: Prepare, images: Array, key: Key, step: int | Array) -> Batch:
     drawn = triples(rng.at_step(rng.stream(key, "triples"), step), batch_size, len(images))
-    keys = rng.per_example(rng.at_step(rng.stream(key, "prepare"), step), batch_size)
-    return prepare(keys, _stacks(images, drawn))
+    return prepared(prepare, key, step, _stacks(images, drawn))
 
 
 def _stacks(images: Any, triples: Any) -> Any:

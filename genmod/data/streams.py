@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from genmod import checks, rng
 from genmod.data.order import indices_at
-from genmod.data.protocols import Prepare
+from genmod.data.protocols import Prepare, prepared
 from genmod.data.stores import Streamed
 from genmod.types import Array, Batch, Key, Keys
 
@@ -119,9 +119,7 @@ def _look_up(
     if len(words) > 1:
         run = jnp.argmax((words == jax.random.key_data(key)[None]).all(axis=-1))
     examples = jax.tree.map(lambda leaf: leaf[run, jnp.asarray(step) - first], arrays)
-    size = checks.leading_axis("examples", examples)
-    keys = rng.per_example(rng.at_step(rng.stream(key, "prepare"), step), size)
-    return prepare(keys, examples)
+    return prepared(prepare, key, step, examples)
 
 
 def _rows(leaf: Any, wanted: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
