@@ -68,13 +68,21 @@ class Source:
         Raises:
           ValueError: if the data set has not the sizes of the published splits, or no such split.
         """
+        return self._read()(split)
+
+    def train_and_test(self) -> tuple[Dataset, Dataset]:
+        """Loads what to train on and what to test on, as `data.train_and_test` does."""
+        if self._division() is None:
+            return train_and_test(self.dataset, **self._options())
+        read = self._read()
+        return read("train"), read("test")
+
+    def _read(self) -> Callable[[str], Dataset]:
+        """What gives the splits, of which it reads each part of the data but once."""
         read = _reader(self.dataset, **self._options())
         division = self._division()
         if division is None:
-            return read(split)
-        checks.known(
-            f"split of {self.splits}", split, [part for part in division if division[part]]
-        )
+            return read
         for part, size in SIZES.items():
             found = len(read(part).images)
             if found != size:
@@ -82,13 +90,13 @@ class Source:
                     f"splits {self.splits!r} needs {size:,} images in {part!r}, as MNIST has; "
                     f"{self.dataset} has {found:,}"
                 )
-        return read(division[split])
 
-    def train_and_test(self) -> tuple[Dataset, Dataset]:
-        """Loads what to train on and what to test on, as `data.train_and_test` does."""
-        if self._division() is not None:
-            return self.load("train"), self.load("test")
-        return train_and_test(self.dataset, **self._options())
+        def divided(split: str) -> Dataset:
+            known = [part for part, there in division.items() if there]
+            checks.known(f"split of {self.splits}", split, known)
+            return read(division[split])
+
+        return divided
 
     def protocol(self) -> dict[str, Any]:
         """The splits by their name, and what they hold, with the hashes of its places."""
