@@ -333,8 +333,10 @@ def data(
     configure_compilation_cache()
     places = np.linspace(0, found.num - 1, min(num, found.num)).astype(int)
     report.image_grid(dataset.images[places]).savefig(out)
-    speed = sets.images_per_second(dataset)
-    where = sets.whereabouts(sets.batches(dataset.images, batch_size=1))
+    batch_size = min(100, found.num)
+    batch_at = sets.batches(dataset.images, batch_size=batch_size)
+    speed = batch_size * sets.batches_per_second(batch_at)
+    where = sets.whereabouts(batch_at)
     values = [", ".join(f"{x:.4f}" for x in each) for each in (found.mean, found.std)]
     rows = {
         "data set": f"{name}, {split}",

@@ -42,7 +42,7 @@ from genmod.data.stacked import (
     triples,
 )
 from genmod.data.stores import Streamed
-from genmod.data.summary import Summary, images_per_second, mean_image, summary
+from genmod.data.summary import Summary, batches_per_second, mean_image, summary
 from genmod.errors import DataError
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "augmented",
     "batch_at",
     "batches",
+    "batches_per_second",
     "binarized",
     "binarized_once",
     "brightness",
@@ -71,7 +72,6 @@ __all__ = [
     "flip",
     "from_arrays",
     "grid",
-    "images_per_second",
     "indices_at",
     "indices_of",
     "load",

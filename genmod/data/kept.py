@@ -111,6 +111,8 @@ def survey(
         for rows, ones in decoding.decoded(examples, wanted, shape, here=here):
             if all(one.shape for one in ones):  # an error comes first
                 _refuse_sizes(examples, shape, ones, len(found), hint)
+            if shape[2] > 1 and any(one.shape and one.shape[2] > 1 for one in ones):
+                digests.pop(1, None)  # they are not all grey
             if images is None:
                 for depth, digest in digests.items():
                     digest.add(rows[..., :depth])

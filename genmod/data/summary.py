@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import rng
-from genmod.data.batches import batches
 from genmod.data.sources import Dataset
 from genmod.data.stores import Streamed, in_turn
 from genmod.data.streams import Batches
+from genmod.types import BatchAt
 
 
 class Summary(NamedTuple):
@@ -63,18 +63,15 @@ def mean_image(images: np.ndarray | Streamed) -> np.ndarray:
     return total / len(images)
 
 
-def images_per_second(dataset: Dataset, *, batch_size: int = 100, seconds: float = 0.5) -> float:
-    """How many images come in shuffled batches: as floats from the device, in a compiled loop.
+def batches_per_second(batch_at: BatchAt, *, seconds: float = 0.5) -> float:
+    """How many batches of images come: as floats from the device, in a compiled loop.
 
     Where they are streamed, as bytes from where they lie.
 
     Args:
-      dataset: of images.
-      batch_size: images in a batch, or all where there are fewer.
+      batch_at: from `batches`.
       seconds: how long to measure, after a first turn.
     """
-    batch_size = min(batch_size, len(dataset.images))
-    batch_at = batches(dataset.images, batch_size=batch_size)
     if isinstance(batch_at, Batches):
         parts = batch_at.parts(rng.root(0)[None], 0, 2**30)
         jax.block_until_ready(next(parts)[0])
@@ -85,7 +82,7 @@ def images_per_second(dataset: Dataset, *, batch_size: int = 100, seconds: float
             num += steps
         took = time.perf_counter() - began
         parts.close()
-        return num * batch_size / took
+        return num / took
 
     @jax.jit
     def take(batch_at: jax.tree_util.Partial, num: jax.Array) -> jax.Array:
@@ -101,4 +98,4 @@ def images_per_second(dataset: Dataset, *, batch_size: int = 100, seconds: float
         began = time.perf_counter()
         jax.block_until_ready(take(batch_at, jnp.int32(num)))
         took = time.perf_counter() - began
-    return num * batch_size / took
+    return num / took
