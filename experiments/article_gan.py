@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, gan, nets, observe, report, rng, train
-from genmod.experiment import Experiment
+from genmod import checks, data, gan, nets, observe, rng, train
+from genmod.experiment import Experiment, Latents
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,6 @@ def build(config: Config) -> Experiment:
         dataset=images,
         batch_size=config.batch_size,
         epochs=config.epochs,
-        figures=lambda key, state: report.generator_figures(
-            images.images, learner.sample(key, state, 100)
-        ),
         observe=look,
+        latents=Latents(config.latent_dim, learner.decoder),
     )

@@ -11,12 +11,12 @@ cross entropy over pixels + 1e-4 * mean KL term over latents), RMSprop as Keras 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
-import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, nets, report, rng, train, vae
-from genmod.experiment import Experiment
+from genmod import checks, data, nets, rng, train, vae
+from genmod.experiment import Experiment, Latents
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,16 @@ def build(config: Config) -> Experiment:
         sample=vae.generate(model),
     )
 
-    def figures(key, state):
-        return report.autoencoder_figures(
-            images,
-            test,
-            encode=lambda x: model.encode(state.params, jnp.asarray(x))[0],
-            decode=lambda z: model.likelihood.mean(model.decode(state.params, z)),
-            samples=learner.sample(key, state, 100),
-        )
-
     return Experiment(
         learner=learner,
         batch_at=data.batches(images.images, batch_size=config.batch_size),
         dataset=images,
         batch_size=config.batch_size,
         epochs=config.epochs,
-        figures=figures,
+        latents=Latents(
+            config.latent_dim,
+            decoder=lambda key, state: partial(vae.images(model), state.params),
+            encode=lambda state, x: model.encode(state.params, x)[0],
+        ),
+        test=test,
     )

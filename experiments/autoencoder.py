@@ -10,13 +10,13 @@ that decode to nothing. Lay `latents.png` beside that of `genmod train mnist_vae
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, nets, report, rng, train, vae
-from genmod.experiment import Experiment
+from genmod import checks, data, nets, rng, train, vae
+from genmod.experiment import Experiment, Latents
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,8 @@ def build(config: Config) -> Experiment:
 
     optimizer = optax.rmsprop(config.learning_rate, decay=0.9, eps=1e-7, eps_in_sqrt=True)
 
-    def figures(key, state):
-        del key
-        return report.autoencoder_figures(
-            images,
-            test,
-            encode=lambda x: encoder.apply(state.params["encoder"], jnp.asarray(x)),
-            decode=lambda z: jax.nn.sigmoid(decoder.apply(state.params["decoder"], z)),
-            manifold=False,
-        )
+    def images_of(params, z):
+        return jax.nn.sigmoid(decoder.apply(params["decoder"], z))
 
     return Experiment(
         learner=train.learner(init, cross_entropy, optimizer),
@@ -81,5 +74,11 @@ def build(config: Config) -> Experiment:
         dataset=images,
         batch_size=config.batch_size,
         epochs=config.epochs,
-        figures=figures,
+        latents=Latents(
+            config.code_dim,
+            decoder=lambda key, state: partial(images_of, state.params),
+            encode=lambda state, x: encoder.apply(state.params["encoder"], x),
+            normal=False,
+        ),
+        test=test,
     )

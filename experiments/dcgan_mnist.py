@@ -16,8 +16,8 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, gan, nets, observe, report, rng, train
-from genmod.experiment import Experiment
+from genmod import checks, data, gan, nets, observe, rng, train
+from genmod.experiment import Experiment, Latents
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,6 @@ def build(config: Config) -> Experiment:
         batch_size=config.batch_size,
         epochs=config.epochs,
         evaluate=evaluation,
-        figures=lambda key, state: report.generator_figures(
-            images.images, learner.sample(key, state, 100)
-        ),
         observe=look,
+        latents=Latents(config.latent_dim, learner.decoder),
     )

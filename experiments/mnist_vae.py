@@ -11,13 +11,13 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, evaluate, nets, report, rng, train, vae
-from genmod.experiment import Experiment
+from genmod import checks, data, evaluate, nets, rng, train, vae
+from genmod.experiment import Experiment, Latents
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,6 @@ def build(config: Config) -> Experiment:
         means = {names[name]: evaluate.estimate(values[name]).mean for name in names}
         return {**means, "test_negative_elbo_standard_error": bound.error}
 
-    def figures(key, state):
-        return report.autoencoder_figures(
-            images,
-            test,
-            encode=lambda x: model.encode(state.params, jnp.asarray(x))[0],
-            decode=lambda z: model.likelihood.mean(model.decode(state.params, z)),
-            samples=learner.sample(key, state, 100),
-        )
-
     return Experiment(
         learner=learner,
         batch_at=data.batches(images.images, batch_size=config.batch_size, prepare=data.binarized),
@@ -100,5 +91,10 @@ def build(config: Config) -> Experiment:
         batch_size=config.batch_size,
         epochs=config.epochs,
         evaluate=evaluation,
-        figures=figures,
+        latents=Latents(
+            config.latent_dim,
+            decoder=lambda key, state: partial(vae.images(model), state.params),
+            encode=lambda state, x: model.encode(state.params, x)[0],
+        ),
+        test=test,
     )

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from genmod import checks, data, gan, nets, observe, report, rng, train
-from genmod.experiment import Experiment
+from genmod.experiment import Experiment, Latents
 
 
 @dataclass(frozen=True)
@@ -105,4 +105,5 @@ def build(config: Config) -> Experiment:
         figures=lambda key, state: report.generator_figures(some, learner.sample(key, state, 100)),
         observe=look,
         observe_every=640,
+        latents=Latents(config.latent_dim, learner.decoder),
     )

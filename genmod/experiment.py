@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -18,13 +19,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from genmod import checks, rng, train
+from genmod import checks, report, rng, train
 from genmod.data import Dataset
 from genmod.train import Learner
-from genmod.types import BatchAt, Key, Keys
+from genmod.types import Array, BatchAt, Key, Keys
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_DRAWN = 64
+"""So many images does a look draw by default."""
 
 
 class Observation(NamedTuple):
@@ -34,11 +38,30 @@ class Observation(NamedTuple):
       numbers: by name, for the log; arrays [num] where there are several runs.
       figures: matplotlib figures by name; each look's are kept.
       warnings: what the person who trains should hear of, each of them once.
+      images: grids of images [N, H, W, C] by name; each look's are kept, pixel for pixel.
     """
 
     numbers: Mapping[str, Any] = MappingProxyType({})
     figures: Mapping[str, Figure] = MappingProxyType({})
     warnings: Sequence[str] = ()
+    images: Mapping[str, Any] = MappingProxyType({})
+
+
+class Latents(NamedTuple):
+    """The latent space of a model, for its pictures, the report's explorer and an export.
+
+    Attributes:
+      dim: number of latent dimensions L.
+      decoder: `(key, state) -> (z [B, L] -> images [B, H, W, C] in [0, 1])`; the key is for
+        networks that settle statistics first, as `Learner.decoder` has it.
+      encode: `(state, x [B, H, W, C] in [0, 1]) -> codes [B, L]`; None where there is no encoder.
+      normal: whether decoding z ~ N(0, I) draws from the model.
+    """
+
+    dim: int
+    decoder: Callable[[Key, Any], Callable[[Array], Array]]
+    encode: Callable[[Any, Array], Array] | None = None
+    normal: bool = True
 
 
 class Experiment(NamedTuple):
@@ -52,11 +75,15 @@ class Experiment(NamedTuple):
       batch_size: number of examples in a batch.
       epochs: where the run ends. Nothing else may depend on it: that lets a finished run go on.
       observe: `(key, state) -> Observation`, at log points during training, always with the same
-        key: samples keep their noise from look to look.
+        key: samples keep their noise from look to look. If None, a grid of samples where `latents`
+        are given, else nothing.
       evaluate: `(key, state) -> numbers by name`, once, at the end; a look's numbers if None.
-      figures: `(key, state) -> matplotlib figures by name`, once, at the end; a look's if None.
+      figures: `(key, state) -> matplotlib figures by name`, once, at the end. If None, those of
+        `latents` where they are given, else a look's.
       observe_every: steps between two looks; an epoch's if None.
       show: `samples -> matplotlib figure`, for `genmod sample`; a grid of images if None.
+      latents: the model's latent space, where it makes images of it.
+      test: images that are not trained on, for pictures of reconstructions and codes.
     """
 
     learner: Learner
@@ -64,11 +91,13 @@ class Experiment(NamedTuple):
     dataset: Dataset
     batch_size: int
     epochs: float
-    observe: Callable[[Key, Any], Observation] = lambda key, state: Observation()
+    observe: Callable[[Key, Any], Observation] | None = None
     evaluate: Callable[[Key, Any], Mapping[str, float]] | None = None
     figures: Callable[[Key, Any], Mapping[str, Figure]] | None = None
     observe_every: int | None = None
     show: Callable[[Any], Figure] | None = None
+    latents: Latents | None = None
+    test: Dataset | None = None
 
     @property
     def num_steps(self) -> int:
@@ -81,6 +110,35 @@ class Experiment(NamedTuple):
     def steps_per_epoch(self) -> int:
         """Number of steps of an epoch, rounded up."""
         return math.ceil(len(self.dataset.images) / self.batch_size)
+
+    def look(self, key: Key, state: Any) -> Observation:
+        """A look at a run in training: `observe`, or samples where it is None."""
+        if self.observe is not None:
+            return self.observe(key, state)
+        if self.latents is None or not self.latents.normal:
+            return Observation()
+        draw = jax.jit(self.learner.sample, static_argnums=2)
+        return Observation(images={"samples": draw(key, state, _DRAWN)})
+
+    def draw(self, key: Key, state: Any) -> Mapping[str, Figure] | None:
+        """The pictures of the end: `figures`, or those of the latents; None without either."""
+        if self.figures is not None:
+            return self.figures(key, state)
+        latents = self.latents
+        if latents is None:
+            return None
+        draw = jax.jit(self.learner.sample, static_argnums=2)
+        samples = draw(key, state, 100) if latents.normal else None
+        if latents.encode is None or self.test is None:
+            return report.generator_figures(self.dataset.images, samples)
+        return report.autoencoder_figures(
+            self.dataset,
+            self.test,
+            encode=jax.jit(functools.partial(latents.encode, state)),
+            decode=jax.jit(latents.decoder(key, state)),
+            samples=samples,
+            manifold=latents.normal,
+        )
 
     def epoch(self, step: int) -> float:
         """Number of epochs that `step` steps make."""
@@ -103,7 +161,7 @@ def over_seeds(built: Experiment, seed: int, num: int) -> Experiment:
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def observe(keys: Keys, state: Any) -> Observation:
-        seen = each(built.observe, keys, state)
+        seen = each(built.look, keys, state)
         return Observation(
             together([one.numbers for one in seen]),
             seen[0].figures,
@@ -112,6 +170,7 @@ def over_seeds(built: Experiment, seed: int, num: int) -> Experiment:
                 for s, one in zip(seeds, seen, strict=True)
                 for text in one.warnings
             ],
+            seen[0].images,
         )
 
     def evaluate(keys: Keys, state: Any) -> Mapping[str, Any]:
@@ -119,7 +178,10 @@ def over_seeds(built: Experiment, seed: int, num: int) -> Experiment:
         return together(each(built.evaluate, keys, state))
 
     def figures(keys: Keys, state: Any) -> Mapping[str, Figure]:
-        draw = built.figures or (lambda key, state: built.observe(key, state).figures)
+        def draw(key: Key, state: Any) -> Mapping[str, Figure]:
+            found = built.draw(key, state)
+            return built.look(key, state).figures if found is None else found
+
         drawn = zip(seeds, each(draw, keys, state), strict=True)
         return {f"seed-{s}/{name}": figure for s, ones in drawn for name, figure in ones.items()}
 

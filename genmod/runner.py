@@ -227,23 +227,23 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
     Raises:
       Exception: what the experiment's own evaluation or pictures raise, once all else is written.
     """
-    judge, draw = experiment.evaluate, experiment.figures
     failed: list[Exception] = []
-    if judge is None or draw is None:  # one look for both: they speak of the same samples
-        last = Observation()
-        with _put_off(failed):
-            last = experiment.observe(rng.stream(key, "evaluate"), state)
-        judge = judge or (lambda key, state: last.numbers)
-        draw = draw or (lambda key, state: last.figures)
-    evaluation, figures = {}, {}
+    drawn = None
     with _put_off(failed):
-        evaluation = summary(judge(rng.stream(key, "evaluate"), state))
+        drawn = experiment.draw(rng.stream(key, "figures"), state)
+    last = Observation()
+    if experiment.evaluate is None or (drawn is None and not failed):
+        with _put_off(failed):  # one look for both: they speak of the same samples
+            last = experiment.look(rng.stream(key, "evaluate"), state)
+    evaluation = summary(last.numbers)
+    if experiment.evaluate is not None:
+        with _put_off(failed):
+            evaluation = summary(experiment.evaluate(rng.stream(key, "evaluate"), state))
     if evaluation:
         record.write_json(folder.evaluation, evaluation)
         for name, value in record.readable(evaluation).items():
             print(f"{name}: {value}")
-    with _put_off(failed):
-        figures = dict(draw(rng.stream(key, "figures"), state))
+    figures = dict(last.figures if drawn is None else drawn)
     rows = record.read_metrics(folder)
     if rows and report.is_game(rows):
         figures["game"] = report.game(rows)
@@ -301,15 +301,20 @@ class _Watch:
         if not cluster.leads():
             return {}
         try:
-            seen = self._experiment.observe(self._key, state)
+            seen = self._experiment.look(self._key, state)
         except Exception as error:
             self._warn(step, f"this look failed: {_in_a_line(error)}; training goes on without it")
             return {}
-        for name, figure in seen.figures.items():
+        drawn = {name: figure.savefig for name, figure in seen.figures.items()}
+        grids = {
+            name: functools.partial(report.save_grid, images)
+            for name, images in seen.images.items()
+        }
+        for name, save in {**drawn, **grids}.items():
             path = self._folder.pictures / name / f"step-{step:08d}.png"
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                figure.savefig(path)
+                save(path)
             except Exception as error:
                 self._warn(step, f"the picture {name} failed: {_in_a_line(error)}")
         for warning in seen.warnings:

@@ -95,7 +95,7 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
             metrics, carry = train.drain(carry)
             row = runner.log_row(whole, mark, metrics)
             if mark in rows and set(rows[mark]) - set(row) - set(_TIMINGS):  # there was a look
-                seen = whole.observe(rng.stream(key, "observe"), carry.state)
+                seen = whole.look(rng.stream(key, "observe"), carry.state)
                 row = runner.joined(row, runner.summary(seen.numbers))
             difference = _row_difference(mark, rows.get(mark), row)
             num_values += len(row)

@@ -2,7 +2,7 @@
 
 from genmod.report.autoencoders import autoencoder_figures
 from genmod.report.curves import curves, game, is_game
-from genmod.report.grids import comparison, generator_figures, image_grid
+from genmod.report.grids import comparison, generator_figures, image_grid, picture, save_grid
 from genmod.report.latents import latent_plane, manifold_points
 from genmod.report.planes import plane, planes
 
@@ -16,6 +16,8 @@ __all__ = [
     "is_game",
     "latent_plane",
     "manifold_points",
+    "picture",
     "plane",
     "planes",
+    "save_grid",
 ]

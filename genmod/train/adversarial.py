@@ -353,16 +353,23 @@ def adversarial(
             {**gradients.join(seen[0]), **made_terms}, both, dict.fromkeys(made_terms, shown)
         )
 
-    def sample(key: Key, state: AdversarialState, num: int) -> Array:
-        keys = rng.per_example(rng.stream(key, "latent"), checks.positive_integer("num", num))
+    def decoder(key: Key, state: AdversarialState) -> Callable[[Array], Array]:
         params = state.params
         if average_half_life is not None:
             params = params._replace(generator=state.average)
         params = players.standing(rng.stream(key, "standing"), params)
-        images = players.generate(params, players.latent(keys))
-        return images if as_images is None else as_images(images)
 
-    return Learner(init, step, sample, players.check, inspect=inspect)
+        def decode(z: Array) -> Array:
+            images = players.generate(params, z)
+            return images if as_images is None else as_images(images)
+
+        return decode
+
+    def sample(key: Key, state: AdversarialState, num: int) -> Array:
+        keys = rng.per_example(rng.stream(key, "latent"), checks.positive_integer("num", num))
+        return decoder(key, state)(players.latent(keys))
+
+    return Learner(init, step, sample, players.check, inspect=inspect, decoder=decoder)
 
 
 def _health(loss: Loss, real_logits: Array, fake_logits: Array) -> Metrics:

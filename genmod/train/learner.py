@@ -29,6 +29,11 @@ class Inspection(NamedTuple):
     examples: dict[str, Array] | None = None
 
 
+def no_decoder(key: Key, state: Any) -> Callable[[Array], Array]:
+    """Stands where a learner does not know what it makes of latents."""
+    raise ValueError("this learner has no decoder; expected a single run of train.adversarial")
+
+
 class Learner(NamedTuple):
     """Training as pure functions; it holds no state and no key.
 
@@ -48,6 +53,8 @@ class Learner(NamedTuple):
         example by example: the same keys, before the update. Over seeds or a grid its arrays have
         their leading axis; over devices it is the one for a single device, the same up to rounding.
         None where a learner cannot be taken apart.
+      decoder: `(key, state) -> (z [B, L] -> images [B, H, W, C])`, what `sample` makes of latents;
+        the key is for networks that settle statistics first. Known of `train.adversarial`.
     """
 
     init: Callable[[Key, Batch], Any]
@@ -59,6 +66,7 @@ class Learner(NamedTuple):
     one_by_one: bool | None = None
     mesh: jax.sharding.Mesh | None = None
     inspect: Callable[[Key, Any, Batch], Inspection] | None = None
+    decoder: Callable[[Key, Any], Callable[[Array], Array]] = no_decoder
 
 
 class TrainState(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import checks
-from genmod.train.learner import Learner
+from genmod.train.learner import Learner, no_decoder
 from genmod.train.loop import Carry, runs_one_by_one
 from genmod.types import Array, Batch, Key, Keys, Metrics
 
@@ -113,7 +113,8 @@ def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
         return jax.vmap(lambda one: learner.sample(key, one, images))(state)
 
     inspect = learner.inspect and jax.vmap(learner.inspect, (None, 0, None))
-    return learner._replace(init=init, step=step, sample=sample, inspect=inspect)
+    parts = {"step": step, "sample": sample, "inspect": inspect, "decoder": no_decoder}
+    return learner._replace(init=init, **parts)
 
 
 def combinations(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:

@@ -103,11 +103,11 @@ def make(
     return Vae(init, encode, posteriors.sample, decode, likelihood, p_z)
 
 
+def images(model: Vae) -> Callable[[VaeParams, Array], Array]:
+    """What latents look like: `(params, z [B, L]) -> images [B, H, W, C]`, the mean of p(x|z)."""
+    return lambda params, z: model.likelihood.mean(model.decode(params, z))
+
+
 def generate(model: Vae) -> Callable[[Keys, VaeParams], Array]:
     """A sampler `(keys [B], params) -> images [B, H, W, C]`: the mean of p(x|z) at z ~ p(z)."""
-
-    def sample(keys: Keys, params: VaeParams) -> Array:
-        z = model.prior.sample(keys, params.prior)
-        return model.likelihood.mean(model.decode(params, z))
-
-    return sample
+    return lambda keys, params: images(model)(params, model.prior.sample(keys, params.prior))
