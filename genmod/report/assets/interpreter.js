@@ -1,0 +1,187 @@
+// Follows the operations that genmod/report/programs.py writes down.
+"use strict";
+
+const genmodInterpreter = (() => {
+  const ERF = [0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429];
+
+  // Abramowitz and Stegun 7.1.26: to 1.5e-7.
+  function erf(x) {
+    const t = 1 / (1 + 0.3275911 * Math.abs(x));
+    const sum = ERF.reduceRight((total, c) => (total + c) * t, 0);
+    return Math.sign(x) * (1 - sum * Math.exp(-x * x));
+  }
+
+  // Half to even, as NumPy and XLA round.
+  function round(x) {
+    const near = Math.round(x);
+    return near - x === 0.5 && near % 2 !== 0 ? near - 1 : near;
+  }
+
+  const ELEMENTWISE = {
+    add: (x, y) => x + y,
+    sub: (x, y) => x - y,
+    mul: (x, y) => x * y,
+    div: (x, y) => x / y,
+    max: (x, y) => Math.max(x, y),
+    min: (x, y) => Math.min(x, y),
+    pow: (x, y) => Math.pow(x, y),
+    rem: (x, y) => x % y,
+    lt: (x, y) => +(x < y),
+    le: (x, y) => +(x <= y),
+    gt: (x, y) => +(x > y),
+    ge: (x, y) => +(x >= y),
+    eq: (x, y) => +(x === y),
+    ne: (x, y) => +(x !== y),
+    and: (x, y) => +(x && y),
+    or: (x, y) => +(x || y),
+    not: (x) => +!x,
+    neg: (x) => -x,
+    abs: Math.abs,
+    sign: Math.sign,
+    floor: Math.floor,
+    ceil: Math.ceil,
+    round,
+    exp: Math.exp,
+    expm1: Math.expm1,
+    log: Math.log,
+    log1p: Math.log1p,
+    sqrt: Math.sqrt,
+    rsqrt: (x) => 1 / Math.sqrt(x),
+    square: (x) => x * x,
+    sin: Math.sin,
+    cos: Math.cos,
+    tanh: Math.tanh,
+    logistic: (x) => 1 / (1 + Math.exp(-x)),
+    erf,
+    is_finite: (x) => +Number.isFinite(x),
+    select_n: (which, x, y) => (which ? y : x),
+    clamp: (low, x, high) => Math.min(Math.max(x, low), high),
+  };
+
+  // Calls visit(place, i) for the i-th index of `shape`, with place = offset + strides . index.
+  function places({ shape, strides, offset = 0 }, visit) {
+    const index = new Array(shape.length).fill(0);
+    const size = shape.reduce((total, side) => total * side, 1);
+    let place = offset;
+    for (let i = 0; i < size; i++) {
+      visit(place, i);
+      for (let axis = shape.length - 1; axis >= 0; axis--) {
+        place += strides[axis];
+        if (++index[axis] < shape[axis]) break;
+        place -= strides[axis] * shape[axis];
+        index[axis] = 0;
+      }
+    }
+  }
+
+  const OPERATIONS = {
+    view(step, out, [x]) {
+      places(step, (place, i) => (out[i] = x[place]));
+    },
+    place(step, out, [x, piece]) {
+      out.set(x);
+      places(step, (place, i) => (out[place] = piece[i]));
+    },
+    matmul({ k }, out, [x, y]) {
+      const rows = x.length / k;
+      const columns = y.length / k;
+      const total = new Float64Array(columns);
+      for (let row = 0; row < rows; row++) {
+        total.fill(0);
+        for (let i = 0; i < k; i++) {
+          const factor = x[row * k + i];
+          if (factor === 0) continue; // half of what a rectifier lets through
+          const start = i * columns;
+          for (let j = 0; j < columns; j++) total[j] += factor * y[start + j];
+        }
+        out.set(total, row * columns);
+      }
+    },
+    sum({ k }, out, [x]) {
+      for (let i = 0; i < out.length; i++) {
+        let total = 0;
+        for (let j = 0; j < k; j++) total += x[i * k + j];
+        out[i] = total;
+      }
+    },
+    maximum({ k }, out, [x]) {
+      for (let i = 0; i < out.length; i++) {
+        let most = -Infinity;
+        for (let j = 0; j < k; j++) most = Math.max(most, x[i * k + j]);
+        out[i] = most;
+      }
+    },
+    conv(step, out, [x, kernel]) {
+      const [height, width, channels] = step.x;
+      const [rows, columns, depth] = step.shape;
+      const [tall, broad] = step.kernel;
+      const [stepDown, stepRight] = step.stride;
+      const [gapDown, gapRight] = step.dilation;
+      const total = new Float64Array(depth);
+      for (let row = 0; row < rows; row++) {
+        for (let column = 0; column < columns; column++) {
+          total.fill(0);
+          for (let i = 0; i < tall; i++) {
+            const down = row * stepDown - step.before[0] + i;
+            if (down < 0 || down % gapDown || down / gapDown >= height) continue;
+            for (let j = 0; j < broad; j++) {
+              const right = column * stepRight - step.before[1] + j;
+              if (right < 0 || right % gapRight || right / gapRight >= width) continue;
+              const pixel = ((down / gapDown) * width + right / gapRight) * channels;
+              for (let c = 0; c < channels; c++) {
+                const factor = x[pixel + c];
+                if (factor === 0) continue;
+                const start = ((i * broad + j) * channels + c) * depth;
+                for (let d = 0; d < depth; d++) total[d] += factor * kernel[start + d];
+              }
+            }
+          }
+          out.set(total, (row * columns + column) * depth);
+        }
+      }
+    },
+  };
+
+  function elementwise(step, out, given) {
+    const f = ELEMENTWISE[step.f];
+    const [x, y, z] = given;
+    const [dx, dy, dz] = given.map((values) => (values.length === 1 ? 0 : 1));
+    if (given.length === 1) for (let i = 0; i < out.length; i++) out[i] = f(x[i * dx]);
+    if (given.length === 2) for (let i = 0; i < out.length; i++) out[i] = f(x[i * dx], y[i * dy]);
+    if (given.length === 3) {
+      for (let i = 0; i < out.length; i++) out[i] = f(x[i * dx], y[i * dy], z[i * dz]);
+    }
+  }
+
+  function bytes(text) {
+    const binary = atob(text);
+    return Uint8Array.from(binary, (letter) => letter.charCodeAt(0)).buffer;
+  }
+
+  function constant({ f32, i16, scale }) {
+    if (f32 !== undefined) return new Float32Array(bytes(f32));
+    return Float32Array.from(new Int16Array(bytes(i16)), (value) => Math.fround(value * scale));
+  }
+
+  // A function z -> pixels, a Float32Array [H * W * C] that the next call overwrites.
+  function decoder(program) {
+    const values = [];
+    for (const [number, value] of Object.entries(program.constants)) values[number] = constant(value);
+    for (const step of program.steps) values[step.out] = new Float32Array(step.n);
+    return (z) => {
+      if (z.length !== program.latentDim) {
+        throw new RangeError(`z must have ${program.latentDim} numbers, got ${z.length}`);
+      }
+      values[0] = Float32Array.from(z);
+      for (const step of program.steps) {
+        const given = step.a.map((number) => values[number]);
+        (OPERATIONS[step.f] || elementwise)(step, values[step.out], given);
+      }
+      return values[program.result];
+    };
+  }
+
+  return { decoder, operations: [...Object.keys(OPERATIONS), ...Object.keys(ELEMENTWISE)] };
+})();
+
+if (typeof module !== "undefined") module.exports = genmodInterpreter;
