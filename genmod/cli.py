@@ -7,31 +7,24 @@ is gone, 130 Ctrl-C, 143 SIGTERM. `genmod verify`: 0 every bit agrees, 1 somethi
 
 import contextlib
 import dataclasses
-import importlib.util
+import io
 import itertools
 import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 
-from genmod import lock
+from genmod import commands, lock, startup
 from genmod.stop import Stop
 
 _FAILED, _USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 1, 2, 3, 4, 5
 _CODES = {"DiskError": _FAILED, "DataError": _BAD_DATA, "CheckpointError": _BAD_CHECKPOINT}
-_CLASSES = 30
-"""How many classes a histogram shows."""
-_PICTURES = (".png", ".pdf", ".svg")
-_SAME_BITS_ON_GPU = (
-    "--xla_gpu_exclude_nondeterministic_ops=true",
-    "--xla_gpu_autotune_level=0",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +87,8 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
     if not _of_several(arguments):
         for path in _named_run_dirs(arguments):  # before the imports: those take a second
             lock.refuse_running(path)
+    if Path(name).is_dir():
+        name, arguments = _of_pictures(name, arguments)
     import jax
 
     from genmod import cluster, devices, experiment, machine, record, runner
@@ -105,8 +100,8 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
     path = options.run_dir or Path("runs") / source.stem / experiment.default_name(
         config, options.seeds
     )
-    configure_compilation_cache()
-    configure_gpu()
+    startup.configure_compilation_cache()
+    startup.configure_gpu()
     several = _of_several(arguments)
     cores = 1 if several or options.debug else devices.evenly(options.seeds, machine.cores())
     with contextlib.suppress(RuntimeError):  # too late where the devices are known already
@@ -124,7 +119,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             module.build(config),
             config.seed,
             options.seeds,
-            choose_devices(options.devices, cores),
+            startup.choose_devices(options.devices, cores),
             options.how,
         )
         runner.check(built, config.seed)  # before there is a folder
@@ -172,6 +167,17 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
     return 0
 
 
+def _of_pictures(folder: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The experiment for a folder of pictures, and its flags; says what was chosen."""
+    from genmod import pictures
+
+    choice = pictures.choose(folder)
+    flags = pictures.arguments(choice, arguments)
+    print(f"{folder}: {choice.found}", flush=True)
+    print(f"chosen: genmod train {shlex.join([str(choice.experiment), *flags])}", flush=True)
+    return str(choice.experiment), flags
+
+
 @contextlib.contextmanager
 def _set(**variables: float | None) -> Iterator[None]:
     """Variables of the environment, as long as this lasts; those that are None stay."""
@@ -209,293 +215,6 @@ def _named_run_dirs(arguments: Sequence[str]) -> list[Path]:
     return [Path(after) for word, after in itertools.pairwise(words) if word == "--run-dir"]
 
 
-def sample(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    num: int = 100,
-    seed: int = 0,
-    index: int = 0,
-    out: Path = Path("samples.png"),
-) -> int:
-    """Draws images from a trained run and writes them as a grid.
-
-    Args:
-      run: the run folder.
-      num: how many images.
-      seed: seed of the draws.
-      index: which of the runs, where the folder holds several seeds; the first is 0.
-      out: the picture to write.
-    """
-    import jax
-
-    from genmod import checks, record, report, rng, runner
-    from genmod.train import checkpoint, pick
-
-    checks.positive_integer("num", num)
-    key = rng.stream(rng.root(seed), "sample")
-    _check_picture(out)
-    configure_compilation_cache()
-    folder = record.Folder(run)
-    opened = runner.reopen(folder)
-    built, seeds = opened.single, opened.whole.learner.seeds
-    checks.index_of_run(index, seeds or 1)
-    carry = checkpoint.restore(folder.checkpoints, runner.check(opened.whole, opened.config.seed))
-    if seeds is not None:
-        carry = pick(carry, index)
-    images = jax.jit(built.learner.sample, static_argnums=2)(key, carry.state, num)
-    (built.show or report.image_grid)(images).savefig(out)
-    print(out)
-    return 0
-
-
-def _check_picture(out: Path) -> None:
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
-    if out.suffix.lower() not in _PICTURES:
-        raise ValueError(f"out must end in {', '.join(_PICTURES)}, got {out.name!r}")
-
-
-def runs(
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs"),
-) -> int:
-    """Lists the runs below a folder, with how far they are and where they stand.
-
-    Args:
-      folder: where to look.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from genmod import record
-
-    table = Table("run", "begun", "epoch", "loss", "evaluation", box=None, pad_edge=False)
-    for path in sorted(folder.glob("**/record.json")):
-        found = record.Folder(path.parent)
-        try:
-            recorded, rows = record.read(found), record.read_metrics(found)
-        except ValueError as error:
-            print(f"note: {error}", file=sys.stderr)
-            continue
-        last = rows[-1] if rows else {"epoch": 0}
-        table.add_row(
-            str(found.path),
-            recorded["created"][:16].replace("T", " "),
-            f"{last['epoch']:g} of {recorded['config'].get('epochs', '?')}",
-            ", ".join(record.readable(record.losses(last)).values()) or "-",
-            ", ".join(
-                f"{k} {v}" for k, v in record.readable(record.read_evaluation(found)).items()
-            ),
-        )
-    if table.row_count:
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
-    else:
-        print(f"no runs below {str(folder)!r}")
-    return 0
-
-
-def data(
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
-    split: str = "train",
-    data_dir: Path | None = None,
-    manual_dir: Path | None = None,
-    image_size: int | None = None,
-    skip_corrupt: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    num: int = 100,
-    out: Path = Path("data.png"),
-) -> int:
-    """Shows what is in a data set: counts, classes, mean, fingerprint, pictures, speed.
-
-    Args:
-      name: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR or call:FILE:F.
-      split: train or test, or parts of them such as train[:90%].
-      data_dir: folder to read from instead of the usual one.
-      manual_dir: folder with the original archives of a data set of tensorflow-datasets.
-      image_size: side of the square to which pictures of a folder are resized and cropped.
-      skip_corrupt: leave out pictures of a folder that cannot be read, and count them.
-      num: how many images to draw, spread over the whole split.
-      out: the picture to write.
-    """
-    import numpy as np
-
-    from genmod import checks, report
-    from genmod import data as sets
-
-    checks.positive_integer("num", num)
-    _check_picture(out)
-    dataset = sets.load(
-        name,
-        split,
-        data_dir=data_dir,
-        manual_dir=manual_dir,
-        image_size=image_size or None,
-        skip_corrupt=skip_corrupt,
-    )
-    found = sets.summary(dataset)
-    configure_compilation_cache()
-    places = np.linspace(0, found.num - 1, min(num, found.num)).astype(int)
-    report.image_grid(dataset.images[places]).savefig(out)
-    batch_size = min(100, found.num)
-    batch_at = sets.batches(dataset.images, batch_size=batch_size)
-    speed = batch_size * sets.batches_per_second(batch_at)
-    where = sets.whereabouts(batch_at)
-    values = [", ".join(f"{x:.4f}" for x in each) for each in (found.mean, found.std)]
-    rows = {
-        "data set": f"{name}, {split}",
-        "images": f"{found.num:,}, uint8 {list(found.shape)}, {found.num_bytes / 1e6:,.1f} MB",
-        "mean": f"{values[0]} (grey values in [0, 1])",
-        "standard deviation": values[1],
-        "fingerprint": dataset.fingerprint,
-        "in training": where.partition(", ")[2],
-        "batches": f"{speed:,.0f} images/s, shuffled",
-    }
-    _print_table(["", ""], [[key, value] for key, value in rows.items()], right=False)
-    most = max(found.counts.values())
-    bars = [
-        [str(label), f"{count:,}", "#" * max(1, round(40 * count / most))]
-        for label, count in list(found.counts.items())[:_CLASSES]
-    ]
-    _print_table(["class", "images", ""], bars, right=False)
-    if len(found.counts) > _CLASSES:
-        print(f"and {len(found.counts) - _CLASSES:,} more classes")
-    print(out)
-    return 0
-
-
-def replay(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    step: int,
-    top: int = 8,
-    index: int = 0,
-) -> int:
-    """Rebuilds one step of a run: its loss example by example, its gradients, who was the cause.
-
-    The step is rebuilt from the nearest checkpoint before it, or from the start. The examples that
-    are not finite, or else those of the largest loss, are drawn to RUN/replay/step-K.png.
-
-    Args:
-      run: the run folder.
-      step: which step, counted from 1, as the log and the error of a run that diverged do.
-      top: how many examples to show.
-      index: which of the runs, where the folder holds several seeds; the first is 0.
-    """
-    import numpy as np
-
-    from genmod import checks, record, report
-    from genmod import replay as replaying
-
-    checks.positive_integer("top", top)
-    configure_compilation_cache()
-    again = replaying.step(run, step, index=index)
-    origin = f"the checkpoint of step {again.origin:,}" if again.origin else "the start"
-    print(f"{run}: step {step:,} of {again.num_steps:,}, rebuilt from {origin}")
-    if again.inspection is None:
-        _print_table(["metric", "value"], [[n, f"{v:.6g}"] for n, v in again.metrics.items()])
-        print("the learner has no inspect: there is nothing to see of each example")
-        return 0
-    with np.errstate(all="ignore"):
-        rows = [
-            [name, *(f"{x:.6g}" for x in (v.mean(), v.min(), v.max())), _share(np.isfinite(v))]
-            for name, (v, _) in replaying.by_example(again).items()
-        ]
-    _print_table(["term", "mean", "min", "max", "not finite"], rows)
-    _print_table(
-        ["gradient", "norm", "not finite"],
-        [
-            [path, f"{found.norm:.6g}", f"{found.num_bad:,} of {found.size:,}"]
-            for path, found in replaying.gradients(again).items()
-        ],
-    )
-    found = replaying.offenders(again, top)
-    what = "that are not finite" if found.term is None else f"of the largest {found.term}"
-    print(f"examples {what}: {len(found.places)} of {found.num}")
-    _print_table(*_example_rows(again, found.places))
-    if again.images is not None and len(found.places):
-        picture = record.Folder(run).replay / f"step-{step}.png"
-        picture.parent.mkdir(exist_ok=True)
-        report.image_grid(again.images[found.places]).savefig(picture)
-        print(picture)
-    return 0
-
-
-def _share(finite: Any) -> str:
-    return f"{(~finite).sum():,} of {finite.size:,}"
-
-
-def _example_rows(again: Any, places: Any) -> tuple[list[str], list[list[str]]]:
-    """What is known of examples, a row each: their places, and the mean of each term's values."""
-    from genmod import replay as replaying
-
-    terms = replaying.by_example(again)
-    indices = again.indices
-    rows = [
-        [
-            str(place),
-            "?" if indices is None else str(indices[place]),
-            *(
-                f"{values[at == place].mean():.6g}" if (at == place).any() else "-"
-                for values, at in terms.values()
-            ),
-        ]
-        for place in places
-    ]
-    return ["in the batch", "in the data set", *terms], rows
-
-
-def _print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = True
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None, pad_edge=False, show_header=any(columns))
-    for column in table.columns[1:] if right else ():
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def verify(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    steps: int | None = None,
-    everything: Annotated[bool, tyro.conf.arg(name="all"), tyro.conf.FlagCreatePairsOff] = False,
-) -> int:
-    """Repeats the first steps of a run from its record, and says whether every bit agrees.
-
-    Compared are the logged values, apart from timings, and the arrays of the checkpoints. The exit
-    code is 0 if every bit agrees, and 1 if something differs, which is named.
-
-    Args:
-      run: the run folder; nothing in it is changed.
-      steps: how many steps; up to the first log point by default.
-      everything: repeat the whole run, as far as it has got.
-    """
-    from genmod import verify as verifying
-
-    if steps is not None and everything:
-        raise ValueError(f"--steps {steps} and --all cannot be given together; expected one")
-    configure_compilation_cache()
-    found = verifying.run(run, steps=steps, everything=everything)
-    for change in found.changes:
-        print(f"note: {change}", file=sys.stderr)
-    parts = {"log point": found.log_points, "checkpoint": found.checkpoints}
-    compared = ", ".join(
-        f"{len(at)} {what}{'s' * (len(at) != 1)} (step {', '.join(f'{s:,}' for s in at[-3:])})"
-        if len(at) <= 3
-        else f"{len(at)} {what}s (to step {at[-1]:,})"
-        for what, at in parts.items()
-        if at
-    )
-    if found.difference is None:
-        print(
-            f"{run}: every bit agrees over {found.steps:,} steps: {compared}, "
-            f"{found.num_values:,} values"
-        )
-        return 0
-    print(f"{run}: differs at {found.difference}")
-    print(f"what agrees before: {compared or 'nothing was compared'}")
-    return _FAILED
-
-
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> None:
     """Runs the command and exits with its code; `stop` listens to signals already."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -519,74 +238,38 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> No
     sys.exit(code)
 
 
-def configure_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that the second start of an experiment is quick.
-
-    The folder is $GENMOD_CACHE_DIR, or the user's cache folder; JAX's own variable
-    JAX_COMPILATION_CACHE_DIR takes precedence.
-    """
-    import jax
-
-    from genmod import caches
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(caches.folder()))
-    # By default JAX keeps only what took a second to compile; here a start is many small programs.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def configure_gpu() -> None:
-    """Has a GPU repeat its bits: no kernels whose sums come in any order, none chosen by a race.
-
-    Flags of your own in XLA_FLAGS take precedence. Nothing of JAX may have been used before; where
-    there is no plugin for GPUs, nothing is changed.
-    """
-    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        return
-    given = os.environ.get("XLA_FLAGS", "")
-    flags = [flag for flag in _SAME_BITS_ON_GPU if flag.partition("=")[0] not in given]
-    os.environ["XLA_FLAGS"] = " ".join([*given.split(), *flags])
-
-
-def choose_devices(num: int | None, on_cpu: int = 1) -> list[Any]:
-    """The devices of a run: `num` of each process, which on a CPU share its cores.
-
-    By default one, or `on_cpu` where they are those of a CPU, or all where there are several
-    processes.
-
-    Raises:
-      ValueError: if there are fewer.
-    """
-    import jax
-
-    here = jax.local_devices()
-    if num is not None and len(here) < num:
-        raise ValueError(f"devices must be at most {len(here)} here, got {num}")
-    if jax.process_count() == 1:
-        spare = min(on_cpu, len(here)) if here[0].platform == "cpu" else 1
-        return here[: num or spare]
-    own = [[d for d in jax.devices() if d.process_index == k] for k in range(jax.process_count())]
-    return [device for devices in own for device in devices[: num or len(devices)]]
-
-
 def _dispatch(arguments: list[str], stop: Stop) -> int:
     # `train` is parsed in two steps: the experiment's file says which flags there are.
     if arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-"):
         return train(arguments[1], arguments[2:], stop)
-    return tyro.extras.subcommand_cli_from_dict(
-        {
-            "train": _train_help,
-            "sample": sample,
-            "runs": runs,
-            "data": data,
-            "replay": replay,
-            "verify": verify,
-        },
+    return _parse_command({"train": _train_help}, arguments)
+
+
+def _parse_command(train: dict[str, Callable[..., int]], arguments: list[str]) -> int:
+    known = {**train, **commands.COMMANDS, "completion": completion}
+    choices = [
+        Annotated[
+            Any,
+            tyro.conf.subcommand(
+                name=name,
+                constructor=function,
+                # The list of commands has a line for each; its own help has the whole.
+                description=_first_line(function) if arguments[:1] != [name] else None,
+            ),
+        ]
+        for name, function in known.items()
+    ]
+    return tyro.cli(
+        Union[tuple(choices)],  # pyrefly: ignore  # noqa: UP007
         args=arguments,
         prog="genmod",
-        description="Generative modelling in JAX.",
+        description="Generative modelling in JAX: `genmod COMMAND --help` says more of each.",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
+
+
+def _first_line(function: Callable[..., int]) -> str:
+    return (function.__doc__ or "").partition("\n")[0]
 
 
 def _train_help(
@@ -595,22 +278,64 @@ def _train_help(
     """Trains an experiment: `genmod train EXPERIMENT --help` lists its flags.
 
     Args:
-      experiment: a Python file, or the name of one in ./experiments.
+      experiment: a Python file, or the name of one in ./experiments; or a folder of pictures of
+        your own, for which a model and its size are chosen.
     """
     return train(experiment, [])
 
 
-def _parse(module: Any, name: str, arguments: Sequence[str]) -> tuple[Any, RunOptions]:
-    def options(config: module.Config, run: RunOptions) -> tuple[Any, RunOptions]:
-        return config, run
+def completion(
+    shell: Annotated[
+        Literal["bash", "zsh", "tcsh"], tyro.conf.Positional, tyro.conf.arg(metavar="SHELL")
+    ],
+) -> int:
+    """Prints what makes a shell complete commands, the experiments in ./experiments, their flags.
 
+    For bash: `genmod completion bash > ~/.local/share/bash-completion/completions/genmod`.
+
+    Args:
+      shell: bash, zsh or tcsh.
+    """
+    from genmod import experiment
+
+    choices: Any = None
+    for name in experiment.names():
+        with contextlib.suppress(Exception):  # an experiment of any kind, which may not load
+            options = _options(experiment.load(experiment.find(name)))
+            one = Annotated[Any, tyro.conf.subcommand(name=name, constructor=options)]
+            choices = one if choices is None else choices | one
+
+    def train_one(experiment: choices) -> int:  # pyrefly: ignore
+        return 0
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        _parse_command(
+            {"train": _train_help if choices is None else train_one},
+            ["--tyro-print-completion", shell],
+        )
+    # Where nothing fits, as for run folders, bash shall complete the names of files.
+    print(printed.getvalue().replace("complete -F", "complete -o default -F"), end="")
+    return 0
+
+
+def _parse(module: Any, name: str, arguments: Sequence[str]) -> tuple[Any, RunOptions]:
     return tyro.cli(
-        options,
+        _options(module),
         args=list(arguments),
         prog=f"genmod train {name}",
         description=module.__doc__,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def _options(module: Any) -> Callable[..., tuple[Any, RunOptions]]:
+    """What tyro makes the flags of an experiment of."""
+
+    def options(config: module.Config, run: RunOptions) -> tuple[Any, RunOptions]:
+        return config, run
+
+    return options
 
 
 def _explain(error: Exception, debug: bool) -> int:

@@ -100,15 +100,21 @@ class Pictures:
         return self.files[place]
 
 
-def is_coloured(path: str) -> bool:
-    """Whether a picture has colours, as its head says; False if it cannot be read."""
+def head(path: str) -> tuple[tuple[int, int], bool] | None:
+    """Width and height of a picture, and whether it has colours; None if it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            return picture.mode not in _GREY
+            return picture.size, picture.mode not in _GREY
     except Exception:  # Pillow's decoders raise whatever they meet
-        return False
+        return None
+
+
+def is_coloured(path: str) -> bool:
+    """Whether a picture has colours, as its head says; False if it cannot be read."""
+    found = head(path)
+    return found is not None and found[1]
 
 
 def read_picture(path: str, size: int | None) -> np.ndarray:

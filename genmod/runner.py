@@ -7,12 +7,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 
-from genmod import cluster, data, devices, disk, evaluate, record, report, rng, train
+from genmod import checks, cluster, data, devices, disk, evaluate, record, report, rng, train
 from genmod import experiment as experiments
 from genmod.errors import DataError
 from genmod.experiment import Experiment, Observation
@@ -61,6 +62,28 @@ def reopen(folder: record.Folder) -> Reopened:
     single = module.build(config)
     whole = experiments.over(single, config.seed, recorded.get("seeds", 1))
     return Reopened(recorded, config, single, whole)
+
+
+def trained(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
+    """Builds a run again and restores its newest checkpoint.
+
+    Args:
+      path: the run folder.
+      index: which of the runs, where the folder holds several seeds.
+
+    Returns:
+      The experiment, as one run, and its state.
+
+    Raises:
+      ValueError: if the folder is not that of a run, or has no run of that index.
+      CheckpointError: if no checkpoint can be restored.
+    """
+    folder = record.Folder(Path(path))
+    opened = reopen(folder)
+    seeds = opened.whole.learner.seeds
+    checks.index_of_run(index, seeds or 1)
+    carry = checkpoint.restore(folder.checkpoints, check(opened.whole, opened.config.seed))
+    return opened.single, (carry if seeds is None else train.pick(carry, index)).state
 
 
 def keys(experiment: Experiment, seed: int) -> Key | Keys:

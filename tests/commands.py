@@ -19,7 +19,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint import v1 as orbax
 
-from genmod import cli, experiment, record, runner
+from genmod import cli, experiment, record, runner, startup
 from genmod.train import NonFiniteError, checkpoint
 
 # Where archives of Fashion-MNIST may lie. Debian has packed them again, without the names in them:
@@ -171,7 +171,7 @@ def genmod(place, environment, monkeypatch, capsys):
         return Ended(ended.value.code, *capsys.readouterr())
 
     monkeypatch.chdir(place)
-    cli.configure_compilation_cache()
+    startup.configure_compilation_cache()
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -10,7 +10,7 @@ import pytest
 from commands import SMALL, refused
 from PIL import Image
 
-from genmod import cli, data, record
+from genmod import data, record, startup
 from genmod.train import checkpoint
 
 
@@ -201,5 +201,5 @@ def test_impossible_seeds_and_devices_are_refused(genmod, tmp_path, flags, said)
 def test_a_gpu_is_asked_to_repeat_its_bits(monkeypatch, plugin, given, flags):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin or None)
     monkeypatch.setenv("XLA_FLAGS", given)
-    cli.configure_gpu()
+    startup.configure_gpu()
     assert os.environ["XLA_FLAGS"] == flags

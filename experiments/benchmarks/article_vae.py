@@ -153,9 +153,9 @@ def train_genmod(turns: Turns, job: Job) -> None:
     from genmod import data, nets, rng, train, vae
 
     if "GENMOD_CACHE_DIR" in os.environ:
-        from genmod import cli
+        from genmod import startup
 
-        cli.configure_compilation_cache()
+        startup.configure_compilation_cache()
     dataset = data.load("mnist", split="train")
     batch_at = data.batches(dataset.images, batch_size=job.batch_size)
     model = vae.make(nets.mlp((128,), 8, heads=2), nets.mlp((128,), (28, 28, 1)), latent_dim=4)

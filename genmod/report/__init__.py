@@ -1,19 +1,22 @@
 """Figures: each function takes arrays and returns a matplotlib Figure; nothing is shown."""
 
 from genmod.report.autoencoders import autoencoder_figures
-from genmod.report.curves import curves, game, is_game
+from genmod.report.curves import compared, curves, game, is_game
 from genmod.report.grids import comparison, generator_figures, image_grid, picture, save_grid
-from genmod.report.latents import latent_plane, manifold_points
+from genmod.report.latents import LatentAxes, latent_axes, latent_plane, manifold_points
 from genmod.report.planes import plane, planes
 
 __all__ = [
+    "LatentAxes",
     "autoencoder_figures",
+    "compared",
     "comparison",
     "curves",
     "game",
     "generator_figures",
     "image_grid",
     "is_game",
+    "latent_axes",
     "latent_plane",
     "manifold_points",
     "picture",

@@ -18,8 +18,15 @@ def figure(width: float, height: float, **options: Any) -> Figure:
     return Figure(figsize=(width, height), dpi=110, **options)
 
 
-def colour(index: int) -> tuple[float, ...]:
+def colour(index: int) -> tuple[float, float, float, float]:
     """The colour of class number `index`; there are ten, then they repeat."""
     from matplotlib import colormaps
 
     return colormaps["tab10"](index % 10)
+
+
+def hex_colour(index: int) -> str:
+    """The same colour as #rrggbb, for what is drawn elsewhere."""
+    from matplotlib.colors import to_hex
+
+    return to_hex(colour(index))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NOT_CURVES = ("step", "epoch", "examples_per_s", "seeds")
+# The article's equilibrium of the game: at one half nobody can tell real from generated.
+_AT_A_HALF = ("real_probability", "fake_probability", "accuracy")
 _IN_A_ROW = 4
 
 # The panels of `game`, in order: title, and the metrics of `train.adversarial` that it shows.
@@ -47,6 +49,33 @@ def curves(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Fi
     return figure
 
 
+def compared(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str | None = None
+) -> Figure:
+    """One panel per metric with a line for each run, over epochs.
+
+    Args:
+      runs: log points as for `curves`, by what to call the run.
+      title: shown above.
+
+    Raises:
+      ValueError: if there are no runs, or one has no log points.
+    """
+    if not runs:
+        raise ValueError("runs must hold at least one run, got none")
+    names = list(dict.fromkeys(name for rows in runs.values() for name in _names(rows)))
+    figure, panels = _panels(len(names), title)
+    for name, panel in zip(names, panels, strict=True):
+        for index, rows in enumerate(runs.values()):
+            _draw(panel, rows, [name], name, colour=canvas.colour(index))
+    handles = [
+        figure.axes[0].plot([], [], color=canvas.colour(index), label=name)[0]
+        for index, name in enumerate(runs)
+    ]
+    figure.legend(handles=handles, loc="outside upper left", fontsize=9, frameon=False)
+    return figure
+
+
 def is_game(rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether log points are those of two players, as `train.adversarial` gives them."""
     return bool(rows) and all(name in rows[0] for panel in _GAME.values() for name in panel)
@@ -69,9 +98,6 @@ def game(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Figu
     figure, panels = _panels(len(_GAME) + len(rest), title)
     for panel, (heading, shown) in zip(panels, _GAME.items(), strict=False):
         _draw(panel, rows, shown, heading)
-        if heading in ("probability of being real", "accuracy of the discriminator"):
-            panel.axhline(0.5, color="black", linewidth=1, linestyle=":")
-            panel.set_ylim(-0.02, 1.02)
         if len(shown) > 1:
             panel.legend([name.split("_")[0] for name in shown], fontsize=9, frameon=False)
     for panel, name in zip(panels[len(_GAME) :], rest, strict=True):
@@ -103,18 +129,28 @@ def _panels(num: int, title: str | None) -> tuple[Figure, list[Axes]]:
 
 
 def _draw(
-    panel: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str], heading: str
+    panel: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    heading: str,
+    colour: Any = None,
 ) -> None:
     over = "epoch" if "epoch" in rows[0] else "step"
     for name in names:
         points = [(row[over], row[name]) for row in rows if name in row]
-        (line,) = panel.plot(*zip(*points, strict=True), marker=".", markersize=4)
+        if not points:
+            continue
+        at, values = zip(*points, strict=True)
+        (line,) = panel.plot(at, values, marker=".", markersize=4, color=colour)
         bands = [(row[over], row[name], row[f"{name}_se"]) for row in rows if f"{name}_se" in row]
         if bands:
             at, means, errors = np.array(bands).T
             panel.fill_between(
                 at, means - errors, means + errors, color=line.get_color(), alpha=0.3
             )
+    if set(names) & set(_AT_A_HALF):
+        panel.axhline(0.5, color="black", linewidth=1, linestyle=":")
+        panel.set_ylim(-0.02, 1.02)
     panel.set_title(heading, fontsize=11)
     panel.set_xlabel(over)
     panel.grid(alpha=0.3)

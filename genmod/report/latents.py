@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,29 +33,25 @@ def latent_plane(codes: Any, labels: Any, *, title: str | None = None) -> Figure
             "codes must have the shape [N, L] with L >= 2, and labels [N]; "
             f"got {list(codes.shape)} and {list(labels.shape)}"
         )
-    names = ("$z_1$", "$z_2$")
-    if codes.shape[1] > 2:
-        codes, shares = _principal_components(codes)
-        names = tuple(
-            f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)
-        )
+    axes = latent_axes(codes)
+    codes, names = (codes - axes.centre) @ axes.directions.T, axes.names
 
     figure = canvas.figure(6.4, 5.6, layout="constrained")
-    axes = figure.subplots()
+    panel = figure.subplots()
     for index, label in enumerate(np.unique(labels)):
         x, y = codes[labels == label].T
-        axes.scatter(
+        panel.scatter(
             x, y, s=4, color=canvas.colour(index), alpha=0.6, linewidths=0, label=str(label)
         )
-    axes.legend(
+    panel.legend(
         markerscale=4, fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
     )
-    axes.set_xlabel(names[0])
-    axes.set_ylabel(names[1])
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.grid(alpha=0.3)
+    panel.set_xlabel(names[0])
+    panel.set_ylabel(names[1])
+    panel.set_aspect("equal", adjustable="datalim")
+    panel.grid(alpha=0.3)
     if title:
-        axes.set_title(title, fontsize=11, loc="left")
+        panel.set_title(title, fontsize=11, loc="left")
     return figure
 
 
@@ -78,8 +74,29 @@ def manifold_points(side: int) -> np.ndarray:
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
 
-def _principal_components(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first two principal components, [N, 2], and their shares of the variance."""
+class LatentAxes(NamedTuple):
+    """The plane in which codes are shown: a code c is at directions @ (c - centre).
+
+    Attributes:
+      centre: the code in the middle, [L].
+      directions: of both axes, orthonormal, [2, L].
+      names: what to call the axes.
+    """
+
+    centre: np.ndarray
+    directions: np.ndarray
+    names: tuple[str, str]
+
+
+def latent_axes(codes: np.ndarray) -> LatentAxes:
+    """Two-dimensional codes as they are; of longer ones, the first two principal components.
+
+    Args:
+      codes: float64 [N, L] with L at least 2.
+    """
+    dimensions = codes.shape[1]
+    if dimensions == 2:
+        return LatentAxes(np.zeros(2), np.eye(2), ("$z_1$", "$z_2$"))
     centred = codes - codes.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     # The sign of a direction is arbitrary: make its largest entry positive, so pictures repeat.
@@ -87,6 +104,10 @@ def _principal_components(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
     variance = np.zeros(codes.shape[1])  # one code, or codes all alike, have none to share out
     variance[: len(singular)] = singular**2
-    plane = np.zeros((len(codes), 2))
-    plane[:, : len(directions)] = centred @ directions[:2].T
-    return plane, variance[:2] / max(variance.sum(), np.finfo(np.float64).tiny)
+    axes = np.zeros((2, dimensions))
+    axes[: len(directions)] = directions[:2]
+    shares = variance[:2] / max(variance.sum(), np.finfo(np.float64).tiny)
+    first, second = (
+        f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)
+    )
+    return LatentAxes(codes.mean(axis=0), axes, (first, second))
