@@ -26,7 +26,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +290,50 @@ def read_unlogged(folder: Folder, step: int) -> dict[str, Any] | None:
     return row if row["step"] == step else None
 
 
+Logger = Callable[[int, Mapping[str, float]], None]
+"""`(step, values) -> None`: takes the numbers of a log point, by name."""
+
+
+class TensorBoard:
+    """A logger that writes TensorBoard events.
+
+    What cannot be written raises `disk.DiskError`.
+    """
+
+    def __init__(self, folder: str | Path, step: int = 0):
+        """Makes a file in a folder; TensorBoard shall forget what others hold after a step."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._folder = Path(folder)
+        with disk.writing(self._folder):
+            # Not SummaryWriter: it writes from a thread, and its flush does not wait for it. Files
+            # are named by the second; the suffix keeps apart two that begin in the same one.
+            self._folder.mkdir(exist_ok=True)
+            self._events = EventsWriter(
+                str(self._folder / "events"), filename_suffix=f".{time.time_ns()}"
+            )
+            forget = SessionLog(status=SessionLog.START)
+            event = Event(wall_time=time.time(), step=step + 1, session_log=forget)
+            self._events.write_event(event)
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the numbers of a log point."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=shown))
+        with disk.writing(self._folder):
+            self._events.write_event(event)
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with disk.writing(self._folder):
+            self._events.close()
+
+
 class Log:
     """Writes log points to metrics.jsonl and to TensorBoard events, in step.
 
@@ -298,9 +342,6 @@ class Log:
 
     def __init__(self, folder: Folder, step: int):
         """Opens the log at a step; what an interrupted run wrote after it is cut off."""
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
         end = 0
         for end_of_row, row in _rows(folder):
             if row["step"] > step:
@@ -312,37 +353,16 @@ class Log:
             # Unbuffered: what was refused once shall not come back when the file is closed.
             self._file = folder.metrics.open("ab", buffering=0)
             self._file.truncate(end)
-        with disk.writing(folder.tensorboard):
-            # Not SummaryWriter: it writes from a thread, and its flush does not wait for it. Files
-            # are named by the second; the suffix keeps apart two that begin in the same one.
-            folder.tensorboard.mkdir(exist_ok=True)
-            self._events = EventsWriter(
-                str(folder.tensorboard / "events"), filename_suffix=f".{time.time_ns()}"
-            )
-            # TensorBoard shall forget what an interrupted run wrote after this step.
-            forget = SessionLog(status=SessionLog.START)
-            event = Event(wall_time=time.time(), step=step + 1, session_log=forget)
-            self._events.write_event(event)
+        self._tensorboard = TensorBoard(folder.tensorboard, step)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a log point, which must hold `step`."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
         self._failed = True
         with disk.writing(self._folder.metrics):
             rest = memoryview(json.dumps(row).encode() + b"\n")
             while rest:  # a disk that is nearly full takes a part
                 rest = rest[self._file.write(rest) :]
-        values = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in row.items()
-            if name not in ("step", "seeds")
-        ]
-        event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
-        with disk.writing(self._folder.tensorboard):
-            self._events.write_event(event)
-            self._events.flush()
+        self._tensorboard(row["step"], numbers(row))
         self._failed = False
 
     def sync(self) -> None:
@@ -354,7 +374,12 @@ class Log:
         """Closes both files."""
         with contextlib.suppress(*[OSError] * self._failed), disk.writing(self._folder.path):
             self._file.close()
-            self._events.close()
+            self._tensorboard.close()
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a log point, by name: what a logger gets."""
+    return {name: value for name, value in row.items() if name not in ("step", "seeds")}
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -113,15 +113,17 @@ def run(
     compiled: bool = True,
     progress: bool = True,
     stop: Stop | None = None,
+    loggers: Sequence[record.Logger] = (),
 ) -> Outcome:
     """Trains an experiment to its end, continuing from the newest checkpoint in its folder.
 
-    Observing and drawing pictures are a comfort: where they fail in training, a warning says so and
-    training goes on. Where evaluation or pictures fail at the end, all the rest is done first.
+    Observing, drawing pictures and loggers are a comfort: where they fail in training, a warning
+    says so and training goes on. Where evaluation or pictures fail at the end, all the rest is done
+    first.
 
     Args:
       experiment: what to run.
-      folder: where everything goes; the caller holds its lock.
+      folder: where everything goes, made if it is not there; the caller holds its lock.
       seed: the root of all keys.
       log_every: steps between log points; an epoch's if None.
       checkpoint_every: steps between checkpoints, taken at the next log point; five epochs' if
@@ -130,6 +132,9 @@ def run(
       compiled: False runs every operation on its own, for debugging.
       progress: show a progress bar, or a line a log point where there is no terminal.
       stop: what listens to signals; by default a run listens for itself.
+      loggers: functions `(step, values)` that are given each log point once it is in the log; one
+        that fails is warned of, once, and training goes on. `lambda step, values:
+        wandb.log(values, step=step)` is one.
 
     Raises:
       train.NonFiniteError: when training diverges; the last good state has been saved.
@@ -146,6 +151,8 @@ def run(
         at, carry = (found.step, found.tree) if found else (0, None)
         leads = cluster.leads()
         if leads:
+            with disk.writing(folder.path):
+                folder.path.mkdir(parents=True, exist_ok=True)
             print(_first_line(experiment, folder, at), flush=True)
             if where := data.whereabouts(experiment.batch_at):
                 print(f"data: {where}", flush=True)
@@ -174,9 +181,14 @@ def run(
                 checkpoint.save(folder.checkpoints, step, carry, keep=keep, config_hash=config_hash)
                 return step
 
+            def note(row: Mapping[str, Any]) -> None:
+                log.write(row)
+                for logger in loggers if leads else ():
+                    watch.tell(logger, row)
+
             unlogged = record.read_unlogged(folder, at) if leads else None
             if devices.agree(unlogged is not None) and carry is not None:
-                log.write(joined(unlogged or {}, watch.look(at, carry.state)))
+                note(joined(unlogged or {}, watch.look(at, carry.state)))
             if leads:
                 folder.unlogged.unlink(missing_ok=True)
             if leads and at < experiment.num_steps:
@@ -212,7 +224,7 @@ def run(
                         except Cut:
                             save(at, carry, row)
                             break
-                        log.write(joined(row, seen))
+                        note(joined(row, seen))
                     due = at - last_saved >= checkpoint_every or at == experiment.num_steps
                     if due or devices.agree(stop.signal or 0):
                         last_saved = save(at, carry)
@@ -343,6 +355,14 @@ class _Watch:
         for warning in seen.warnings:
             self._warn(step, warning)
         return summary(seen.numbers)
+
+    def tell(self, logger: record.Logger, row: Mapping[str, Any]) -> None:
+        """Gives a log point to a logger."""
+        try:
+            logger(row["step"], record.numbers(row))
+        except Exception as error:
+            said = f"a logger failed: {_in_a_line(error)}; training goes on"
+            self._warn(row["step"], said)
 
     def _warn(self, step: int, warning: str) -> None:
         kind = re.sub(r"[\d.]+", "", warning)  # the same one, with other numbers, is no news

@@ -53,6 +53,7 @@ const genmodInterpreter = (() => {
     tanh: Math.tanh,
     logistic: (x) => 1 / (1 + Math.exp(-x)),
     erf,
+    erfc: (x) => 1 - erf(x),
     is_finite: (x) => +Number.isFinite(x),
     select_n: (which, x, y) => (which ? y : x),
     clamp: (low, x, high) => Math.min(Math.max(x, low), high),

@@ -1,0 +1,161 @@
+"""A decoder followed by JavaScript makes the pixels that JAX makes."""
+
+import functools
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen
+
+from genmod import nets, report, rng, vae
+from genmod.report import programs
+
+INTERPRETER = Path(report.__file__).parent / "assets" / "interpreter.js"
+FOLLOW = """
+const interpreter = require(process.argv[1]);
+const { program, draws } = JSON.parse(require("fs").readFileSync(0));
+const decode = interpreter.decoder(program);
+process.stdout.write(JSON.stringify(draws.map((z) => Array.from(decode(z)))));
+"""
+
+
+@functools.cache
+def node():
+    """A Node.js to run the page's script with: the system's, or the one that Playwright brings."""
+    from playwright._impl._driver import compute_driver_executable
+
+    return shutil.which("node") or compute_driver_executable()[0]
+
+
+def followed(program, draws):
+    """The pixels that the interpreter makes of draws [N, L], float64 [N, H * W * C]."""
+    done = subprocess.run(
+        [node(), "-e", FOLLOW, INTERPRETER],
+        input=json.dumps({"program": program, "draws": np.asarray(draws).tolist()}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return np.array(json.loads(done.stdout), np.float64)
+
+
+def decoder_of(net, dim, scale=1.0):
+    """A decoder with weights that were drawn, larger than at their beginning."""
+    params = jax.jit(net.init)(rng.root(0), jnp.zeros((2, dim)))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(rng.root(1), len(leaves))
+    moved = [
+        scale * leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    params = jax.tree.unflatten(structure, moved)
+    if net.standing is not None:
+        params = jax.jit(net.standing)(params, jax.random.normal(rng.root(2), (2, 8, dim)))
+    return jax.jit(lambda z: net.apply(params, z))
+
+
+class Unusual(linen.Module):
+    """Operations that no net of genmod uses."""
+
+    @linen.compact
+    def __call__(self, z):
+        x = linen.Dense(48)(z).reshape(-1, 4, 4, 3)
+        x = jnp.concatenate([x, jnp.flip(x, 1)], axis=-1)
+        x = linen.Conv(8, (3, 3), strides=(1, 2), padding="SAME")(
+            jnp.pad(x, [(0, 0), (1, 0), (0, 2), (0, 0)])
+        )
+        x = linen.silu(x) - x.max(axis=(1, 2), keepdims=True) + jnp.where(x > 0, x, -2 * x)
+        x = linen.ConvTranspose(2, (3, 3), strides=(2, 2))(x)[:, ::2, 1:, :]
+        x = linen.softplus(jnp.transpose(x, (0, 2, 1, 3))) / jnp.clip(x.sum(), 1.0, 9.0)
+        return jax.nn.sigmoid(x.mean(-1, keepdims=True) ** 3 + jnp.floor(z[:, :1, None, None]))
+
+
+NETS = {
+    "relu": nets.mlp((16, 24), (6, 5, 1), output=jax.nn.sigmoid),
+    "gelu": nets.mlp((16,), (6, 5, 3), activation=jax.nn.gelu, output=jax.nn.sigmoid),
+    "exact gelu": nets.mlp((16,), (6, 5, 1), activation=lambda x: jax.nn.gelu(x, False)),
+    "maxout": nets.mlp((16,), (6, 5, 1), activation=nets.maxout(3), output=jnp.tanh),
+    "elu": nets.mlp((16,), (6, 5, 1), activation=jax.nn.elu, output=jnp.sin),
+    "batch norm": nets.mlp((16, 16), (6, 5, 1), norm="batch", output=jnp.tanh),
+    "group norm": nets.mlp((16, 16), (6, 5, 1), norm="group", groups=4, output=jnp.tanh),
+    "dcgan": nets.dcgan_generator((8, 12, 1), width=6),
+    "dcgan, batch norm": nets.dcgan_generator((8, 12, 3), width=8, norm="batch"),
+    "dcgan, group norm": nets.dcgan_generator((8, 12, 3), width=16, norm="group"),
+    "unusual": nets.from_linen(Unusual()),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_browser_makes_the_pixels_of_any_decoder(name):
+    decode = decoder_of(NETS[name], 5)
+    draws = np.asarray(jax.random.normal(rng.root(3), (6, 5)))
+    # One by one: a sum over z must not be one over the batch.
+    wanted = np.concatenate([np.asarray(decode(z[None])).reshape(1, -1) for z in draws])
+    assert wanted.std() > 1e-2, "a constant picture would prove nothing"
+    program = programs.program(decode, 5)
+    np.testing.assert_allclose(followed(program, draws), wanted, atol=5e-4)
+
+
+def test_a_vae_decodes_to_the_mean_of_its_likelihood():
+    model = vae.make(nets.mlp((8,), 4), nets.mlp((8,), (4, 4, 1)), latent_dim=2)
+    params = model.init(rng.root(0), jnp.zeros((2, 4, 4, 1)))
+    program = programs.program(functools.partial(vae.images(model), params), 2)
+    pixels = followed(program, [[0.5, -1.0]])
+    wanted = jax.nn.sigmoid(model.decode(params, jnp.array([[0.5, -1.0]])))
+    np.testing.assert_allclose(pixels[0], wanted.ravel(), atol=1e-5)
+
+
+def kinds(program):
+    return {kind for constant in program["constants"].values() for kind in constant}
+
+
+def test_weights_have_16_bits_unless_that_can_be_seen():
+    weights = jax.random.normal(rng.root(0), (4, 100))
+    gentle = programs.program(lambda z: jax.nn.sigmoid(z @ weights).reshape(-1, 10, 10, 1), 4)
+    assert "i16" in kinds(gentle)
+    steep = lambda z: jax.nn.sigmoid(1e3 * (z @ weights)).reshape(-1, 10, 10, 1)  # noqa: E731
+    exact = programs.program(steep, 4)
+    assert kinds(exact) == {"f32"}
+    z = np.asarray(jax.random.normal(rng.root(1), (3, 4)))
+    np.testing.assert_allclose(followed(exact, z), steep(z).reshape(3, -1), atol=1e-3)
+
+
+def test_what_does_not_depend_on_the_latents_is_no_work_for_the_browser():
+    table = jnp.sort(jax.random.normal(rng.root(0), (12,)))  # which it could not sort
+    program = programs.program(lambda z: (z.sum() + jnp.sort(table)).reshape(1, 3, 4, 1), 2)
+    assert [step["f"] for step in program["steps"]] == ["sum", "add"]
+
+
+@pytest.mark.parametrize(
+    ("decode", "said"),
+    [
+        (lambda z: jnp.sort(z, 1).reshape(1, 2, 2, 1), "the operation 'sort' is not known"),
+        (lambda z: jnp.einsum("bi,bi->b", z, z).reshape(1, 1, 1, 1), "batches of matrices"),
+        (lambda z: z.astype(jnp.int32).reshape(1, 2, 2, 1), "conversion of z to whole numbers"),
+    ],
+)
+def test_what_the_browser_does_not_know_is_named(decode, said):
+    with pytest.raises(programs.UnsupportedError, match=said):
+        programs.program(decode, 4)
+
+
+def test_what_makes_no_images_is_refused():
+    with pytest.raises(ValueError, match=r"must return images \[B, H, W, C\], got the shapes"):
+        programs.program(lambda z: z, 4)
+    with pytest.raises(ValueError, match="latent_dim must be a positive whole number, got 0"):
+        programs.program(lambda z: z, 0)
+
+
+def test_the_interpreter_knows_every_operation_that_is_written():
+    done = subprocess.run(
+        [node(), "-p", "JSON.stringify(require(process.argv[1]).operations)", INTERPRETER],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(json.loads(done.stdout)) >= programs.OPERATIONS
