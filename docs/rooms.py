@@ -240,8 +240,11 @@ class _Unquoted(ast.NodeTransformer):
     """Annotations that are written as strings."""
 
     def visit_Subscript(self, node):
-        """Goes everywhere but into Literal, whose strings are strings."""
-        return node if ast.unparse(node.value).endswith("Literal") else self.generic_visit(node)
+        """The strings in Literal are strings, and what Annotated adds is for programs."""
+        name = ast.unparse(node.value).split(".")[-1]
+        if name == "Annotated":
+            return self.visit(node.slice.elts[0])
+        return node if name == "Literal" else self.generic_visit(node)
 
     def visit_AnnAssign(self, node):
         """A default is no annotation."""
