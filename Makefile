@@ -1,9 +1,9 @@
-# make demo, make test, make test-all, make lint, make bench. PYTHON chooses the interpreter.
+# make demo, make test, make test-all, make lint, make docs, make bench. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-lowest lint bench clean
+.PHONY: demo test test-all test-lowest lint docs bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/genmod train article_vae
@@ -28,6 +28,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 
+docs: $(VENV)/docs
+	rm -rf docs/_build
+	$(BIN)/sphinx-build -W --keep-going docs docs/_build/html
+
 # Peers are optional: PEERS=python of an environment with torch and keras.
 bench: $(VENV)/demo
 	$(BIN)/python experiments/benchmarks/article_vae.py $(if $(PEERS),--peers-python $(PEERS))
@@ -44,5 +48,9 @@ $(VENV)/dev: $(VENV)/demo
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(VENV)/docs: $(VENV)/demo
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build docs/api docs/beneath docs/notebooks

@@ -1,7 +1,7 @@
 """One step of a run, again: what it saw, what each example gave, and which of them was the cause.
 
-again = replay.step("runs/mnist_vae/seed-0", 1234)
-print(again.inspection.terms["loss"], replay.offenders(again, 10).places)
+>>> again = replay.step("runs/mnist_vae/seed-0", 1234)
+>>> print(again.inspection.terms["loss"], replay.offenders(again, 10).places)
 """
 
 from collections.abc import Mapping
