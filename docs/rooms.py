@@ -27,7 +27,8 @@ NO_ROOMS = {"__main__", "cli"}
 # Modules inside a room that are used by their own name.
 INNER = ["train.checkpoint"]
 # Rooms that serve other rooms only: their pages stand apart.
-BENEATH = {"caches", "checks", "decoding", "disk", "errors", "lock", "machine", "stop"}
+BENEATH = {"caches", "checks", "commands", "decoding", "disk", "errors", "lock", "machine"}
+BENEATH |= {"startup", "stop"}
 
 
 def rooms():

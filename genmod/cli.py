@@ -298,12 +298,19 @@ def completion(
     """
     from genmod import experiment
 
-    choices: Any = None
+    found: dict[str, Any] = {}
     for name in experiment.names():
         with contextlib.suppress(Exception):  # an experiment of any kind, which may not load
-            options = _options(experiment.load(experiment.find(name)))
-            one = Annotated[Any, tyro.conf.subcommand(name=name, constructor=options)]
-            choices = one if choices is None else choices | one
+            found[name] = _options(experiment.load(experiment.find(name)))
+    if len(found) == 1:  # tyro wants a choice; the file itself is one
+        found |= {str(experiment.find(name)): options for name, options in found.items()}
+    choices = Union[  # pyrefly: ignore  # noqa: UP007
+        tuple(
+            Annotated[Any, tyro.conf.subcommand(name=name, constructor=options)]
+            for name, options in found.items()
+        )
+        or (Any,)
+    ]
 
     def train_one(experiment: choices) -> int:  # pyrefly: ignore
         return 0
@@ -311,7 +318,7 @@ def completion(
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         _parse_command(
-            {"train": _train_help if choices is None else train_one},
+            {"train": train_one if found else _train_help},
             ["--tyro-print-completion", shell],
         )
     # Where nothing fits, as for run folders, bash shall complete the names of files.

@@ -18,7 +18,7 @@ import pytest
 from commands import SMALL, refused
 from PIL import Image
 
-from genmod import experiment, record, report, rng, train
+from genmod import commands, experiment, record, report, rng, train
 from genmod.train import checkpoint
 
 SHIPPED = Path(__file__).parent.parent / "experiments"
@@ -293,8 +293,10 @@ def test_runs_are_listed_with_how_far_they_are(genmod, finished, run, tmp_path):
 def test_help_names_the_commands_and_does_not_wait_for_jax(process, environment):
     ended = process("help", "--help").ended()
     assert (ended.code, ended.err) == (0, "")
-    for name in ("train", "sample", "runs", "replay", "verify"):
-        assert name in ended.out
+    for name in ("train", *commands.COMMANDS, "completion"):
+        assert f"• {name}" in ended.out
+    assert len(ended.out.splitlines()) < 40, "a line or two for each"
+    assert "\x1b" not in ended.out, "no colours where there is no terminal"
     script = """
 import sys
 from genmod import cli
@@ -335,10 +337,48 @@ def test_help_of_a_command_says_what_it_takes(genmod):
         ("runs", "FOLDER"),
         ("replay", "--step"),
         ("verify", "--all"),
+        ("report", "RUN [RUN ...]"),
+        ("export", "--num"),
+        ("data", "--split"),
+        ("completion", "SHELL"),
     ):
         ended = genmod(command, "--help")
         assert ended.code == 0
         assert word in ended.out
+
+
+COMPLETE = """
+source "$1"
+COMP_WORDS=("${@:2}")
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+COMP_LINE="${COMP_WORDS[*]}"
+COMP_POINT=${#COMP_LINE}
+_tyro_genmod
+echo "${COMPREPLY[@]}"
+"""
+
+
+def test_bash_completes_commands_experiments_and_their_flags(genmod, tmp_path):
+    script = tmp_path / "genmod.bash"
+    printed = genmod("completion", "bash")
+    assert printed.code == 0, printed
+    assert "complete -o default -F _tyro_genmod genmod" in printed.out, "else names of files"
+    script.write_text(printed.out)
+
+    def completed(*words):
+        bash = ["bash", "-c", COMPLETE, "bash", script, "genmod", *words]
+        return subprocess.run(bash, capture_output=True, text=True, check=True).stdout.split()
+
+    assert {"train", "report", "export"} <= set(completed(""))
+    assert completed("rep") == ["replay", "report"] or completed("rep") == ["report", "replay"]
+    assert completed("train", "sm") == ["small"]
+    assert completed("train", "small", "--lat") == ["--latent-dim"]
+    assert completed("report", "--max") == ["--max-mb"]
+
+
+def test_other_shells_have_a_completion_too(genmod):
+    assert genmod("completion", "zsh").out.startswith("#compdef genmod")
+    refused(genmod("completion", "fish"), 2, "bash")
 
 
 # Refusals: nothing is trained, and nothing is left behind.

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from genmod import data, record, report, rng, runner, train
-from genmod.experiment import Experiment, Observation
+from genmod.experiment import Experiment, Latents, Observation, over_seeds
 
 
 def counting():
@@ -164,3 +165,72 @@ def test_nothing_is_evaluated_by_default(folder):
     run(experiment(2), folder)
     assert not folder.evaluation.exists()
     assert {path.name for path in folder.pictures.iterdir()} == {"curves.png"}
+
+
+def test_a_logger_is_a_function_of_a_step_and_its_numbers(folder):
+    seen = []
+    run(
+        experiment(2, observe=look),
+        folder,
+        loggers=[lambda step, values: seen.append((step, values))],
+    )
+    rows = record.read_metrics(folder)
+    assert [step for step, _ in seen] == [10, 20]
+    for (_, values), row in zip(seen, rows, strict=True):
+        assert values == {name: value for name, value in row.items() if name != "step"}
+
+
+def test_a_logger_of_several_seeds_gets_means_and_their_errors(folder):
+    seen = {}
+    many = over_seeds(experiment(1, observe=look), 0, 3)
+    run(many, folder, loggers=[seen.__setitem__])
+    assert seen[10]["seen"] == 10
+    assert seen[10]["draw_se"] > 0
+    assert "seeds" not in seen[10], "numbers alone"
+
+
+def test_a_logger_that_fails_is_warned_of_once_and_hides_no_other(folder, capsys):
+    seen = []
+
+    def failing(step, values):
+        raise OSError(f"no network at {step}")
+
+    run(experiment(3), folder, loggers=[failing, lambda step, values: seen.append(step)])
+    assert seen == [10, 20, 30]
+    said = capsys.readouterr().err
+    assert said.count("a logger failed: OSError: no network at 10") == 1
+    assert len(record.read_metrics(folder)) == 3
+
+
+def test_a_script_needs_no_record(tmp_path):
+    """Three lines: load, build, run."""
+    new = record.Folder(tmp_path / "a" / "new")
+    assert run(experiment(1), new).step == 10
+    assert len(record.read_metrics(new)) == 1
+
+
+def walked(**rest):
+    """Of latents of two numbers, which are the image's corners."""
+    latents = Latents(
+        2, lambda key, state: lambda z: jnp.zeros((len(z), 2, 2, 1)) + z[:, :1, None, None]
+    )
+    return experiment(2, latents=latents._replace(**rest))
+
+
+def test_what_has_latents_is_seen_in_training(folder):
+    run(walked(), folder)
+    looks = sorted((folder.pictures / "samples").iterdir())
+    assert [path.name for path in looks] == ["step-00000010.png", "step-00000020.png"]
+    with Image.open(looks[0]) as grid:
+        assert grid.size == (16, 16), "64 images, pixel for pixel"
+    assert {path.name for path in folder.pictures.glob("*.png")} == {
+        *("data.png", "samples.png", "curves.png")
+    }
+
+
+def test_what_has_no_prior_draws_no_samples(folder):
+    built = walked(normal=False, encode=lambda state, x: x.reshape(len(x), -1)[:, :2])
+    run(built._replace(test=built.dataset), folder)
+    assert not (folder.pictures / "samples").exists()
+    assert (folder.pictures / "reconstructions.png").exists()
+    assert not (folder.pictures / "manifold.png").exists()
