@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/demo
 	$(BIN)/genmod train article_vae
+	$(BIN)/genmod report runs/article_vae/seed-0
 
 test: lint
 	$(BIN)/pytest -n auto -m "not slow"
@@ -41,7 +42,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[report,export]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -7,16 +7,18 @@ is gone, 130 Ctrl-C, 143 SIGTERM. `genmod verify`: 0 every bit agrees, 1 somethi
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
+import operator
 import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -247,7 +249,7 @@ def _dispatch(arguments: list[str], stop: Stop) -> int:
 
 def _parse_command(train: dict[str, Callable[..., int]], arguments: list[str]) -> int:
     known = {**train, **commands.COMMANDS, "completion": completion}
-    choices = [
+    choices = _choice(
         Annotated[
             Any,
             tyro.conf.subcommand(
@@ -258,14 +260,19 @@ def _parse_command(train: dict[str, Callable[..., int]], arguments: list[str]) -
             ),
         ]
         for name, function in known.items()
-    ]
+    )
     return tyro.cli(
-        Union[tuple(choices)],  # pyrefly: ignore  # noqa: UP007
+        choices,
         args=arguments,
         prog="genmod",
         description="Generative modelling in JAX: `genmod COMMAND --help` says more of each.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
+
+
+def _choice(alternatives: Iterable[Any]) -> Any:
+    """The type of what is one of several."""
+    return functools.reduce(operator.or_, alternatives)
 
 
 def _first_line(function: Callable[..., int]) -> str:
@@ -302,25 +309,25 @@ def completion(
     for name in experiment.names():
         with contextlib.suppress(Exception):  # an experiment of any kind, which may not load
             found[name] = _options(experiment.load(experiment.find(name)))
+    if not found:
+        return _print_completion(shell, _train_help)
     if len(found) == 1:  # tyro wants a choice; the file itself is one
         found |= {str(experiment.find(name)): options for name, options in found.items()}
-    choices = Union[  # pyrefly: ignore  # noqa: UP007
-        tuple(
-            Annotated[Any, tyro.conf.subcommand(name=name, constructor=options)]
-            for name, options in found.items()
-        )
-        or (Any,)
-    ]
+    choices = _choice(
+        Annotated[Any, tyro.conf.subcommand(name=name, constructor=options)]
+        for name, options in found.items()
+    )
 
     def train_one(experiment: choices) -> int:  # pyrefly: ignore
         return 0
 
+    return _print_completion(shell, train_one)
+
+
+def _print_completion(shell: str, train: Callable[..., int]) -> int:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        _parse_command(
-            {"train": train_one if found else _train_help},
-            ["--tyro-print-completion", shell],
-        )
+        _parse_command({"train": train}, ["--tyro-print-completion", shell])
     # Where nothing fits, as for run folders, bash shall complete the names of files.
     print(printed.getvalue().replace("complete -F", "complete -o default -F"), end="")
     return 0

@@ -54,6 +54,9 @@ class Folder:
 
     path: Path
 
+    def __post_init__(self):
+        object.__setattr__(self, "path", Path(self.path))  # a script may give its name
+
     @property
     def record(self) -> Path:
         """What the run is: record.json."""

@@ -1,65 +1,169 @@
 """What README says can be done can be done."""
 
 import re
+import shlex
+import struct
 import subprocess
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from PIL import Image
 
-from genmod import experiment
+from genmod import data, experiment, rng
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+# What takes more than one process, or TensorFlow, has tests of its own.
+ELSEWHERE = {
+    "--coordinator": "test_cluster.py",
+    "--cluster": "test_cluster.py",
+    "tfds:": "test_data_tfds.py",
+}
 
 
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def shortened(code):
+def block(text):
+    """The one block of Python that holds a text."""
+    (found,) = [code for code in blocks("python") if text in code]
+    return found
+
+
+def shortened(text):
     """Runs the code with fewer steps."""
+    code = block(text)
     fewer = {"num_steps=3000": "num_steps=900", "num_steps=600": "num_steps=200"}
-    assert any(text in code for text in fewer)
-    for text, less in {**fewer, "log_every=600": "log_every=300"}.items():
-        code = code.replace(text, less)
+    assert any(steps in code for steps in fewer)
+    for steps, less in {**fewer, "log_every=600": "log_every=300"}.items():
+        code = code.replace(steps, less)
     names = {}
     exec(code, names)
     return names
 
 
 def test_the_ten_lines_train_a_vae():
-    vae, _, _ = blocks("python")
-    names = shortened(vae)
+    names = shortened("2 * vae.kl_divergence")
     assert names["point"].step == 900
     assert names["point"].metrics["loss"] < 220
     assert names["images"].shape == (100, 28, 28, 1)
 
 
 def test_so_does_a_gan_with_a_penalty_of_ones_own():
-    _, gan, _ = blocks("python")
-    names = shortened(gan)
+    names = shortened("def small_logits")
     assert names["point"].step == 900
     assert names["point"].metrics["small_logits"] > 0
     assert names["samples"].shape == (2500, 2)
 
 
 def test_so_do_seeds_a_grid_and_devices():
-    _, _, many = blocks("python")
-    names = shortened(many)
+    names = shortened("train.over_grid")
     assert names["alone"].state.step == 200
     assert names["point"].metrics["loss"].shape == (4,)
     assert names["wide"].mesh.size > 1
 
 
+@pytest.fixture
+def few_digits(monkeypatch):
+    """MNIST with fewer images."""
+    whole = {split: data.load("mnist", split) for split in ("train", "test")}
+
+    def load(split, data_dir):
+        num = {"train": 1000, "test": 200}[split]
+        return data.from_arrays(whole[split].images[:num], whole[split].labels[:num])
+
+    monkeypatch.setattr(data.sources, "_load_mnist", load)
+
+
+def test_a_net_of_ones_own_is_a_net():
+    names = {}
+    exec(block("class Residual"), names)
+    encoder, x = names["encoder"], jnp.zeros((3, 28, 28, 1))
+    assert encoder.apply(encoder.init(rng.root(0), x), x).shape == (3, 8)
+
+
+def test_an_experiment_of_ones_own_and_a_script_are_trained(
+    genmod, tmp_path, monkeypatch, capsys, few_digits
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    (tmp_path / "mine.py").write_text(block('"""A VAE in a file of its own."""'))
+    (tmp_path / "data.py").write_text(block("def load():"))
+    ended = genmod("train", "mine.py", "--epochs", 2)
+    assert ended.code == 0, ended
+    assert "step 20" in ended.out
+    exec(block("runner.run("), {})
+    assert capsys.readouterr().out.count("epoch ") == 2
+    assert (tmp_path / "runs" / "from-a-script" / "metrics.jsonl").exists()
+
+
+def commands():
+    """The command lines of README, in their order."""
+    lines = (line.split("#")[0] for code in blocks("sh") for line in code.splitlines())
+    return [words for line in lines if (words := shlex.split(line))[:1] == ["genmod"]]
+
+
+def test_what_runs_elsewhere_is_tested_there():
+    for flag, file in ELSEWHERE.items():
+        assert any(flag in word for words in commands() for word in words)
+        assert flag in (ROOT / "tests" / file).read_text()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with all that README's commands speak of."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    some = data.load("mnist")
+    for index in range(150):
+        place = tmp_path / "PICTURES" / str(some.labels[index])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(some.images[index, ..., 0]).save(place / f"{index}.png")
+    (tmp_path / "FOLDER").mkdir()
+    for part, num in (("train", 200), ("t10k", 100)):
+        for what, values in (
+            ("images-idx3", some.images[:num, ..., 0]),
+            ("labels-idx1", some.labels[:num]),
+        ):
+            head = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+            content = head + values.astype(np.uint8).tobytes()
+            (tmp_path / "FOLDER" / f"{part}-{what}-ubyte").write_bytes(content)
+    np.savez(tmp_path / "FILE.npz", images=some.images[:200], labels=some.labels[:200])
+    (tmp_path / "FILE.npz").rename(tmp_path / "FILE")
+    (tmp_path / "mine.py").write_text(block("def load():"))
+
+
+@pytest.mark.timeout(900)
+def test_every_command_runs(genmod, here, few_digits):
+    """On little data, and for few epochs; in their order, as some look at the runs of others."""
+    run = 0
+    for words in commands():
+        if any(flag in word for flag in ELSEWHERE for word in words):
+            continue
+        if words[1] == "train":
+            words += ["--epochs", "70" if "article_vae" in words else "1"]
+            words += ["--width", "4"] if words[2] == "PICTURES" else []
+        ended = genmod(*words[1:])
+        assert ended.code == 0, (words, ended)
+        assert "failed" not in ended.err
+        run += 1
+    assert run > 15
+
+
 def test_every_test_that_is_named_is_there():
-    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+?)(?:_?\.\.\.)?)?`", README)
+    text = README + RELIABILITY
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+?)(?:_?\.\.\.)?)?`", text)
     assert len(named) > 30
     for file, name in named:
         text = (ROOT / "tests" / file).read_text()
         assert f"def {name}" in text if name else text, (file, name)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "bench", "docs"])
 def test_make_knows_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -72,7 +176,7 @@ def test_the_two_commands_are_the_makefiles():
 
 
 def test_every_experiment_that_is_named_is_there():
-    named = set(re.findall(r"genmod train (\w+)(?![\w/])", README))
+    named = set(re.findall(r"genmod train ([a-z_]+)(?![\w/.])", README))
     assert named
     assert named <= set(experiment.names(ROOT / "experiments"))
 
