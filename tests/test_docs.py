@@ -131,7 +131,8 @@ def test_readme_and_its_like_are_pages_with_pictures_and_links(pages, built):
         assert (built / "_images" / Path(picture).name).exists(), picture
     for link in re.findall(r"(?<!!)\[[^\]]*\]\(([^)#:]+)\)", readme):
         if link.endswith(("ipynb", "md")):
-            assert f'href="{Path(link).with_suffix(".html")}"' in pages["index.html"], link
+            page = Path(link).with_suffix(".html").as_posix().removeprefix("docs/")
+            assert f'href="{page}"' in pages["index.html"], link
     assert "Unreleased" in pages["CHANGELOG.html"]
     assert "Measured" in pages["index.html"]
     assert "stacked_mnist" in pages["experiments/README.html"]
