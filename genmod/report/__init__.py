@@ -2,14 +2,17 @@
 
 from genmod.report.autoencoders import autoencoder_figures
 from genmod.report.curves import curves, game, is_game
+from genmod.report.errorbars import Panel, error_bars
 from genmod.report.grids import comparison, generator_figures, image_grid
 from genmod.report.latents import latent_plane, manifold_points
 from genmod.report.planes import plane, planes
 
 __all__ = [
+    "Panel",
     "autoencoder_figures",
     "comparison",
     "curves",
+    "error_bars",
     "game",
     "generator_figures",
     "image_grid",
