@@ -46,6 +46,7 @@ def error_bars(
     """
     if not panels:
         raise ValueError("panels must hold at least one, got none")
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = canvas.figure(4.2 * columns, 3.2 * rows + 0.9, layout="constrained")
     drawn = list(figure.subplots(rows, columns, squeeze=False).flat)
