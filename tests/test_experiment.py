@@ -286,7 +286,7 @@ COUNTS = {
     "article_gan": ["epochs", "batch_size", "latent_dim"],
     "article_vae": ["epochs", "batch_size", "latent_dim", "hidden"],
     "augmentation": [
-        *("epochs", "batch_size", "images_per_class", "latent_dim", "hidden", "synthetic"),
+        *("epochs", "batch_size", "images_per_class", "latent_dim", "synthetic"),
         *("classifier_steps", "classifier_width"),
     ],
     "autoencoder": ["epochs", "batch_size", "code_dim", "hidden"],
