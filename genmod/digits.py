@@ -18,8 +18,9 @@ import numpy as np
 import optax
 
 from genmod import caches, data, nets, rng, train
+from genmod import classifier as classifiers
 from genmod.data import DataError
-from genmod.types import Array, Keys, Metrics, Net, Params
+from genmod.types import Array, Net, Params
 
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _SHIFT, _SEED = 15, 100, 2e-3, 2, 0
 _RECIPE = {
@@ -104,16 +105,8 @@ def _train(net: Net) -> Params:
         start = jax.random.randint(key, (2,), 0, 2 * _SHIFT + 1)
         return jax.lax.dynamic_slice(padded, (start[0], start[1], 0), image.shape)
 
-    def cross_entropy(keys: Keys, params: Params, batch: Any) -> tuple[Array, Metrics]:
-        x = jax.vmap(shifted)(keys, batch["images"].astype(jnp.float32) / 255)
-        logits = net.apply(params, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]), {}
-
-    def init(key: Any, batch: Any) -> Params:
-        return net.init(key, batch["images"].astype(jnp.float32))
-
     schedule = optax.cosine_decay_schedule(_LEARNING_RATE, steps)
-    learner = train.learner(init, cross_entropy, optax.adam(schedule))
+    learner = classifiers.learner(net, optax.adam(schedule), augment=jax.vmap(shifted))
     batch_at = data.batches(
         {"images": images.images, "labels": images.labels},
         batch_size=_BATCH_SIZE,

@@ -285,6 +285,10 @@ def shipped(name):
 COUNTS = {
     "article_gan": ["epochs", "batch_size", "latent_dim"],
     "article_vae": ["epochs", "batch_size", "latent_dim", "hidden"],
+    "augmentation": [
+        *("epochs", "batch_size", "images_per_class", "latent_dim", "synthetic"),
+        *("classifier_steps", "classifier_width"),
+    ],
     "autoencoder": ["epochs", "batch_size", "code_dim", "hidden"],
     "dcgan_mnist": ["epochs", "batch_size", "latent_dim", "width"],
     "mixtures": ["epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"],
@@ -295,6 +299,7 @@ COUNTS = {
 WEIGHTS = {
     "article_gan": ["b1"],
     "article_vae": ["kl_weight"],
+    "augmentation": ["penalty"],
     "autoencoder": [],
     "dcgan_mnist": ["r1", "b1"],
     "mixtures": ["r1", "r2", "gradient_penalty", "dragan", "clip", "b1"],
@@ -306,6 +311,7 @@ WEIGHTS = {
 SHAPES = {
     "article_gan": ((28, 28, 1), (-1, 1), 12_000),
     "article_vae": ((28, 28, 1), (0, 1), 30_000),
+    "augmentation": ((28, 28, 1), (0, 1), 1_000),
     "autoencoder": ((28, 28, 1), (0, 1), 12_000),
     "dcgan_mnist": ((28, 28, 1), (-1, 1), 6_000),
     "mixtures": ((2,), (-2, 2), 12_110),
@@ -315,7 +321,7 @@ SHAPES = {
 }
 GAME = {"discriminator_loss", "generator_loss", "real_probability", "fake_probability"}
 METRICS = {"article_vae": {"loss", "reconstruction", "kl"}, "autoencoder": {"loss"}}
-METRICS["mnist_vae"] = METRICS["article_vae"]
+METRICS["augmentation"] = METRICS["mnist_vae"] = METRICS["article_vae"]
 
 
 def test_every_shipped_experiment_is_tested_here():

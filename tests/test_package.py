@@ -68,7 +68,7 @@ ALLOWED = {
     "stop.py": set(),
     "checks.py": set(),
     "devices.py": {"types"},
-    "nets": {"checks", "devices", "nets", "types"},
+    "nets": {"checks", "devices", "nets", "rng", "types"},
     "vae": {"checks", "rng", "types", "vae"},
     "gan": {"checks", "gan", "rng", "types"},
     "train": {"checks", "devices", "disk", "rng", "train", "types"},

@@ -492,3 +492,20 @@ def test_a_title_leaves_the_picture_as_it_was():
     ]
     assert sizes[0] == pytest.approx(sizes[1])
     assert titled.get_suptitle() == "digits"
+
+
+def test_error_bars_stand_beside_the_bands_of_the_baselines():
+    lines = {"a": {10: (0.5, 0.1), 100: (0.7, 0.2)}, "b": {100: (0.3, 0.0), 10: (0.2, 0.1)}}
+    panels = [report.Panel(f"panel {i}", lines, {"none": (0.4, 0.05)}) for i in range(3)]
+    figure = report.error_bars(panels, across="images", up="accuracy", groups=1)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in shown] == ["panel 0", "panel 1", "panel 2"]
+    for axes in shown:
+        band, a, b = axes.get_lines()[0], *(bars.lines[0] for bars in axes.containers)
+        np.testing.assert_allclose(band.get_ydata(), 0.4)
+        np.testing.assert_allclose(a.get_ydata(), [0.5, 0.7])
+        np.testing.assert_allclose(b.get_ydata(), [0.2, 0.3])
+        np.testing.assert_allclose(b.get_xdata(), [10, 100], rtol=0.05)
+        assert (a.get_color(), a.get_linestyle(), b.get_linestyle()) == (b.get_color(), "-", "--")
+    with pytest.raises(ValueError, match="panels must hold at least one, got none"):
+        report.error_bars([], across="images", up="accuracy")

@@ -12,6 +12,7 @@ from genmod.data.augment import (
     translate,
 )
 from genmod.data.batches import batch_at, batches, indices_of, protocol, whereabouts
+from genmod.data.classes import balanced_batches, fold
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import indices_at, shuffled
 from genmod.data.protocols import (
@@ -57,6 +58,7 @@ __all__ = [
     "Summary",
     "all_digits",
     "augmented",
+    "balanced_batches",
     "batch_at",
     "batches",
     "batches_per_second",
@@ -70,6 +72,7 @@ __all__ = [
     "diffaugment",
     "fingerprint",
     "flip",
+    "fold",
     "from_arrays",
     "grid",
     "indices_at",

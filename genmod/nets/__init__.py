@@ -1,5 +1,6 @@
 """Network makers. This is the only room that imports flax."""
 
+from genmod.nets.classes import conditional, per_class
 from genmod.nets.convert import from_linen, from_nnx
 from genmod.nets.convolution import conv, conv_transpose
 from genmod.nets.dcgan import dcgan_discriminator, dcgan_generator
@@ -11,6 +12,7 @@ from genmod.types import Net
 __all__ = [
     "BatchNorm",
     "Net",
+    "conditional",
     "conv",
     "conv_transpose",
     "dcgan_discriminator",
@@ -20,4 +22,5 @@ __all__ = [
     "from_nnx",
     "maxout",
     "mlp",
+    "per_class",
 ]

@@ -2,16 +2,19 @@
 
 from genmod.report.autoencoders import autoencoder_figures
 from genmod.report.curves import compared, curves, game, is_game
+from genmod.report.errorbars import Panel, error_bars
 from genmod.report.grids import comparison, generator_figures, image_grid, picture, save_grid
 from genmod.report.latents import LatentAxes, latent_axes, latent_plane, manifold_points
 from genmod.report.planes import plane, planes
 
 __all__ = [
     "LatentAxes",
+    "Panel",
     "autoencoder_figures",
     "compared",
     "comparison",
     "curves",
+    "error_bars",
     "game",
     "generator_figures",
     "image_grid",

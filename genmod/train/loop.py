@@ -314,6 +314,35 @@ def advance(
     return carry
 
 
+def fit(learner: Learner, key: Key, batch_at: BatchAt, num_steps: int) -> Any:
+    """A whole training as one pure function: the state in which `run` ends, for one run.
+
+    For small models, many of which are to be trained in one program: it can be mapped over keys and
+    over the examples that a `jax.tree_util.Partial` carries. Nothing stops it where a number is not
+    finite.
+
+    Args:
+      learner: a single run's.
+      key: the run's key, as for `run`.
+      batch_at: as for `run`, but no `Stream`.
+      num_steps: how many steps to take.
+
+    Raises:
+      ValueError: if num_steps is not positive or the learner is not a single run's.
+    """
+    checks.positive_integer("num_steps", num_steps)
+    if learner.seeds is not None:
+        raise ValueError(f"the learner must be a single run, got one over {learner.seeds} seeds")
+    data_key, step_key = rng.stream(key, "data"), rng.stream(key, "step")
+    state = learner.init(rng.stream(key, "init"), batch_at(data_key, jnp.zeros((), jnp.int32)))
+
+    def one_step(step: Array, state: Any) -> Any:
+        key, batch = _seen(batch_at, data_key, step_key, step)
+        return learner.step(key, state, batch)[0]
+
+    return jax.lax.fori_loop(0, num_steps, one_step, state)
+
+
 def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry) -> Step:
     """The step that follows a carry, in the bits of the run, whether its numbers are finite or not.
 

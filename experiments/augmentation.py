@@ -1,0 +1,160 @@
+"""Synthetic data for a small training set (Frid-Adar et al. 2018, arXiv:1803.01229).
+
+A generative model that knows the classes is trained on a few labelled images, and small classifiers
+on these images alone, with classic augmentation, with synthetic images, and with both.
+
+    genmod train augmentation
+    genmod train augmentation --model gan --per-class
+    genmod train augmentation --dataset idx:FOLDER --images-per-class 20 --epochs 500
+
+A minute of one core. Test accuracy with 100 images a class of MNIST (seed 0, fold 0): 90.3 %
+with none, 94.1 % with classic augmentation, 89.1 % with synthetic images, 91.8 % with both: the
+synthetic images do not help. experiments/tables/augmentation.py has folds and standard errors.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+
+from genmod import checks, classifier, data, gan, nets, report, rng, train, vae
+from genmod.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Config(data.Source):
+    """Generative model, training set and classifier."""
+
+    seed: int = 0
+    """Seed of everything random but the folds."""
+    epochs: int = 100
+    """How long to train the generative model."""
+    batch_size: int = 100
+    """Images in a batch of the generative model; as many of each class."""
+    images_per_class: int = 100
+    """Labelled images of each class in the training set."""
+    fold: int = 0
+    """Which training set: folds are disjoint, and the same for every seed."""
+    model: Literal["vae", "gan"] = "vae"
+    """A VAE by its bound, or a GAN by the relativistic loss with R1 and R2."""
+    per_class: bool = False
+    """One model for each class; or one that is given the class."""
+    augmented_model: bool = False
+    """Train the generative model on classically augmented images."""
+    latent_dim: int = 10
+    """Latent dimensions."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers of the generator, or decoder; the other network mirrors them."""
+    learning_rate: float = 2e-3
+    """Adam's learning rate."""
+    penalty: float = 0.1
+    """Weight of R1 and of R2 in a GAN."""
+    synthetic: int = 1000
+    """Synthetic images of each class that a classifier gets."""
+    shift: float = 1 / 14
+    """Classic augmentation: the largest shift, as a share of the side."""
+    mirror: bool = False
+    """Classic augmentation: exchange left and right, too."""
+    classifier_steps: int = 600
+    """Steps of each classifier, whatever it is trained on."""
+    classifier_width: int = 8
+    """Channels of a classifier's first convolution."""
+
+    def __post_init__(self):
+        rng.root(self.seed)
+        counts = "epochs batch_size images_per_class latent_dim synthetic"
+        for name in f"{counts} classifier_steps classifier_width".split():
+            checks.positive_integer(name, getattr(self, name))
+        for width in self.hidden:
+            checks.positive_integer("hidden", width)
+        if not isinstance(self.fold, int) or self.fold < 0:
+            raise ValueError(f"fold must be a whole number of at least 0, got {self.fold!r}")
+        checks.positive("learning_rate", self.learning_rate)
+        checks.not_negative("penalty", self.penalty)
+        data.translate(self.shift)
+
+    def classic(self):
+        """The classic augmentation."""
+        return data.compose(data.translate(self.shift), *[data.flip] * self.mirror)
+
+    def recipe(self, classes: int) -> classifier.Recipe:
+        """How each classifier is trained."""
+        net = nets.dcgan_discriminator(
+            width=self.classifier_width, out=classes, kernel_init=classifier.he_normal
+        )
+        schedule = optax.cosine_decay_schedule(2e-3, self.classifier_steps)
+        return classifier.Recipe(net, optax.adam(schedule), 50, self.classifier_steps)
+
+
+def build(config: Config) -> Experiment:
+    """Puts the parts together."""
+    whole, test = config.train_and_test()
+    classes = int(whole.labels.max()) + 1
+    places = data.fold(
+        rng.stream(rng.root(0), "folds"), whole.labels, config.images_per_class, config.fold
+    )
+    few = data.from_arrays(whole.images[places], whole.labels[places])
+    of_classes = nets.per_class if config.per_class else nets.conditional
+    shape, hidden, latent_dim = few.images.shape[1:], config.hidden, config.latent_dim
+    if config.model == "vae":
+        model = vae.make(
+            of_classes(nets.mlp(hidden[::-1], 2 * latent_dim, heads=2), classes),
+            of_classes(nets.mlp(hidden, shape), classes),
+            latent_dim=latent_dim,
+        )
+        learner = train.learner(
+            model.init,
+            vae.elbo(model),
+            optax.adam(config.learning_rate),
+            sample=vae.generate(model),
+        )
+    else:
+        players = gan.make(
+            of_classes(nets.mlp(hidden, shape, output=jax.nn.sigmoid), classes),
+            of_classes(nets.mlp(hidden[::-1], 1, activation=jax.nn.leaky_relu), classes),
+            latent_dim=latent_dim,
+            image_range=(0, 1),
+        )
+        learner = train.adversarial(
+            players,
+            gan.relativistic,
+            optax.adam(config.learning_rate, b1=0.0, b2=0.99),
+            penalty=gan.weighted((config.penalty, gan.r1), (config.penalty, gan.r2)),
+            average_half_life=5000,
+        )
+
+    def evaluation(key, state):
+        images = learner.sample(rng.stream(key, "synthetic"), state, classes * config.synthetic)
+        made = classifier.made_of_classes(images, classes)
+        real, judged = ({"images": d.images, "labels": d.labels} for d in (few, test))
+        arms = {"none": (None, None), "classic": (None, config.classic())}
+        arms |= {"synthetic": (made, None), "classic_and_synthetic": (made, config.classic())}
+        recipe, own = config.recipe(classes), rng.stream(key, "classifier")
+
+        def accuracy(more, augment):
+            return float(classifier.score(own, recipe, real, more, judged, augment=augment))
+
+        return {f"accuracy_{name}": accuracy(*arm) for name, arm in arms.items()}
+
+    def figures(key, state):
+        samples = learner.sample(key, state, 10 * classes)
+        return {
+            "data": report.image_grid(few.images[: 10 * classes], columns=classes, title="data"),
+            "samples": report.image_grid(samples, columns=classes, title="a class in each column"),
+        }
+
+    prepare = data.unit_interval
+    if config.augmented_model:
+        prepare = data.augmented(config.classic(), prepare)
+    return Experiment(
+        learner=learner,
+        batch_at=data.balanced_batches(
+            few.images, classes, batch_size=config.batch_size, prepare=prepare
+        ),
+        dataset=few,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        evaluate=evaluation,
+        figures=figures,
+    )
