@@ -294,6 +294,7 @@ COUNTS = {
     "mixtures": ["epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"],
     "mnist_vae": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
     "pacgan_mixtures": ["epochs", "batch_size", "packing"],
+    "pictures": ["epochs", "batch_size", "latent_dim", "width", "decay_epochs"],
     "stacked_mnist": ["epochs", "batch_size", "packing", "latent_dim", "width"],
 }
 WEIGHTS = {
@@ -305,6 +306,7 @@ WEIGHTS = {
     "mixtures": ["r1", "r2", "gradient_penalty", "dragan", "clip", "b1"],
     "mnist_vae": ["beta"],
     "pacgan_mixtures": ["b1"],
+    "pictures": ["beta"],
     "stacked_mnist": ["r1", "r2", "b1"],
 }
 # The shape of an example, the range of what the model sees, and the number of steps.
@@ -317,11 +319,13 @@ SHAPES = {
     "mixtures": ((2,), (-2, 2), 12_110),
     "mnist_vae": ((28, 28, 1), (0, 1), 30_000),
     "pacgan_mixtures": ((2,), (-5, 5), 400_000),
+    "pictures": ((28, 28, 1), (0, 1), 4_688),
     "stacked_mnist": ((28, 28, 3), (-1, 1), 3_840),
 }
 GAME = {"discriminator_loss", "generator_loss", "real_probability", "fake_probability"}
 METRICS = {"article_vae": {"loss", "reconstruction", "kl"}, "autoencoder": {"loss"}}
-METRICS["augmentation"] = METRICS["mnist_vae"] = METRICS["article_vae"]
+for one_player in ("augmentation", "mnist_vae", "pictures"):
+    METRICS[one_player] = METRICS["article_vae"]
 
 
 def test_every_shipped_experiment_is_tested_here():
