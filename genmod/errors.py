@@ -1,4 +1,4 @@
-"""What goes wrong with data on disk."""
+"""What goes wrong with data on disk, and with what is not installed."""
 
 
 class DataError(Exception):
@@ -7,3 +7,7 @@ class DataError(Exception):
 
 class NoSuchSplit(ValueError):
     """A data set has no part of that name."""
+
+
+class MissingError(ValueError):
+    """What is asked for needs a package that is not installed."""

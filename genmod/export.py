@@ -17,15 +17,12 @@ import jax.export
 import numpy as np
 
 from genmod import checks, disk, record, runner
+from genmod.errors import MissingError
 from genmod.experiment import Experiment
 from genmod.types import Array, Key
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _SAMPLER, _PARAMETERS, _ABOUT = "sampler.stablehlo", "parameters.safetensors", "export.json"
-
-
-class MissingError(ValueError):
-    """Weights need a package that is not installed."""
 
 
 class Exported(NamedTuple):

@@ -6,6 +6,7 @@ restored, its latent space can be walked in; where it cannot, a note says why.
 
 import functools
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,7 @@ def _facts(run: Gathered) -> dict[str, str]:
 
 def _repeat(run: Gathered) -> list[tuple[str, str]]:
     versions = run.recorded.get("versions", {})
+    path = shlex.quote(str(run.path))
     needed = [n for n in ("jax", "flax", "optax", "orbax-checkpoint", "numpy") if n in versions]
     pinned = " ".join(f"{name}=={versions[name]}" for name in needed)
     return [
@@ -180,8 +182,8 @@ def _repeat(run: Gathered) -> list[tuple[str, str]]:
             f"the versions of this run, under Python {versions.get('python', '?')}",
         ),
         (run.recorded["command"], "the run; in an unfinished folder it continues"),
-        (f"genmod verify {run.path}", "the first log point again, compared bit for bit"),
-        (f"genmod sample {run.path} --num 100", "new samples"),
+        (f"genmod verify {path}", "the first log point again, compared bit for bit"),
+        (f"genmod sample {path} --num 100", "new samples"),
     ]
 
 
@@ -241,7 +243,9 @@ def _walked(built: Experiment, key: jax.Array, state: Any) -> tuple[page.Explore
     if latents.encode is not None and built.test is not None:
         shown = np.asarray(built.test.images[:_CODES], np.float32) / 255
         encode = jax.jit(functools.partial(latents.encode, state))
-        codes, labels = np.asarray(encode(shown), np.float64), built.test.labels[:_CODES]
+        codes = np.asarray(encode(shown), np.float64)
+        finite = np.isfinite(codes).all(axis=1)
+        codes, labels = codes[finite], built.test.labels[:_CODES][finite]
     centre = np.zeros(latents.dim) if latents.normal or not len(codes) else codes.mean(0)
     start = codes[0] if len(codes) else np.asarray(jax.random.normal(key, (latents.dim,)))
     far = np.abs(codes - centre).max(0) if len(codes) else np.zeros(latents.dim)

@@ -74,7 +74,7 @@ ALLOWED = {
     "train": {"checks", "devices", "disk", "rng", "train", "types"},
     "evaluate": {"checks", "evaluate", "rng", "types"},
     "data": {"caches", "checks", "data", "decoding", "errors", "machine", "rng", "types"},
-    "report": {"checks", "data", "evaluate", "report", "rng", "train", "types"},
+    "report": {"checks", "data", "errors", "evaluate", "report", "rng", "train", "types"},
 }
 
 

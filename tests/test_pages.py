@@ -277,3 +277,18 @@ def test_in_a_browser_the_latent_space_is_walked_in(run, browser, tmp_path):
     assert frames.locator("output").text_content() == "step 4"
     shown.screenshot(path=tmp_path / "walked.png", full_page=True)
     assert wrong == []
+
+
+def test_codes_that_are_not_finite_are_left_out(run):
+    """As a page's numbers they would be none that a browser reads."""
+    folder = run("run", "--seed", 0)
+    copy = folder / "experiment.py"
+    encode = "encode=lambda state, x: model.encode(state.params, x)[0],"
+    assert encode in copy.read_text()
+    spoiled = encode.replace("(state.params, x)[0]", "(state.params, x)[0].at[::2].set(jnp.nan)")
+    copy.write_text(copy.read_text().replace(encode, spoiled))
+    html = pages.build([folder])
+    held = re.search(r'<script id="explorers"[^>]*>(.*?)</script>', html, re.DOTALL)
+    explorer = json.loads(held[1], parse_constant=pytest.fail)["0"]
+    assert len(explorer["labels"]) == 32
+    assert len(explorer["points"]) == 64

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genmod.errors import MissingError
 from genmod.report import canvas
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 _WIDEST_PNG = 640
 """Wider pictures become WebP: they are drawings, with smooth edges and letters."""
-
-
-class MissingError(ValueError):
-    """The page needs a package that is not installed."""
 
 
 @dataclass(frozen=True)

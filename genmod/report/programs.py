@@ -21,21 +21,10 @@ from genmod.types import Array
 OPERATIONS = {
     *("add", "sub", "mul", "div", "max", "min", "pow", "rem", "lt", "le", "gt", "ge", "eq", "ne"),
     *("and", "or", "not", "neg", "abs", "sign", "floor", "ceil", "round", "exp", "expm1", "log"),
-    *(
-        "log1p",
-        "sqrt",
-        "rsqrt",
-        "square",
-        "sin",
-        "cos",
-        "tanh",
-        "logistic",
-        "erf",
-        "erfc",
-        "select_n",
-    ),
-    *("clamp", "is_finite"),
+    *("log1p", "sqrt", "rsqrt", "square", "sin", "cos", "tanh", "logistic", "erf", "erfc"),
+    *("select_n", "clamp", "is_finite"),
 }
+"""Functions of single numbers, by the names of JAX's primitives."""
 _SAME = {"copy", "optimization_barrier", "reduce_precision", "reshape", "squeeze", "expand_dims"}
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 _CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat2": "jaxpr"}
