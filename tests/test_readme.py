@@ -152,6 +152,9 @@ def test_every_command_runs(genmod, here, few_digits):
         assert "failed" not in ended.err
         run += 1
     assert run > 15
+    names = {}
+    exec(block("jax.export.deserialize"), names)  # of what was exported
+    assert names["images"].shape == (100, 28, 28, 1)
 
 
 def test_every_test_that_is_named_is_there():
