@@ -31,8 +31,6 @@ def sample(
       index: which of the runs, where the folder holds several seeds; the first is 0.
       out: the picture to write.
     """
-    import jax
-
     from genmod import checks, report, rng, runner
 
     checks.positive_integer("num", num)
@@ -40,7 +38,7 @@ def sample(
     _check_picture(out)
     startup.configure_compilation_cache()
     built, state = runner.trained(run, index)
-    images = jax.jit(built.learner.sample, static_argnums=2)(key, state, num)
+    images = built.sample(key, state, num)
     (built.show or report.image_grid)(images).savefig(out)
     print(out)
     return 0

@@ -111,14 +111,17 @@ class Experiment(NamedTuple):
         """Number of steps of an epoch, rounded up."""
         return math.ceil(len(self.dataset.images) / self.batch_size)
 
+    def sample(self, key: Key, state: Any, num: int) -> Array:
+        """The learner's samples, compiled: images [num, H, W, C]."""
+        return jax.jit(self.learner.sample, static_argnums=2)(key, state, num)
+
     def look(self, key: Key, state: Any) -> Observation:
         """A look at a run in training: `observe`, or samples where it is None."""
         if self.observe is not None:
             return self.observe(key, state)
         if self.latents is None or not self.latents.normal:
             return Observation()
-        draw = jax.jit(self.learner.sample, static_argnums=2)
-        return Observation(images={"samples": draw(key, state, _DRAWN)})
+        return Observation(images={"samples": self.sample(key, state, _DRAWN)})
 
     def draw(self, key: Key, state: Any) -> Mapping[str, Figure] | None:
         """The pictures of the end: `figures`, or those of the latents; None without either."""
@@ -127,8 +130,7 @@ class Experiment(NamedTuple):
         latents = self.latents
         if latents is None:
             return None
-        draw = jax.jit(self.learner.sample, static_argnums=2)
-        samples = draw(key, state, 100) if latents.normal else None
+        samples = self.sample(key, state, 100) if latents.normal else None
         if latents.encode is None or self.test is None:
             return report.generator_figures(self.dataset.images, samples)
         return report.autoencoder_figures(

@@ -101,9 +101,11 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
     """
     runs = [gather(run) for path in paths for run in below(path)]
     explorers = [_explorer(run) for run in runs]
+    comparison = _comparison(runs) if len(runs) > 1 else None
     size = 0
     for frames, with_explorers in _LEVELS:
-        html = _page(runs, explorers, frames, with_explorers)
+        sheets = _sheets(runs, explorers, frames, with_explorers)
+        html = page.page(sheets, comparison)
         size = len(html.encode())
         if size <= most_bytes:
             return html
@@ -113,18 +115,18 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
     )
 
 
-def _page(
+def _sheets(
     runs: Sequence[Gathered],
     found: Sequence[tuple[page.Explorer | None, list[str]]],
     frames: int,
     explorers: bool,
-) -> str:
+) -> list[page.Sheet]:
     sheets = []
     for run, (explorer, notes) in zip(runs, found, strict=True):
         if explorer is not None and not explorers:
             explorer, notes = None, ["The page would be too large with an explorer."]
         sheets.append(_sheet(run, explorer, notes, frames))
-    return page.page(sheets, _comparison(runs) if len(runs) > 1 else None)
+    return sheets
 
 
 def _sheet(

@@ -49,12 +49,12 @@ def save_grid(images: Any, path: str | Path) -> None:
     picture(images).save(path)
 
 
-def picture(images: Any, *, columns: int | None = None) -> Image:
-    """Images side by side as one Pillow image, pixel for pixel; as `image_grid` otherwise."""
+def picture(images: Any) -> Image:
+    """Images side by side as one Pillow image, as many in a row as rows, pixel for pixel."""
     from PIL import Image
 
     images = _as_floats(images)
-    tiled = _tile(images, columns or math.ceil(math.sqrt(len(images))))
+    tiled = _tile(images, math.ceil(math.sqrt(len(images))))
     values = np.round(tiled * 255).astype(np.uint8)
     return Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
 

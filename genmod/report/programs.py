@@ -7,6 +7,7 @@ maxima, and `view`, which copies by strides. `assets/interpreter.js` is their ot
 """
 
 import base64
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def program(decode: Callable[[Array], Array], latent_dim: int) -> dict[str, Any]
         raise ValueError(f"decode must return images [B, H, W, C], got the shapes {shapes} for B=1")
     rounded = [_rounded(value) for value in closed.consts]
     short = _close(closed, rounded, latent_dim)
-    writer = _Writer(latent_dim)
+    writer = _Writer()
     (image,) = writer.walk(
         closed.jaxpr, rounded if short else closed.consts, [_Value(0, (1, latent_dim))]
     )
@@ -103,10 +104,10 @@ class _Value(NamedTuple):
 class _Writer:
     """Writes down the operations of a function, one after the other."""
 
-    def __init__(self, latent_dim: int):
+    def __init__(self):
         self.steps: list[dict[str, Any]] = []
         self.constants: dict[int, np.ndarray] = {}
-        self._sizes = [latent_dim]
+        self._numbers = itertools.count(1)  # 0 is z
         self._known: dict[int, tuple[Any, _Value]] = {}
 
     def walk(self, jaxpr: Jaxpr, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
@@ -134,21 +135,17 @@ class _Writer:
             return value
         if id(value) not in self._known:
             array = np.asarray(value, np.float32)
-            number = self._new(array.size)
+            number = next(self._numbers)
             self.constants[number] = array.ravel()
             self._known[id(value)] = value, _Value(number, array.shape)  # kept: ids are not reused
         return self._known[id(value)][1]
-
-    def _new(self, size: int) -> int:
-        self._sizes.append(size)
-        return len(self._sizes) - 1
 
     def _emit(
         self, name: str, given: Sequence[Any], shape: Sequence[int], /, **more: Any
     ) -> _Value:
         size = int(np.prod(shape))
         numbers = [self.register(value).number for value in given]
-        out = self._new(size)
+        out = next(self._numbers)
         self.steps.append({"f": name, "a": numbers, "out": out, "n": size, **more})
         return _Value(out, tuple(int(side) for side in shape))
 
