@@ -81,7 +81,7 @@ class Config(data.Source):
     def recipe(self, classes: int) -> classifier.Recipe:
         """How each classifier is trained."""
         net = nets.dcgan_discriminator(
-            width=self.classifier_width, out=classes, kernel_init=classifier.he_normal
+            width=self.classifier_width, out=classes, kernel_init=nets.he_normal
         )
         schedule = optax.cosine_decay_schedule(2e-3, self.classifier_steps)
         return classifier.Recipe(net, optax.adam(schedule), 50, self.classifier_steps)

@@ -17,7 +17,6 @@ spread 2.5 modes and .22: it lies within. A run takes 100 minutes of one core.
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
 import optax
 
 from genmod import checks, data, gan, nets, observe, report, rng, train
@@ -55,7 +54,7 @@ def build(config: Config) -> Experiment:
     """Puts the parts together."""
     mixture = data.MIXTURES[config.mixture]
     points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
-    normal = jax.nn.initializers.normal(0.02)
+    normal = nets.normal(0.02)
     discriminator = nets.mlp((200,) * 3, 1, activation=nets.maxout(5), kernel_init=normal)
     model = gan.make(
         nets.mlp((400,) * 4, 2, norm="batch", kernel_init=normal),

@@ -1,7 +1,6 @@
 """Small classifiers of images, and how well one does that was trained on what it is given."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,13 +30,6 @@ class Recipe(NamedTuple):
     optimizer: optax.GradientTransformation
     batch_size: int
     num_steps: int
-
-
-def he_normal(key: Key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-    """N(0, 2 / fan-in), of weights [..., out] (He et al. 2015, arXiv:1502.01852)."""
-    # Drawn in one axis: XLA's CPU compiler takes seconds for a draw of small shape [4, 4, I, O].
-    draws = jax.random.normal(key, (math.prod(shape),), dtype)
-    return math.sqrt(2 / math.prod(shape[:-1])) * draws.reshape(shape)
 
 
 def learner(

@@ -1,6 +1,7 @@
 """The order of examples is a keyed bijection, with random access."""
 
 import collections
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,20 @@ from genmod import data, rng
 
 def order(num, seed=0, positions=None):
     positions = np.arange(num) if positions is None else positions
-    return np.asarray(data.shuffled(rng.root(seed), jnp.asarray(positions), num))
+    return np.asarray(shuffled(rng.root(seed), jnp.asarray(positions), num))
 
 
-@settings(max_examples=15)
+shuffled = jax.jit(data.shuffled, static_argnums=2)
+
+
+def orders(num, many, seed):
+    """Orders of many keys, [many, num]."""
+    keys = jax.random.split(rng.root(seed), many)
+    each = jax.jit(jax.vmap(lambda key: data.shuffled(key, jnp.arange(num), num)))
+    return np.asarray(each(keys))
+
+
+@settings(max_examples=10)
 @given(st.integers(1, 3000), st.integers(0, 2**32 - 1))
 @example(1, 0)
 @example(2, 0)
@@ -48,22 +59,18 @@ def test_an_index_does_not_depend_on_what_is_asked_with_it():
 
 def test_keys_give_orders_that_have_nothing_in_common():
     # Two random permutations agree in a number of places that is Poisson with mean 1.
-    keys = jax.random.split(rng.root(0), 200)
-    positions = jnp.arange(5000)
-    orders = np.asarray(jax.vmap(lambda key: data.shuffled(key, positions, 5000))(keys))
-    agreements = [np.sum(first == second) for first, second in orders.reshape(100, 2, 5000)]
-    fixed = [np.sum(order == np.arange(5000)) for order in orders]
+    found = orders(5000, 200, seed=0)
+    agreements = [np.sum(first == second) for first, second in found.reshape(100, 2, 5000)]
+    fixed = [np.sum(order == np.arange(5000)) for order in found]
     for counts in (agreements, fixed):
         assert abs(np.mean(counts) - 1) < 4 / np.sqrt(len(counts))
 
 
 @pytest.mark.parametrize("num", [8, 10, 100])
 def test_every_index_is_as_likely_at_every_position(num):
-    keys = jax.random.split(rng.root(3), 4000)
-    positions = jnp.arange(num)
-    orders = np.asarray(jax.vmap(lambda key: data.shuffled(key, positions, num))(keys))
+    found = orders(num, 4000, seed=3)
     for position in (0, num // 2, num - 1):
-        counts = np.bincount(orders[:, position], minlength=num)
+        counts = np.bincount(found[:, position], minlength=num)
         assert stats.chisquare(counts).pvalue > 1e-4
 
 
@@ -74,13 +81,40 @@ def test_neighbours_are_torn_apart():
         assert abs(np.corrcoef(index[:-1], index[1:])[0, 1]) < 4 / np.sqrt(num)
 
 
-def test_small_ranges_reach_every_order():
-    keys = jax.random.split(rng.root(4), 3000)
-    positions = jnp.arange(4)
-    orders = np.asarray(jax.vmap(lambda key: data.shuffled(key, positions, 4))(keys))
-    counts = collections.Counter(map(tuple, orders.tolist()))
-    assert len(counts) == 24
-    assert max(counts.values()) < 3 * min(counts.values())
+@pytest.mark.parametrize(("num", "many"), [(4, 5_000), (5, 20_000), (6, 100_000)])
+def test_in_small_ranges_every_order_is_as_likely(num, many):
+    counts = collections.Counter(map(tuple, orders(num, many, seed=4).tolist()))
+    every = math.factorial(num)
+    assert len(counts) == every
+    assert stats.chisquare([*counts.values(), *[0] * (every - len(counts))]).pvalue > 1e-4
+
+
+def is_odd(permutation):
+    """Whether a permutation is odd: of its cycles, an odd number has an even length."""
+    rest, odd = set(range(len(permutation))), False
+    while rest:
+        place = first = rest.pop()
+        while (place := permutation[place]) != first:
+            rest.remove(place)
+            odd = not odd
+    return odd
+
+
+@pytest.mark.parametrize("num", [9, 25, 35, 121])
+def test_half_of_the_orders_are_odd(num):
+    # Shifts of halves that are both odd, 5 x 5 here, make even orders alone.
+    odd = sum(map(is_odd, orders(num, 1000, seed=num).tolist()))
+    assert abs(odd - 500) < 4 * math.sqrt(250)
+
+
+@pytest.mark.parametrize("num", [6, 9, 16, 100])
+def test_neighbours_are_neighbours_again_as_often_as_by_chance(num):
+    many = 20_000
+    found = np.abs(np.diff(orders(num, many, seed=7), axis=1)) == 1
+    # Of num - 1 pairs of neighbours, each is next to the other again with probability 2 / num.
+    number = found.sum(axis=1)
+    error = number.std() / math.sqrt(many)
+    assert abs(number.mean() - 2 * (num - 1) / num) < 4 * error
 
 
 @pytest.mark.parametrize("num", [0, -3, 2**31, 1.5])

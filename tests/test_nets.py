@@ -98,23 +98,6 @@ def test_nnx_modules_become_pure_functions():
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
 
 
-def test_random_bits_are_those_of_plain_layers():
-    # Stored results rest on them: no option may take a key where it is not used.
-    def two_heads(key, shape, dtype):
-        return jnp.hstack([GLOROT(k, (3, 2), dtype) for k in jax.random.split(key, 2)])
-
-    class Reference(linen.Module):
-        @linen.compact
-        def __call__(self, x):
-            x = jax.nn.relu(linen.Dense(3, kernel_init=GLOROT, name="layer_0")(x))
-            return linen.Dense(4, kernel_init=two_heads, name="output")(x)
-
-    x = jnp.ones((1, 2))
-    params = nets.mlp((3,), 4, heads=2).init(rng.root(7), x)
-    expected = Reference().init(rng.root(7), x)["params"]
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
-
-
 # Normalisation
 
 

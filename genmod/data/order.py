@@ -15,9 +15,13 @@ import jax.numpy as jnp
 from genmod import checks, rng
 from genmod.types import Array, Key
 
-ROUNDS = 6
-"""Four rounds pass for random on large ranges (Luby & Rackoff); two more make small ranges, of tens
-of examples, mix as well."""
+
+def _num_rounds(num: int) -> int:
+    """Rounds after which no statistic of `tests/test_data_order.py` tells orders from random ones.
+
+    Four pass for random on large ranges (Luby & Rackoff); ranges of tens of examples need more.
+    """
+    return 10 if num >= 64 else 16
 
 
 def shuffled(key: Key, position: Array, num: int) -> Array:
@@ -37,16 +41,26 @@ def shuffled(key: Key, position: Array, num: int) -> Array:
     num = checks.positive_integer("num", num)
     if num >= 2**31:
         raise ValueError(f"num must be below 2**31, got {num}")
-    # [0, num) sits inside left * right, which exceeds num by less than sqrt(num) + 1.
+    return _permuted(_round_keys(key, num), position, num)
+
+
+def _round_keys(key: Key, num: int) -> Array:
+    return jax.random.bits(key, (_num_rounds(num),), jnp.uint32)
+
+
+def _permuted(round_keys: Array, position: Array, num: int) -> Array:
+    """The index at each position, by round keys [..., rounds] of one epoch or of each."""
+    # [0, num) sits inside left * right, which exceeds it by few. One of the two is even: shifts by
+    # halves that are both odd make even permutations alone.
     left = math.isqrt(num - 1) + 1
+    left += left % 2
     right = -(-num // left)
-    round_keys = jax.random.bits(key, (ROUNDS,), jnp.uint32)
 
     def permute(value: Array) -> Array:
         high, low = value // right, value % right
-        for index in range(0, ROUNDS, 2):
-            high = (high + _hash(low ^ round_keys[index]) % left) % left
-            low = (low + _hash(high ^ round_keys[index + 1]) % right) % right
+        for index in range(0, _num_rounds(num), 2):
+            high = (high + _hash(low ^ round_keys[..., index]) % left) % left
+            low = (low + _hash(high ^ round_keys[..., index + 1]) % right) % right
         return high * right + low
 
     # Cycle walking: a value outside the range is permuted again until it falls inside. Few do.
@@ -96,13 +110,11 @@ def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Arr
     position = step_in_cycle * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
     epoch = cycles * (cycle // num) + position // num
 
-    # The batch touches at most two epochs: compute both orders, choose per example.
-    order = rng.stream(key, "order")
-    in_first = shuffled(rng.at_step(order, epoch[0]), position % num, num)
-    if num % batch_size == 0:
-        return in_first
-    in_last = shuffled(rng.at_step(order, epoch[-1]), position % num, num)
-    return jnp.where(epoch == epoch[0], in_first, in_last)
+    # The batch touches at most two epochs: draw the round keys of both, choose for each example.
+    ends = jnp.stack([epoch[0], epoch[-1]])
+    keys = jax.vmap(rng.at_step, (None, 0))(rng.stream(key, "order"), ends)
+    round_keys = jax.vmap(lambda one: _round_keys(one, num))(keys)
+    return _permuted(round_keys[(epoch != epoch[0]).astype(jnp.int32)], position % num, num)
 
 
 def _hash(x: Array) -> Array:

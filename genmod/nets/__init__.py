@@ -5,12 +5,14 @@ from genmod.nets.convert import from_linen, from_nnx
 from genmod.nets.convolution import conv, conv_transpose
 from genmod.nets.dcgan import dcgan_discriminator, dcgan_generator
 from genmod.nets.fourier import fourier_features
+from genmod.nets.initial import Initializer, glorot_uniform, he_normal, normal
 from genmod.nets.mlp import maxout, mlp
 from genmod.nets.normalisation import BatchNorm
 from genmod.types import Net
 
 __all__ = [
     "BatchNorm",
+    "Initializer",
     "Net",
     "conditional",
     "conv",
@@ -20,7 +22,10 @@ __all__ = [
     "fourier_features",
     "from_linen",
     "from_nnx",
+    "glorot_uniform",
+    "he_normal",
     "maxout",
     "mlp",
+    "normal",
     "per_class",
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import jax
 from flax import linen
 
+from genmod.nets.initial import drawn, noted
 from genmod.nets.normalisation import MOMENTS, pooled
 from genmod.types import Array, Key, Net, Params
 
@@ -19,7 +20,9 @@ def from_linen(module: linen.Module, *, standing: bool = False) -> Net:
     """A flax.linen module as a Net.
 
     Args:
-      module: a module called with one array; its only collection must be `params`.
+      module: a module called with one array; its only collection must be `params`. Weights of
+        `nets.Initializer` are drawn together, by the names of the parameters; all others as flax
+        does.
       standing: whether the module normalises with `BatchNorm`, so the Net has a `standing`.
 
     Raises:
@@ -27,14 +30,16 @@ def from_linen(module: linen.Module, *, standing: bool = False) -> Net:
     """
 
     def init(key: Key, x: Array) -> Params:
-        variables = module.init(key, x)
+        with noted() as notes:
+            variables = module.init(key, x)
         others = sorted(set(variables) - {"params", MOMENTS})
         if others:
             raise ValueError(
                 f"{type(module).__name__} keeps the collections {others}; expected none but "
                 "'params': a Net is a pure function of its parameters"
             )
-        return variables.get("params", {})
+        params = drawn(key, variables.get("params", {}), notes)
+        return module.init(key, x)["params"] if params is None else params
 
     def apply(params: Params, x: Array) -> Array:
         return cast(Array, module.apply({"params": params}, x))

@@ -14,12 +14,13 @@ from genmod import checks
 from genmod.nets import normalisation
 from genmod.nets.convert import from_linen
 from genmod.nets.convolution import conv, conv_transpose
+from genmod.nets.initial import normal
+from genmod.nets.mlp import WeightInit
 from genmod.types import Array, Net
 
 Activation = Callable[[Array], Array]
-Initializer = Callable[..., Array]
 
-_NORMAL = jax.nn.initializers.normal(0.02)
+_NORMAL = normal(0.02)
 
 
 def _leaky_relu(x: Array) -> Array:
@@ -34,7 +35,7 @@ def dcgan_generator(
     groups: int | None = None,
     activation: Activation = jax.nn.relu,
     output: Activation | None = jnp.tanh,
-    kernel_init: Initializer = _NORMAL,
+    kernel_init: WeightInit = _NORMAL,
 ) -> Net:
     """Images [B, H, W, C] from latents z [B, L].
 
@@ -100,7 +101,7 @@ def dcgan_discriminator(
     groups: int | None = None,
     activation: Activation = _leaky_relu,
     out: int | None = None,
-    kernel_init: Initializer = _NORMAL,
+    kernel_init: WeightInit = _NORMAL,
 ) -> Net:
     """Logits of images [B, H, W, C].
 
@@ -148,7 +149,7 @@ class _Convolution(linen.Module):
 
     channels: int
     convolve: Callable[..., Array]
-    kernel_init: Initializer
+    kernel_init: WeightInit
 
     @linen.compact
     def __call__(self, x: Array) -> Array:

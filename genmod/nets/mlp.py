@@ -12,11 +12,11 @@ from flax import linen
 from genmod import checks
 from genmod.nets import normalisation
 from genmod.nets.convert import from_linen
+from genmod.nets.initial import Initializer, glorot_uniform
 from genmod.types import Array, Key, Net
 
-Initializer = Callable[..., Array]
-
-_GLOROT_UNIFORM = jax.nn.initializers.glorot_uniform()
+WeightInit = Callable[..., Array]
+"""`(key, shape, dtype) -> weights`: a `nets.Initializer`, or one of `jax.nn.initializers`."""
 
 
 class Maxout(NamedTuple):
@@ -52,7 +52,7 @@ def mlp(
     heads: int = 1,
     output: Callable[[Array], Array] | None = None,
     output_bias: Array | None = None,
-    kernel_init: Initializer = _GLOROT_UNIFORM,
+    kernel_init: WeightInit = glorot_uniform,
 ) -> Net:
     """A multi-layer perceptron from [B, ...], flattened to [B, D], to [B, *out].
 
@@ -123,8 +123,10 @@ def mlp(
     return from_linen(Mlp(), standing=norm == "batch" and bool(widths))
 
 
-def _in_parts(kernel_init: Initializer, parts: int) -> Initializer:
+def _in_parts(kernel_init: WeightInit, parts: int) -> WeightInit:
     """Initialises equal parts of the columns one by one, each with its own fan-out."""
+    if isinstance(kernel_init, Initializer):
+        return kernel_init.in_parts(parts)
 
     def init(key: Key, shape: tuple[int, int], dtype=jnp.float32) -> Array:
         rows, columns = shape
