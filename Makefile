@@ -1,19 +1,24 @@
-# make demo, make test, make test-all, make lint, make docs, make bench. PYTHON chooses the interpreter.
+# make demo, test, test-end-to-end, test-all, lint, docs, bench. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-lowest lint docs bench clean
+.PHONY: demo test test-end-to-end test-all test-lowest lint docs bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/genmod train article_vae
 	$(BIN)/genmod report runs/article_vae/seed-0
 
+# What one needs to trust a change.
 test: lint
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow and not end_to_end"
+
+# Notebooks, the commands of README and docs, processes and what may befall them.
+test-end-to-end: $(VENV)/dev
+	$(BIN)/pytest -n auto -m "end_to_end and not slow"
 
 test-all: lint
-	GENMOD_TESTS_XLA_LEVEL=3 $(BIN)/pytest -n auto
+	GENMOD_TESTS_OPTIMISED=1 $(BIN)/pytest -n auto
 
 # The oldest versions that setup.cfg admits.
 test-lowest:
@@ -22,7 +27,7 @@ test-lowest:
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python \
 		--resolution lowest-direct --editable .
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --editable '.[dev]'
-	$(VENV)-lowest/bin/pytest -n auto -m "not slow"
+	$(VENV)-lowest/bin/pytest -n auto -m "not slow and not end_to_end"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

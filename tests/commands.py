@@ -16,10 +16,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint import v1 as orbax
 
-from genmod import cli, experiment, record, runner, startup
+from genmod import cli, experiment, record, runner
 from genmod.train import NonFiniteError, checkpoint
 
 # Where archives of Fashion-MNIST may lie. Debian has packed them again, without the names in them:
@@ -153,16 +152,10 @@ def process(place, environment):
 @pytest.fixture
 def genmod(place, environment, monkeypatch, capsys):
     """`genmod` in this process, where a process of its own would show nothing more."""
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
     for name in ("GENMOD_CACHE_DIR", "COLUMNS"):
         monkeypatch.setenv(name, environment[name])
     handlers = {n: signal.getsignal(n) for n in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM)}
-    options = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
-    )
-    values = {name: getattr(jax.config, name) for name in options}
 
     def run(*arguments):
         capsys.readouterr()
@@ -171,13 +164,9 @@ def genmod(place, environment, monkeypatch, capsys):
         return Ended(ended.value.code, *capsys.readouterr())
 
     monkeypatch.chdir(place)
-    startup.configure_compilation_cache()
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    for name, value in values.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -1,25 +1,47 @@
 """Strict rules for all tests: four CPU devices, no silent broadcasting, no key used twice."""
 
 import os
+import time
 
-# Compiling takes most of the tests' time, and half of it is for speed that they do not need. What
-# compares bits of real runs, and notebooks, is compiled as users have it; so is all of test-all.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level="
-    + os.environ.get("GENMOD_TESTS_XLA_LEVEL", "0")
-)
+# Compiling takes most of the tests' time, and three quarters of that are for speed that they do not
+# need. What compares bits of real runs, and notebooks, is compiled as users have it; so is all of
+# test-all, which sets GENMOD_TESTS_OPTIMISED.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+if not os.environ.get("GENMOD_TESTS_OPTIMISED"):
+    os.environ["XLA_FLAGS"] += (
+        " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
+import platformdirs
 import pytest
 from hypothesis import settings
 
 pytest_plugins = ["commands"]
 
+# Compiled programs by their contents, for the other workers and for the next time. Commands in
+# processes of their own have another cache.
+PROGRAMS = platformdirs.user_cache_path("genmod") / "tests"
+jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 jax.devices()  # now, so that no command run in this process can choose another number
+
+
+_DAYS = 14
+
+
+def pytest_sessionstart(session):
+    """Throws away programs that have not been made anew for some time."""
+    if not hasattr(session.config, "workerinput") and PROGRAMS.is_dir():
+        for program in PROGRAMS.iterdir():
+            if program.stat().st_mtime < time.time() - _DAYS * 86400:
+                program.unlink()
 
 
 # The first example compiles; a deadline would judge the compiler.

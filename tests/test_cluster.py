@@ -13,6 +13,8 @@ from commands import SMALL, Process, refused
 from genmod import record
 from genmod.train import checkpoint
 
+pytestmark = pytest.mark.end_to_end
+
 
 @pytest.fixture(scope="module")
 def alone(place, environment):

@@ -14,6 +14,8 @@ import pytest
 
 import genmod
 
+pytestmark = pytest.mark.end_to_end
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "genmod"
 

@@ -21,6 +21,8 @@ from genmod import data, digits, disk, record, rng
 from genmod.train import checkpoint
 from genmod.train.checkpoint import CheckpointError
 
+pytestmark = pytest.mark.end_to_end
+
 KEPT = Path(__file__).parent / "data" / "run-0.1.0"
 
 

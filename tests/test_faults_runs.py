@@ -17,6 +17,8 @@ from genmod import lock, record, report, runner
 from genmod.experiment import Observation
 from genmod.train import checkpoint
 
+pytestmark = pytest.mark.end_to_end
+
 SMALL_RUN = ("train", "small", "--run-dir")
 
 

@@ -19,6 +19,8 @@ from genmod.experiment import Experiment, Observation
 from genmod.stop import Stopped
 from genmod.train import checkpoint
 
+pytestmark = pytest.mark.end_to_end
+
 
 class Crash(BaseException):
     """Stands for the end of the process."""

@@ -14,6 +14,8 @@ from genmod import record
 from genmod.stop import Cut, Phase, Stop
 from genmod.train import checkpoint
 
+pytestmark = pytest.mark.end_to_end
+
 PATIENCE = 15  # seconds; 5 where nothing else runs, and a pause lasts 200
 
 AT_ONCE = [

@@ -13,6 +13,8 @@ from PIL import Image
 
 from genmod import data, experiment, rng
 
+pytestmark = pytest.mark.end_to_end
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from commands import assert_same_end, contents
 
+pytestmark = pytest.mark.end_to_end
+
 ROOT = Path(__file__).parents[1]
 QUICK = ["mnist_vae", "--epochs", "6", "--hidden", "40", "--latent-dim", "2"]
 GAME = ["mixtures", "--epochs", "6", "--hidden", "64", "64", "--packing", "2"]
