@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The tests of a file stay in one process: they share what has been compiled and prepared.
+PARALLEL := -n auto --dist loadfile
 
 .PHONY: demo test test-end-to-end test-all test-lowest lint docs bench clean
 
@@ -11,14 +13,14 @@ demo: $(VENV)/demo
 
 # What one needs to trust a change.
 test: lint
-	$(BIN)/pytest -n auto -m "not slow and not end_to_end"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not end_to_end"
 
 # Notebooks, the commands of README and docs, processes and what may befall them.
 test-end-to-end: $(VENV)/dev
-	$(BIN)/pytest -n auto -m "end_to_end and not slow"
+	$(BIN)/pytest $(PARALLEL) -m "end_to_end and not slow"
 
 test-all: lint
-	GENMOD_TESTS_OPTIMISED=1 $(BIN)/pytest -n auto
+	GENMOD_TESTS_OPTIMISED=1 $(BIN)/pytest $(PARALLEL)
 
 # The oldest versions that setup.cfg admits.
 test-lowest:
@@ -27,7 +29,7 @@ test-lowest:
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python \
 		--resolution lowest-direct --editable .
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --editable '.[dev]'
-	$(VENV)-lowest/bin/pytest -n auto -m "not slow and not end_to_end"
+	$(VENV)-lowest/bin/pytest $(PARALLEL) -m "not slow and not end_to_end"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
