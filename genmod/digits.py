@@ -1,14 +1,16 @@
 """A classifier of MNIST's digits: the judge of which modes a generative model reaches.
 
-It is trained here, from the packaged data and a fixed seed, the first time it is asked for, and
-kept in the user's cache folder with the SHA-256 of its weights: none are shipped or downloaded.
+Its weights come with the package, in half precision. `python -m genmod.digits FILE` trains them
+again from the packaged data and a fixed seed, which takes minutes on a CPU, and says whether every
+bit agrees, as it does on the versions and the kind of machine that the file names.
 """
 
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,14 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genmod import caches, data, nets, rng, train
 from genmod import classifier as classifiers
+from genmod import data, nets, rng, train
 from genmod.data import DataError
 from genmod.types import Array, Net, Params
 
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _SHIFT, _SEED = 15, 100, 2e-3, 2, 0
 _RECIPE = {
-    "version": 1,
     "epochs": _EPOCHS,
     "batch_size": _BATCH_SIZE,
     "learning_rate": _LEARNING_RATE,
@@ -52,37 +53,38 @@ class Classifier(NamedTuple):
         return self.logits(images).argmax(axis=-1).astype(np.int32)
 
 
+def packaged() -> Path:
+    """The file of the judge that comes with genmod."""
+    return Path(str(resources.files("genmod") / "judges" / "mnist.npz"))
+
+
 @functools.cache
-def classifier(cache: str | Path | None = None) -> Classifier:
-    """The judge: read from the cache, or trained and put there, which takes minutes on a CPU.
+def classifier(path: str | Path | None = None) -> Classifier:
+    """The judge, read from its file.
 
     Two strided convolutions (32 and 64 channels) and a dense layer of 256, trained on images
     shifted by up to two pixels.
 
     Args:
-      cache: the folder to keep it in; $GENMOD_CACHE_DIR or the user's cache folder if None.
+      path: a file that `python -m genmod.digits FILE` has written; the packaged one if None.
 
     Raises:
-      DataError: if the file in the cache is damaged.
+      DataError: if the file is missing or damaged.
     """
-    folder = caches.folder() if cache is None else Path(cache)
-    recipe = hashlib.sha256(json.dumps(_RECIPE, sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"mnist-classifier-{recipe}.npz"
     net = _net()
     like = jax.eval_shape(net.init, rng.root(0), jnp.zeros((1, 28, 28, 1)))
-    if path.exists():
-        params = _read(path, like)
-    else:
-        print("training the classifier of digits, once: some minutes on a CPU", flush=True)
-        params = _train(net)
-        _write(path, params)
-    return _judge(net, params)
+    params, about = _read(packaged() if path is None else Path(path), like)
+    return Classifier(_logits(net, params), about["accuracy"], about["fingerprint"])
+
+
+def fingerprint() -> str:
+    """SHA-256 of the packaged judge's weights, as its file says."""
+    with np.load(packaged()) as arrays:
+        return json.loads(str(arrays["about"]))["fingerprint"]
 
 
 def _net() -> Net:
-    features = nets.dcgan_discriminator(
-        width=32, out=256, kernel_init=jax.nn.initializers.he_normal()
-    )
+    features = nets.dcgan_discriminator(width=32, out=256, kernel_init=nets.he_normal)
     head = nets.mlp((), 10)
 
     def init(key: Any, x: Array) -> Params:
@@ -112,13 +114,15 @@ def _train(net: Net) -> Params:
         batch_size=_BATCH_SIZE,
         prepare=data.unchanged,
     )
-    (*_, end) = train.run(
+    points = train.run(
         learner, rng.root(_SEED), batch_at, num_steps=steps, log_every=steps // _EPOCHS
     )
-    return end.state.params
+    for point in points:
+        print(f"epoch {point.step * _EPOCHS // steps} of {_EPOCHS}: {point.metrics}", flush=True)
+    return point.state.params
 
 
-def _judge(net: Net, params: Params) -> Classifier:
+def _logits(net: Net, params: Params) -> Callable[[Any], np.ndarray]:
     apply = jax.jit(net.apply)
 
     def logits(images: Any) -> np.ndarray:
@@ -133,10 +137,13 @@ def _judge(net: Net, params: Params) -> Classifier:
         chunks[-1] = np.pad(chunks[-1], [(0, missing), (0, 0), (0, 0), (0, 0)])
         return np.concatenate([np.asarray(apply(params, x)) for x in chunks])[: len(images)]
 
+    return logits
+
+
+def accuracy(judge: Classifier) -> float:
+    """The share of the 10,000 test images of MNIST that a judge gets right."""
     test = data.load("mnist", "test")
-    found = Classifier(logits, 0.0, _fingerprint(params))
-    right = found.labels(np.asarray(test.images, np.float32) / 255) == test.labels
-    return found._replace(accuracy=float(right.mean()))
+    return float((judge.labels(test.images.astype(np.float32) / 255) == test.labels).mean())
 
 
 def _fingerprint(params: Params) -> str:
@@ -147,29 +154,78 @@ def _fingerprint(params: Params) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _write(path: Path, params: Params) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {f"{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(params))}
-    arrays["fingerprint"] = np.array(_fingerprint(params))
-    # Written aside and renamed, so that nobody reads half of it; two who train write the same.
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, **cast(Any, arrays))
-    partial.replace(path)
+def _halves(params: Params) -> Params:
+    """Weights rounded to half precision, in single precision again."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16).astype(np.float32), params)
 
 
-def _read(path: Path, like: Params) -> Params:
-    expected, structure = jax.tree.flatten(like)
+def _write(path: Path, net: Net, params: Params) -> dict[str, Any]:
+    """Writes weights, rounded, with what is to be known about them; returns that."""
+    from genmod import record  # which imports this module
+
+    params = _halves(params)
+    judge = Classifier(_logits(net, params), 0.0, _fingerprint(params))
+    about = {
+        "fingerprint": judge.fingerprint,
+        "accuracy": accuracy(judge),
+        "recipe": _RECIPE,
+        "versions": record.versions(),
+        "device": record.device(),
+    }
+    names = [name for name, _ in _named(params)]
+    leaves = [np.asarray(leaf).astype(np.float16) for _, leaf in _named(params)]
+    arrays = {**dict(zip(names, leaves, strict=True)), "about": np.array(json.dumps(about))}
+    with path.open("wb") as file:
+        np.savez_compressed(file, **cast(Any, arrays))
+    return about
+
+
+def _named(params: Params) -> list[tuple[str, Any]]:
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
+
+
+def _read(path: Path, like: Params) -> tuple[Params, dict[str, Any]]:
+    """The weights in a file, float32, and what is to be known about them."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            leaves = [arrays[f"{i}"] for i in range(len(expected))]
-            fingerprint = str(arrays["fingerprint"])
-        params = jax.tree.unflatten(structure, leaves)
-        sound = _fingerprint(params) == fingerprint and all(
-            a.shape == b.shape and a.dtype == b.dtype for a, b in zip(leaves, expected, strict=True)
+            about = json.loads(str(arrays["about"]))
+            leaves = [arrays[name].astype(np.float32) for name, _ in _named(like)]
+        params = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        sound = _fingerprint(params) == about["fingerprint"] and all(
+            leaf.shape == one.shape for leaf, (_, one) in zip(leaves, _named(like), strict=True)
         )
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; expected the weights of the judge") from None
     except Exception as error:
-        raise DataError(f"{path}: damaged ({error}); delete it to have it trained anew") from None
+        raise DataError(f"{path}: damaged ({error}); reinstall genmod, or train it anew") from None
     if not sound:
-        raise DataError(f"{path}: damaged: not the weights it names; delete it to train anew")
-    return params
+        raise DataError(f"{path}: damaged: not the weights it names; reinstall genmod")
+    return params, about
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains the judge again into a file; 0 if every bit is that of the packaged one, else 1.
+
+    Raises:
+      ValueError: if not one file is given.
+    """
+    if len(arguments) != 1:
+        raise ValueError(f"expected one file to write the judge to, got {list(arguments)}")
+    net = _net()
+    about = _write(Path(arguments[0]), net, _train(net))
+    size = Path(arguments[0]).stat().st_size / 1e6
+    print(
+        f"{arguments[0]}: {size:.2f} MB, {about['fingerprint']}, accuracy {about['accuracy']:.2%}"
+    )
+    if not packaged().exists() or about["fingerprint"] != fingerprint():
+        print("not the packaged judge")
+        return 1
+    print("every bit is the packaged judge's")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -50,7 +50,8 @@ def digits(samples: Any, reference: np.ndarray | data.Streamed) -> Observation:
     """
     samples = np.asarray(samples)
     judge = judges.classifier()
-    return _images(samples, reference, evaluate.label_modes(judge.labels(samples), 10))
+    scores = evaluate.label_modes(judge.labels(samples), 10, judge=judge.fingerprint)
+    return _images(samples, reference, scores)
 
 
 def images(samples: Any, reference: np.ndarray | data.Streamed) -> Observation:
@@ -75,7 +76,8 @@ def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray)
     judge = judges.classifier()
     digits = [judge.labels(samples[..., channel : channel + 1]) for channel in range(3)]
     labels = data.stacked_modes(np.stack(digits, axis=1))
-    return _images(samples, reference, evaluate.label_modes(labels, 1000, frequencies=frequencies))
+    scores = evaluate.label_modes(labels, 1000, frequencies=frequencies, judge=judge.fingerprint)
+    return _images(samples, reference, scores)
 
 
 def _images(

@@ -245,9 +245,9 @@ def test_24_objects_in_place_of_the_classifiers_arrays_are_never_run(tmp_path, k
 
     path, harm = tmp_path / "classifier.npz", Harm(tmp_path / "harm")
     if kind == "pickle":
-        path.write_bytes(pickle.dumps({"0": harm, "fingerprint": harm}))
+        path.write_bytes(pickle.dumps({"0": harm, "about": harm}))
     else:
-        np.savez(path, **{"0": np.array([harm], object), "fingerprint": np.array("sha256:")})
+        np.savez(path, **{"0": np.zeros(1), "about": np.array([harm], object)})
     with pytest.raises(data.DataError, match=r"damaged \(.*allow_pickle="):
         digits._read(path, (np.zeros(1),))
     assert not (tmp_path / "harm").exists()

@@ -38,6 +38,7 @@ class ModeScores(NamedTuple):
         of each sample is known.
       reverse_kl: KL(samples' modes || true modes) over the high-quality samples, in nats.
       floor: what as many perfect samples score on average.
+      judge: fingerprint of the classifier that told the modes; empty where none did.
     """
 
     captured: int
@@ -45,6 +46,7 @@ class ModeScores(NamedTuple):
     high_quality: float | None
     reverse_kl: float
     floor: ModeFloor
+    judge: str = ""
 
     def __str__(self) -> str:
         floor = self.floor
@@ -52,6 +54,8 @@ class ModeScores(NamedTuple):
         if self.high_quality is not None:
             parts.append(f"high quality {self.high_quality:.1%} ({floor.high_quality:.1%})")
         parts.append(f"reverse KL {self.reverse_kl:.3g} ({floor.reverse_kl:.3g})")
+        if self.judge:
+            parts.append(f"judge {self.judge.removeprefix('sha256:')[:8]}")
         return ", ".join(parts)
 
 
@@ -132,7 +136,12 @@ def mixture_modes(samples: Any, centres: Any, std: float, *, within: float = 3.0
 
 
 def label_modes(
-    labels: Any, num_modes: int, *, reference: Any = None, frequencies: Any = None
+    labels: Any,
+    num_modes: int,
+    *,
+    reference: Any = None,
+    frequencies: Any = None,
+    judge: str = "",
 ) -> ModeScores:
     """Scores samples whose mode was found by a classifier, as in Stacked-MNIST.
 
@@ -146,6 +155,7 @@ def label_modes(
       reference: the distribution over modes from which reverse_kl is measured, [K]; uniform if
         None.
       frequencies: how often each mode truly is, [K], for the floor; the reference if None.
+      judge: fingerprint of the classifier that gave the labels, to stand beside the scores.
 
     Raises:
       ValueError: if a shape or type is another, a label is out of range, or a distribution has
@@ -179,6 +189,7 @@ def label_modes(
         high_quality=None,
         reverse_kl=_reverse_kl(counts, reference),
         floor=_floor(len(labels), frequencies, reference, None),
+        judge=judge,
     )
 
 
