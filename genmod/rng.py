@@ -6,11 +6,11 @@ noise stays the same when the batch is cut up differently.
 """
 
 import hashlib
-import operator
 
 import jax
 import jax.numpy as jnp
 
+from genmod import checks
 from genmod.types import Array, Key, Keys
 
 
@@ -30,13 +30,7 @@ def root(seed: int) -> Key:
     Raises:
       ValueError: if seed is not such a number.
     """
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if isinstance(seed, bool) or not 0 <= number < 2**32:
-        raise ValueError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
-    return jax.random.key(number)
+    return jax.random.key(checks.seed("seed", seed))
 
 
 def stream(key: Key, name: str) -> Key:
