@@ -93,13 +93,14 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
         name, arguments = _of_pictures(name, arguments)
     import jax
 
-    from genmod import cluster, devices, experiment, machine, record, runner
+    from genmod import cluster, devices, experiment, machine, record, runner, source
     from genmod.train import NonFiniteError
 
-    source = experiment.find(name)
-    module = experiment.load(source)
-    config, options = _parse(module, source.stem, arguments)
-    path = options.run_dir or Path("runs") / source.stem / experiment.default_name(
+    file = experiment.find(name)
+    module = experiment.load(file)
+    config, options = _parse(module, file.stem, arguments)
+    written = experiment.config_as_json(config)  # before any work: what cannot be kept is refused
+    path = options.run_dir or Path("runs") / file.stem / experiment.default_name(
         config, options.seeds
     )
     startup.configure_compilation_cache()
@@ -116,7 +117,6 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             stack.enter_context(cluster.joined(*given))
         else:
             lock.refuse_running(path)
-        leads = cluster.leads()
         built = experiment.over(
             module.build(config),
             config.seed,
@@ -125,19 +125,22 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             options.how,
         )
         runner.check(built, config.seed)  # before there is a folder
-        folder = record.Folder(path)
+        path = _of_its_own(path, options.run_dir, built.dataset.fingerprint)
+        folder, leads = record.Folder(path), cluster.leads()
         if leads:
             record.refuse_foreign(folder)
             stack.enter_context(lock.held(path))
             folder, remarks = record.open_folder(
                 path,
-                experiment=source.stem,
-                source=source,
-                config=experiment.config_as_json(config),
+                experiment=file.stem,
+                source=source.of(module),
+                config=written,
                 fingerprint=built.dataset.fingerprint,
                 command=shlex.join(["genmod", "train", name, *arguments]),
                 seeds=options.seeds,
                 protocol=_protocol(config, built.batch_at),
+                kind=type(config),
+                classes=getattr(built.dataset, "classes", ()),
             )
             for remark in remarks:
                 print(f"note: {remark}", file=sys.stderr)
@@ -167,6 +170,23 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             print(stop.saved_at(outcome.step))
         return 128 + outcome.signal
     return 0
+
+
+def _of_its_own(path: Path, asked: Path | None, fingerprint: str) -> Path:
+    """The run folder: another, where that name is of a run on other data and nobody asked for it.
+
+    Data are named by the last part of where they lie.
+    """
+    from genmod import cluster, record
+
+    with contextlib.suppress(ValueError):  # what is wrong with the folder is said later
+        there = record.read(record.Folder(path))["data"]
+        if asked is None and there != fingerprint:
+            own = path.with_name(f"{path.name}_{fingerprint.removeprefix('sha256:')[:8]}")
+            if cluster.leads():
+                print(f"note: {path} is of other data: this run's folder is {own}", file=sys.stderr)
+            return own
+    return path
 
 
 def _of_pictures(folder: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
