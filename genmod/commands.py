@@ -322,7 +322,7 @@ def report(
     startup.configure_compilation_cache()
     html = pages.build(found, most_bytes=round(max_mb * 1e6))
     with disk.writing(out):
-        out.write_text(html)
+        out.write_text(html, encoding="utf-8")
     print(f"{out} ({len(html.encode()) / 1e6:.1f} MB, {len(found)} run{'s' * (len(found) > 1)})")
     return 0
 
