@@ -18,6 +18,11 @@ def figure(width: float, height: float, **options: Any) -> Figure:
     return Figure(figsize=(width, height), dpi=110, **options)
 
 
+def spelt(text: str) -> str:
+    """A text whose characters are all Unicode: the bytes of a file's name may be none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def colour(index: int) -> tuple[float, float, float, float]:
     """The colour of class number `index`; there are ten, then they repeat."""
     from matplotlib import colormaps
