@@ -106,8 +106,7 @@ class NonFiniteError(ArithmeticError):
 @functools.cache
 def _start() -> Any:
     # It runs once: on the CPU, optimising it takes longer than the whole of it unoptimised.
-    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    quick = quick if jax.default_backend() == "cpu" else None
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(_begin, static_argnums=0, compiler_options=quick)
 
 
