@@ -3,8 +3,9 @@
 import os
 import time
 
-# Compiling takes most of the tests' time, and half of it is for speed that they do not need. What compares bits of real runs, and notebooks, is compiled as users have it; so is all of
-# test-all, which sets GENMOD_TESTS_OPTIMISED.
+# Compiling takes most of the tests' time, and half of it is for speed that they do not need. What
+# compares bits of real runs, and notebooks, is compiled as users have it; so is all of test-all,
+# which sets GENMOD_TESTS_OPTIMISED.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 if not os.environ.get("GENMOD_TESTS_OPTIMISED"):
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
