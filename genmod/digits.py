@@ -143,7 +143,7 @@ def _logits(net: Net, params: Params) -> Callable[[Any], np.ndarray]:
 def accuracy(judge: Classifier) -> float:
     """The share of the 10,000 test images of MNIST that a judge gets right."""
     test = data.load("mnist", "test")
-    return float((judge.labels(test.images.astype(np.float32) / 255) == test.labels).mean())
+    return float((judge.labels(np.asarray(test.images, np.float32) / 255) == test.labels).mean())
 
 
 def _fingerprint(params: Params) -> str:
