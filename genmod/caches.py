@@ -1,4 +1,4 @@
-"""Where genmod keeps what it can make again: compiled programs, the classifier of digits."""
+"""Where genmod keeps what it can make again: compiled programs, decoded data."""
 
 import os
 from pathlib import Path

@@ -110,9 +110,12 @@ def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Arr
     position = step_in_cycle * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
     epoch = cycles * (cycle // num) + position // num
 
+    order = rng.stream(key, "order")
+    if num % batch_size == 0:
+        return shuffled(rng.at_step(order, epoch[0]), position % num, num)
     # The batch touches at most two epochs: draw the round keys of both, choose for each example.
     ends = jnp.stack([epoch[0], epoch[-1]])
-    keys = jax.vmap(rng.at_step, (None, 0))(rng.stream(key, "order"), ends)
+    keys = jax.vmap(rng.at_step, (None, 0))(order, ends)
     round_keys = jax.vmap(lambda one: _round_keys(one, num))(keys)
     return _permuted(round_keys[(epoch != epoch[0]).astype(jnp.int32)], position % num, num)
 

@@ -110,21 +110,17 @@ def drawn(key: Key, params: Params, notes: Sequence[tuple[Array, Initializer]]) 
     """
     makers = {id(placeholder): maker for placeholder, maker in notes}
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    found: dict[str, Initializer] = {}
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    for name, (_, leaf) in zip(names, leaves, strict=True):
-        if id(leaf) in makers:
-            found[name] = makers.pop(id(leaf))
-    if makers:
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    found = {name: makers[id(leaf)] for name, leaf in named.items() if id(leaf) in makers}
+    if sorted(id(named[name]) for name in found) != sorted(makers):
         return None
-    shapes = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
     values: dict[str, Array] = {}
     for kind in sorted({maker.distribution for maker in found.values()}):
-        sizes = {n: shapes[n].size for n, maker in found.items() if maker.distribution == kind}
+        sizes = {n: named[n].size for n, maker in found.items() if maker.distribution == kind}
         values |= _draw(key, kind, sizes)
     filled = [
         found[name].scaled(values[name], leaf.shape, leaf.dtype) if name in found else leaf
-        for name, leaf in shapes.items()
+        for name, leaf in named.items()
     ]
     return jax.tree.unflatten(structure, filled)
 
