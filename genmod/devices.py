@@ -9,7 +9,7 @@ single device, where they do nothing.
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,24 @@ from genmod.types import Array
 AXIS = "devices"
 """Name of the axis over which a batch is split: of a mapped step, and of a mesh."""
 
+PIECES = "pieces"
+"""The cut of a batch whose gradient is taken piece by piece, to save memory."""
+
+
+class Cut(NamedTuple):
+    """How code sees less, or other, than a whole batch in its order.
+
+    Attributes:
+      what: what cuts, such as `"pieces"`.
+      size: number of consecutive examples that lie together; None where they do not, as in parts
+        that hold the examples i, i + num, ... each.
+    """
+
+    what: str
+    size: int | None
+
+
+_cuts: contextvars.ContextVar[tuple[Cut, ...]] = contextvars.ContextVar("cuts", default=())
 _partition: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar(
     "partition", default=None
 )
@@ -55,6 +73,21 @@ def split(tree: Any) -> Any:
     """Arrays [B, ...], each device of a partitioned step holding its examples' part of them."""
     sharding = _partition.get()
     return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
+
+
+@contextlib.contextmanager
+def cut(what: str, size: int | None = None) -> Iterator[None]:
+    """While code is traced here, its batch is a cut of another: see `Cut`."""
+    token = _cuts.set((*_cuts.get(), Cut(what, size)))
+    try:
+        yield
+    finally:
+        _cuts.reset(token)
+
+
+def cuts() -> tuple[Cut, ...]:
+    """How the batch that the code sees was cut, the outermost cut first; empty for a whole one."""
+    return _cuts.get()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import jax
 import jax.export
 import numpy as np
 
-from genmod import checks, disk, record, runner
+from genmod import checks, disk, record, rng, runner
 from genmod.errors import MissingError
 from genmod.experiment import Experiment
 from genmod.types import Array, Key
@@ -66,10 +66,11 @@ def write(
 
     def sample(parameters: Mapping[str, Array], key_data: Array) -> Array:
         leaves = [parameters.get(name, leaf) for name, leaf in named.items()]
-        key = jax.random.wrap_key_data(key_data)
+        # Whatever JAX's default is: keys of a run are of one kind.
+        key = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(rng.root(0)))
         return built.learner.sample(key, jax.tree.unflatten(structure, leaves), num)
 
-    key_data = jax.random.key_data(jax.random.key(0))
+    key_data = jax.random.key_data(rng.root(0))
     used = _used(sample, named, key_data)
     exported = jax.export.export(jax.jit(sample), platforms=PLATFORMS)(used, key_data)
     (images,) = exported.out_avals
@@ -148,7 +149,7 @@ def run(
     }
     write(built, state, out, num=num, about=about)
     loaded = load(out)
-    key = jax.random.key(0)
+    key = rng.root(0)
     own = np.asarray(built.sample(key, state, num))
     same = np.asarray(loaded.sample(key)).tobytes() == own.tobytes()
     return out, loaded, same

@@ -2,7 +2,9 @@
 
 A key is a function of (seed, stream, step, example) and of nothing else, so there is no generator
 state to save, a resumed run draws what the uninterrupted one would have drawn, and an example's
-noise stays the same when the batch is cut up differently.
+noise stays the same when the batch is cut up differently. That takes keys of threefry2x32: those
+of JAX's other generators draw something else when they are mapped over, and are refused with a
+ValueError by all that derives a key from one.
 """
 
 import hashlib
@@ -13,12 +15,29 @@ import jax.numpy as jnp
 
 from genmod.types import Array, Key, Keys
 
+_IMPL = "threefry2x32"
+"""The generator of all keys, whatever JAX's default is: the same numbers mapped or alone."""
+
 
 def _fold_in(key: Key, number: int | Array) -> Key:
     """`jax.random.fold_in`, of each where there are many keys."""
+    _check(key)
     if key.ndim:
         return jax.vmap(_fold_in, in_axes=(0, None))(key, number)
     return jax.random.fold_in(key, number)
+
+
+def _check(key: Key | Keys) -> None:
+    """Refuses keys whose numbers change when they are mapped over, as all but threefry's do."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    found = str(jax.random.key_impl(key)) if typed else None
+    if found != _IMPL:
+        got = f"one of {found}" if typed else f"{type(key).__name__} {dtype or ''}".strip()
+        raise ValueError(
+            f"key must be a typed key of {_IMPL}, as rng.root(seed) makes it, got {got}: only with "
+            "those does an example's noise not depend on how it is batched"
+        )
 
 
 def root(seed: int) -> Key:
@@ -36,7 +55,7 @@ def root(seed: int) -> Key:
         number = -1
     if isinstance(seed, bool) or not 0 <= number < 2**32:
         raise ValueError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
-    return jax.random.key(number)
+    return jax.random.key(number, impl=_IMPL)
 
 
 def stream(key: Key, name: str) -> Key:
@@ -65,6 +84,7 @@ def of_seeds(key: Key, num: int) -> Keys:
 
     Seeds are counted modulo 2**32.
     """
+    _check(key)
     # Which words of a key hold its seed, and how often, is the implementation's business: ask it.
     impl = jax.random.key_impl(key)
     first, second = (jax.random.key_data(jax.random.key(seed, impl=impl)) for seed in (0, 1))
@@ -82,7 +102,13 @@ def per_example(key: Key, num: int, *, axis_name: str | None = None) -> Keys:
       key: a single key.
       num: number of examples held here.
       axis_name: the mapped axis over which the batch is split, if any.
+
+    Raises:
+      ValueError: if key is not single, or not of the kind that `root` makes.
     """
+    _check(key)
+    if key.ndim:
+        raise ValueError(f"key must be a single key, of shape [], got {list(key.shape)}")
     index = jnp.arange(num, dtype=jnp.uint32)
     if axis_name is not None:
         index = index + jax.lax.axis_index(axis_name).astype(jnp.uint32) * num

@@ -65,8 +65,10 @@ class Net(NamedTuple):
       standing: `(params, x [K, B, ...]) -> params` whose network no longer looks at its batch:
         where it normalised over the batch it uses the statistics of these K batches. None for a
         network that never looked.
+      standing_size: number of examples B in each batch for `standing`.
     """
 
     init: Callable[[Key, Array], Params]
     apply: Callable[[Params, Array], Array]
     standing: Callable[[Params, Array], Params] | None = None
+    standing_size: int = 64

@@ -207,7 +207,7 @@ def test_a_penalty_looks_at_its_own_images_alone(name, unused):
     jax.tree.map(np.testing.assert_array_equal, seen, blind)
 
 
-def test_a_critic_of_packs_is_penalised_example_by_example():
+def test_a_critic_of_packs_is_penalised_by_each_examples_part_or_by_the_packs_norm():
     # The logit of a pack is linear in its two images, with weights of their own.
     first, second = np.random.default_rng(5).normal(size=(2, DIM)).astype(np.float32)
 
@@ -216,13 +216,13 @@ def test_a_critic_of_packs_is_penalised_example_by_example():
 
     found = values_and_gradients(packs, (first, second), *images())
     squared = np.tile([first @ first, second @ second], NUM // 2)
+    norm = np.sqrt(first @ first + second @ second)
     for name, (values, gradients) in found.items():
-        expected = (np.sqrt(squared) - 1) ** 2 if name in HELD_TO_ONE else squared
+        expected = np.full(NUM, (norm - 1) ** 2) if name in HELD_TO_ONE else squared
         np.testing.assert_allclose(values, expected, rtol=1e-5)
         for weights, gradient in zip((first, second), gradients, strict=True):
-            # Half of the examples stand in each place.
-            norm = np.sqrt(weights @ weights)
-            slope = (norm - 1) * weights / norm if name in HELD_TO_ONE else weights
+            # Half of the examples stand in each place; the norm is the same for all.
+            slope = 2 * (norm - 1) * weights / norm if name in HELD_TO_ONE else weights
             np.testing.assert_allclose(gradient, slope, rtol=1e-5)
 
 

@@ -125,7 +125,7 @@ def missing(
     built = [file.build(config(fold)) for fold in range(options.folds)]
     classes = int(built[0].dataset.labels.max()) + 1
     recipe, classic = config().recipe(classes), config().classic()
-    keys = jax.vmap(jax.random.key)(jnp.arange(options.folds, dtype=jnp.uint32))
+    keys = rng.of_seeds(rng.root(0), options.folds)
     batch_at = _stacked([one.batch_at for one in built])
     real = _stacked([_labelled(one.dataset) for one in built])
     judged = jax.tree.map(jnp.asarray, _labelled(test))

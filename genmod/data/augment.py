@@ -208,8 +208,7 @@ def _check(keys: Keys, images: Array, *, floating: bool = False) -> None:
         raise ValueError(f"images must be [B, H, W, C], got {list(images.shape)}")
     if floating and not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating, got {images.dtype} (scale the images first)")
-    if keys.shape != images.shape[:1]:
-        raise ValueError(f"keys must be one per image, [{len(images)}], got {list(keys.shape)}")
+    checks.keys(keys, len(images), of="image")
 
 
 def _check_share(share: float) -> None:

@@ -78,9 +78,10 @@ def binarized(keys: Keys, images: Array) -> Array:
       float32 [B, H, W, C], each value 0 or 1.
 
     Raises:
-      ValueError: if images are not uint8 [B, H, W, C].
+      ValueError: if images are not uint8 [B, H, W, C], or keys are not one per image.
     """
     _check(images)
+    checks.keys(keys, len(images), of="image")
     size = math.prod(images.shape[1:])
 
     def draw(key: jax.Array) -> Array:
@@ -128,9 +129,10 @@ def dequantized(keys: Keys, images: Array) -> Array:
       float32 [B, H, W, C] in [0, 1), with fresh noise at every draw.
 
     Raises:
-      ValueError: if images are not uint8 [B, H, W, C].
+      ValueError: if images are not uint8 [B, H, W, C], or keys are not one per image.
     """
     _check(images)
+    checks.keys(keys, len(images), of="image")
     rows = images.reshape(len(images), -1).astype(jnp.uint32)
     bits = jax.vmap(lambda key: jax.random.bits(key, rows.shape[1:], jnp.uint16))(keys)
     # Sixteen bits of noise below eight of the value: all 24 are exact in float32, and 1 is never

@@ -1,5 +1,6 @@
 """An objective over a whole data set: every example once, none dropped."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod import checks, rng
+from genmod import checks, devices, rng
 from genmod.types import Array, Batch, Key, Keys, Objective, Params
 
 
@@ -38,7 +39,8 @@ def over_examples(
 ) -> dict[str, np.ndarray]:
     """An objective's loss and aux values for each example of a data set.
 
-    Example i draws from key i: the result does not depend on batch_size (but for rounding).
+    Example i draws from key i: the result does not depend on batch_size (but for rounding). A
+    network that knows the class by place refuses batches that are no multiple of its classes.
 
     Args:
       key: a single key.
@@ -49,27 +51,33 @@ def over_examples(
       prepare: `(keys [B], raw examples) -> batch`, as in `data.batch_at`; nothing is done if None.
 
     Returns:
-      `loss` and each aux value, float32 [N].
+      `loss` and each aux value, as they are, [N].
+
+    Raises:
+      ValueError: if batch_size is not positive, or the objective returns something else than above.
     """
     num = checks.leading_axis("examples", examples)
     batch_size = min(num, checks.positive_integer("batch_size", batch_size))
+    chunk = batch_size if batch_size < num else None
     parts = []
     for first in range(0, num, batch_size):
         rows = slice(first, min(first + batch_size, num))
         some = jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples)
-        parts.append(_values(objective, prepare, key, params, some, first))
+        parts.append(_values(objective, prepare, chunk, key, params, some, first))
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "prepare"))
+@functools.partial(jax.jit, static_argnames=("objective", "prepare", "chunk"))
 def _values(
     objective: Objective,
     prepare: Callable[[Keys, Batch], Batch] | None,
+    chunk: int | None,
     key: Key,
     params: Params,
     batch: Batch,
     first: int | Array,
 ) -> dict[str, Array]:
+    """The values of one batch: all examples there are, or one of several chunks of them."""
     index = first + jnp.arange(checks.leading_axis("batch", batch))
 
     def keys_of(name: str) -> Keys:
@@ -77,5 +85,7 @@ def _values(
 
     if prepare is not None:
         batch = prepare(keys_of("prepare"), batch)
-    loss, aux = objective(keys_of("objective"), params, batch)
+    keys = keys_of("objective")
+    with devices.cut("batch_size", chunk) if chunk else contextlib.nullcontext():
+        loss, aux = checks.objective(objective(keys, params, batch), len(keys))
     return {"loss": loss, **aux}

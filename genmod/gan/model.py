@@ -1,6 +1,7 @@
 """The generative adversarial network, as pure functions."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from genmod.types import Array, Key, Keys, Net, Params
 
 Latent = Callable[[Keys], Array]
 
-_STANDING_BATCHES, _STANDING_BATCH_SIZE = 16, 64
+_STANDING_BATCHES = 16
 
 
 class GanParams(NamedTuple):
@@ -37,8 +38,9 @@ class Gan(NamedTuple):
       discriminate: `(params, x [B, ...]) -> logits [B]`, or [B / num] where it packs by `num`.
       latent: `keys [B] -> z [B, L]`, one draw a key.
       standing: `(key, params) -> params` whose generator no longer looks at its batch: where it
-        normalised over the batch, it uses the statistics of a thousand draws (16 batches of 64).
-        Sample with these. Where nothing looks at the batch, the parameters come back as they are.
+        normalised over the batch, it uses the statistics of a thousand draws (16 batches of the
+        network's `standing_size`, 64 if it knows no classes). Sample with these. Where nothing
+        looks at the batch, the parameters come back as they are.
       check: `images [B, ...] -> None`, a refusal of real images whose values the generator cannot
         reach; to be called where values can be seen, as `train.run` does with its first batch.
     """
@@ -53,7 +55,7 @@ class Gan(NamedTuple):
 
 def normal(latent_dim: int) -> Latent:
     """Latents z ~ N(0, I)."""
-    return lambda keys: jax.vmap(lambda key: jax.random.normal(key, (latent_dim,)))(keys)
+    return _per_key(lambda key: jax.random.normal(key, (latent_dim,)))
 
 
 def uniform(latent_dim: int) -> Latent:
@@ -62,7 +64,15 @@ def uniform(latent_dim: int) -> Latent:
     def draw(key: Key) -> Array:
         return jax.random.uniform(key, (latent_dim,), minval=-1.0, maxval=1.0)
 
-    return lambda keys: jax.vmap(draw)(keys)
+    return _per_key(draw)
+
+
+def _per_key(draw: Callable[[Key], Array]) -> Latent:
+    def latents(keys: Keys) -> Array:
+        checks.keys(keys)
+        return jax.vmap(draw)(keys)
+
+    return latents
 
 
 def make(
@@ -81,7 +91,8 @@ def make(
       latent_dim: number of latent dimensions L.
       latent: the latents' distribution, `normal` or `uniform`.
       image_range: least and largest value that the generator can put out, such as (-1, 1) for tanh.
-        A discriminator would tell real images outside it from generated ones by that alone.
+        A discriminator would tell real images outside it from generated ones by that alone. A
+        warning says so where real images use the half from 0 on alone, as those in [0, 1] do.
 
     Raises:
       ValueError: if latent_dim is not positive or image_range empty; on use, if the latents have
@@ -107,6 +118,7 @@ def make(
                 f"got {list(made.shape)}"
             )
         jax.eval_shape(discriminate, params, x)
+        jax.eval_shape(standing, key, params)  # what cannot settle is found before it is trained
         return params
 
     def generate(params: GanParams, z: Array) -> Array:
@@ -128,16 +140,19 @@ def make(
     def standing(key: Key, params: GanParams) -> GanParams:
         if generator.standing is None:
             return params
-        z = draw(rng.per_example(key, _STANDING_BATCHES * _STANDING_BATCH_SIZE))
-        z = z.reshape(_STANDING_BATCHES, _STANDING_BATCH_SIZE, latent_dim)
+        z = draw(rng.per_example(key, _STANDING_BATCHES * generator.standing_size))
+        z = z.reshape(_STANDING_BATCHES, generator.standing_size, latent_dim)
         return params._replace(generator=generator.standing(params.generator, z))
 
     def check(images: Array) -> None:
-        least, largest = float(np.min(images)), float(np.max(images))
-        if not (low <= least and largest <= high):
-            raise ValueError(
-                f"images must lie in the generator's range [{low:g}, {high:g}], "
-                f"got values from {least:g} to {largest:g}"
+        checks.values_within("images", images, (low, high), "the generator")
+        least = float(np.min(images))
+        if low < 0 <= least and math.isfinite(high):
+            warnings.warn(
+                f"no value of the first batch's images is below {least:g}, though the generator's "
+                f"range is [{low:g}, {high:g}]: are they scaled to another range? "
+                "prepare=data.signed_unit_interval makes [-1, 1] of uint8 images",
+                stacklevel=2,
             )
 
     return Gan(init, generate, discriminate, draw, standing, check)
@@ -170,4 +185,5 @@ def packed(discriminator: Net, num: int) -> Net:
         init=lambda key, x: discriminator.init(key, pack(x)),
         apply=lambda params, x: discriminator.apply(params, pack(x)),
         standing=standing and (lambda params, x: standing(params, jax.vmap(pack)(x))),
+        standing_size=discriminator.standing_size * num,
     )

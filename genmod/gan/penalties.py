@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod import checks, rng
+from genmod import checks, devices, rng
 from genmod.types import Array, Keys, Params
 
 Critic = Callable[[Array], Array]
@@ -33,10 +33,11 @@ class Penalty:
 
     Attributes:
       terms: (name, weight, function) of each; a weight may be a traced number. Names differ: a
-        term draws from the stream of its name, and is reported under it.
+        term draws from a stream of its name, which no other use of the keys has, and is reported
+        under it.
 
     Raises:
-      ValueError: if two terms have one name.
+      ValueError: if two terms have one name, or a name is none.
     """
 
     terms: tuple[tuple[str, Any, PenaltyFunction], ...]
@@ -46,6 +47,9 @@ class Penalty:
 
     def __post_init__(self) -> None:
         names = [name for name, _, _ in self.terms]
+        for name in names:
+            if not (isinstance(name, str) and name):
+                raise ValueError(f"a penalty's name must be a word, got {name!r}")
         if len(set(names)) < len(names):
             raise ValueError(
                 f"penalties that are added must differ in name, got {names}: "
@@ -66,7 +70,7 @@ class Penalty:
         """The weighted sum.
 
         Args:
-          keys: one per example, [B]; each term draws from the stream of its name.
+          keys: one per example, [B]; each term draws from the stream "penalty NAME".
           critic: x [B, ...] -> [B], or [B / packing].
           real: real images, floating, [B, ...].
           fake: generated images, floating, [B, ...].
@@ -75,7 +79,8 @@ class Penalty:
           [B].
 
         Raises:
-          ValueError: if real and fake differ in shape or are not floating.
+          ValueError: if real and fake differ in shape or are not floating, or keys are not one
+            per example.
         """
         if real.shape != fake.shape:
             raise ValueError(
@@ -84,9 +89,10 @@ class Penalty:
         for name, x in (("real", real), ("fake", fake)):
             if not jnp.issubdtype(x.dtype, jnp.floating):
                 raise ValueError(f"{name} must be floating, got {x.dtype} (scale the images first)")
+        checks.keys(keys, len(real))
         total = jnp.zeros(len(real), real.dtype)
         for name, weight, function in self.terms:
-            own = rng.stream(keys, name)
+            own = rng.stream(keys, f"penalty {name}")
             total = total + weight * function(own, critic, real, fake)
         return total
 
@@ -96,6 +102,8 @@ class Penalty:
         return Penalty(self.terms + other.terms)
 
     def __rmul__(self, weight: float | Array) -> Penalty:
+        if callable(weight) and not isinstance(weight, Penalty):  # a schedule: this says what to do
+            checks.not_negative("a penalty's weight", weight)
         if not isinstance(weight, int | float | np.number | jax.Array) or jnp.ndim(weight):
             return NotImplemented
         if not isinstance(weight, jax.core.Tracer):
@@ -113,7 +121,29 @@ def _gradients(critic: Critic, x: Array) -> Array:
     packing it is each example's own part of its pack's gradient: the squared norms of a pack's
     examples add up to that of the pack.
     """
-    return jax.grad(lambda x: jnp.sum(critic(x)))(x).reshape(len(x), -1)
+    return _gradients_of_packs(critic, x).reshape(len(x), -1)
+
+
+def _gradients_of_packs(critic: Critic, x: Array) -> Array:
+    """The critic's gradient at each pack of consecutive examples, [B / packing, packing * D]."""
+
+    def total(x: Array) -> tuple[Array, Array]:
+        judged = critic(x)
+        return jnp.sum(judged), judged
+
+    gradients, judged = jax.grad(total, has_aux=True)(x)
+    if judged.ndim != 1 or not len(judged) or len(x) % len(judged):
+        raise ValueError(
+            "the critic must give one number for each example or each pack of equally many, "
+            f"[B] or [B / packing] with B = {len(x)}, got {list(judged.shape)}"
+        )
+    return gradients.reshape(len(judged), -1)
+
+
+def _distance_from_one(critic: Critic, x: Array) -> Array:
+    """(|grad D| - 1)^2 at each example, [B]: that of its pack, where the critic judges packs."""
+    each = jnp.square(_norms(_gradients_of_packs(critic, x)) - 1)
+    return each if len(each) == len(x) else jnp.repeat(each, len(x) // len(each))
 
 
 def _squared_norms(gradients: Array) -> Array:
@@ -149,30 +179,43 @@ r2 = Penalty.of(_r2, "r2")
 
 def _uniform(keys: Keys, x: Array, shape: tuple[int, ...]) -> Array:
     """Numbers in [0, 1), of one shape for each example of x and from its own key."""
-    if keys.shape != x.shape[:1]:
-        raise ValueError(f"keys must be one per example, [{len(x)}], got {list(keys.shape)}")
+    checks.keys(keys, len(x))
     return jax.vmap(lambda key: jax.random.uniform(key, shape, x.dtype))(keys)
 
 
 def _gradient_penalty(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
     share = _uniform(keys, real, (1,) * (real.ndim - 1))
     between = share * real + (1 - share) * fake
-    return jnp.square(_norms(_gradients(critic, between)) - 1)
+    return _distance_from_one(critic, between)
 
 
 gradient_penalty = Penalty.of(_gradient_penalty, "gradient_penalty")
 """(|grad D(x)| - 1)^2 at points between a real and a generated image (WGAN-GP).
 
 Gulrajani et al. (2017), equation 3, where its weight is 10. Each example draws its own point,
-uniform on the line from one to the other.
+uniform on the line from one to the other. Where the critic judges packs (Lin et al. 2018), it is a
+function of packs, and the norm is that of its gradient by all of a pack: the pack's consecutive
+examples share one value.
 """
 
 
 def _dragan(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
     del fake
     noise = _uniform(keys, real, real.shape[1:])
-    near = real + 0.5 * jax.lax.stop_gradient(jnp.std(real)) * noise
-    return jnp.square(_norms(_gradients(critic, near)) - 1)
+    near = real + 0.5 * jax.lax.stop_gradient(_deviation(real)) * noise
+    return _distance_from_one(critic, near)
+
+
+def _deviation(x: Array) -> Array:
+    """The standard deviation of all values of a batch, wherever its examples lie."""
+    if any(cut.what == devices.PIECES for cut in devices.cuts()):
+        raise ValueError(
+            "dragan needs the standard deviation of the whole batch, which pieces do not know: "
+            "pieces must be 1 with it (r1, r2 and gradient_penalty are the same in pieces)"
+        )
+    wide = x.astype(checks.summed_as(x.dtype))
+    mean = devices.mean(jnp.mean(wide))
+    return jnp.sqrt(devices.mean(jnp.mean(jnp.square(wide - mean)))).astype(x.dtype)
 
 
 dragan = Penalty.of(_dragan, "dragan")
@@ -180,8 +223,9 @@ dragan = Penalty.of(_dragan, "dragan")
 
 The paper adds Gaussian noise of a variance to be tuned. This is the noise of the authors' code,
 which follows the data's scale: uniform in [0, s / 2), drawn for each value, with s the standard
-deviation of all values in the batch that is passed. (Their code then goes only a random part of the
-way to that point, which the paper does not.)
+deviation of all values in the batch, over all devices that share it; a piece of a batch does not
+know it and is refused (ValueError). (Their code then goes only a random part of the way to that
+point, which the paper does not.) Of packs, the norm is that of the pack, as in `gradient_penalty`.
 """
 
 

@@ -1,7 +1,8 @@
 """The learner with two players: a generator and a discriminator, in one compiled step."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, cast
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,14 @@ import optax
 
 from genmod import checks, devices, rng
 from genmod.train import gradients
-from genmod.train.learner import Inspection, Learner, Schedule, hyper_numbers, hyper_values
+from genmod.train.learner import (
+    Inspection,
+    Learner,
+    Schedule,
+    check_hyper,
+    hyper_numbers,
+    of_hyper,
+)
 from genmod.types import Array, Batch, Key, Keys, Metrics, Params
 
 PenaltyFunction = Callable[[Keys, Callable[[Array], Array], Array, Array], Array]
@@ -122,8 +130,8 @@ def adversarial(
       loss: what they minimise, such as `gan.nonsaturating`.
       optimizers: one optax transformation for both, or `Optimizers(generator, discriminator)`.
       penalty: `(keys, critic, real, fake) -> [B]`, added to the discriminator's loss; a sum such as
-        `0.5 * gan.r1 + 0.5 * gan.r2` is logged term by term. With `hyper`, a function
-        `hyper -> penalty`.
+        `0.5 * gan.r1 + 0.5 * gan.r2` is logged term by term, under names that the game's own
+        metrics do not have. With `hyper`, a function `hyper -> penalty`.
       hyper: weights that follow a schedule or are to be swept: name -> number or schedule
         `step -> value`. Numbers are part of the state, where `over_grid` finds them.
       discriminator_steps: updates of the discriminator in a step.
@@ -158,9 +166,9 @@ def adversarial(
       `generator_gradient` (norms); and each penalty by name, unweighted.
 
     Raises:
-      ValueError: if a number of steps or pieces is not positive or a half-life not; when traced,
-        if the batch cannot be cut evenly, or a loss, a penalty or augmented images have
-        another shape than above.
+      ValueError: if a number of steps or pieces is not positive or a half-life not, or a penalty
+        has a name of the game's own; when traced, if the batch cannot be cut evenly, a loss, a
+        penalty or augmented images have another shape than above, or a loss is not floating.
     """
     for name, value in (
         ("discriminator_steps", discriminator_steps),
@@ -177,8 +185,11 @@ def adversarial(
         else Optimizers(*optimizers)
     )
 
+    check_hyper(hyper)
     if hyper is not None and penalty is None:
         raise ValueError(f"hyper {sorted(hyper)} needs a penalty that uses it, got none")
+    if hyper is None and penalty is not None:
+        _terms(penalty)  # refused now, not when it is traced
 
     def cut_up(batch: Batch) -> Batch:
         return gradients.cut_up("batch", batch, discriminator_steps, "discriminator_steps")
@@ -187,12 +198,8 @@ def adversarial(
         """Name, weight and function of each penalty at this state's step."""
         current: Any = penalty
         if penalty is not None and hyper is not None:
-            scheduled = cast(Callable[[Mapping[str, Array]], PenaltyFunction], penalty)
-            current = scheduled(hyper_values(hyper, state.step, state.hyper))
-        if current is None:
-            return []
-        single = ((getattr(current, "__name__", "penalty"), 1.0, current),)
-        return list(getattr(current, "terms", single))
+            current = of_hyper("penalty", penalty, hyper, state.step, state.hyper)
+        return [] if current is None else _terms(current)
 
     def show(keys: Keys, real: Array, fake: Array) -> tuple[Array, Array]:
         """Both kinds of images as the discriminator sees them."""
@@ -200,7 +207,6 @@ def adversarial(
             return real, fake
         both = {"real": real, "fake": fake}
         for name, images in both.items():
-            # With spaces, unlike the names of penalties, which draw from streams of theirs.
             both[name] = augment(rng.stream(keys, f"augmentation of {name}"), images)
             if (both[name].shape, both[name].dtype) != (images.shape, images.dtype):
                 raise ValueError(
@@ -211,7 +217,8 @@ def adversarial(
 
     def judge(params: Any, real: Array, fake: Array) -> tuple[Array, Array]:
         if together:
-            logits = players.discriminate(params, jnp.concatenate([real, fake]))
+            with devices.cut("judging real and generated images together", len(real)):
+                logits = players.discriminate(params, jnp.concatenate([real, fake]))
             both = logits[: len(logits) // 2], logits[len(logits) // 2 :]
         else:
             both = players.discriminate(params, real), players.discriminate(params, fake)
@@ -259,18 +266,20 @@ def adversarial(
                 real, fake = show(keys, real, fake)
                 logits = judge(now, real, fake)
                 losses = loss.discriminator(*logits)
-                _check_shape("the discriminator's loss", losses, logits[0].shape)
-                total = jnp.mean(losses)
+                _check_losses("the discriminator's loss", losses, logits[0].shape)
+                total = gradients.mean(losses)
                 values = {"discriminator_loss": losses, **_health(loss, *logits)}
                 num = len(real) * devices.count()
                 values = {name: _of_examples(value, num) for name, value in values.items()}
                 for name, weight, function in terms:
+                    # The stream that a sum of penalties gives its terms, too.
+                    own_keys = rng.stream(keys, f"penalty {name}")
                     penalties = function(
-                        rng.stream(keys, name), lambda x: players.discriminate(now, x), real, fake
+                        own_keys, lambda x: players.discriminate(now, x), real, fake
                     )
-                    _check_shape(f"the penalty {name}", penalties, (len(real),))
+                    _check_losses(f"the penalty {name}", penalties, (len(real),))
                     values[name] = penalties
-                    total = total + weight * jnp.mean(penalties)
+                    total = total + weight * gradients.mean(penalties)
                 return total, values
 
             (_, values), gradient = gradients.of_mean(
@@ -296,9 +305,9 @@ def adversarial(
                 real, fake = show(keys, real, fake)
                 logits = judge(now, real, fake)
                 losses = loss.generator(*logits)
-                _check_shape("the generator's loss", losses, logits[1].shape)
+                _check_losses("the generator's loss", losses, logits[1].shape)
                 values = _of_examples(losses, len(real) * devices.count())
-                return jnp.mean(losses), {"generator_loss": values}
+                return gradients.mean(losses), {"generator_loss": values}
 
             real = jax.tree.map(lambda leaf: leaf[index % discriminator_steps], parts)
             (_, values), gradient = gradients.of_mean(
@@ -310,14 +319,16 @@ def adversarial(
             kept = note("generator", values, gradient)
             return (params._replace(generator=own), opt_state), kept
 
-        (params, discriminator_state), seen = jax.lax.scan(
-            discriminator_update,
-            (state.params, state.opt_state.discriminator),
-            (jnp.arange(discriminator_steps), parts),
-        )
-        (params, generator_state), made = jax.lax.scan(
-            generator_update, (params, state.opt_state.generator), jnp.arange(generator_steps)
-        )
+        cut = devices.cut("discriminator_steps") if discriminator_steps > 1 else nullcontext()
+        with cut:
+            (params, discriminator_state), seen = jax.lax.scan(
+                discriminator_update,
+                (state.params, state.opt_state.discriminator),
+                (jnp.arange(discriminator_steps), parts),
+            )
+            (params, generator_state), made = jax.lax.scan(
+                generator_update, (params, state.opt_state.generator), jnp.arange(generator_steps)
+            )
         return params, OptStates(generator_state, discriminator_state), (seen, made)
 
     def step(key: Key, state: AdversarialState, batch: Batch) -> tuple[AdversarialState, Metrics]:
@@ -372,6 +383,34 @@ def adversarial(
     return Learner(init, step, sample, players.check, inspect=inspect, decoder=decoder)
 
 
+_NAMES = (
+    "discriminator_loss",
+    "generator_loss",
+    "real_probability",
+    "fake_probability",
+    "accuracy",
+    "discriminator_gradient",
+    "generator_gradient",
+)
+_STREAMS = ("latent", "augmentation of real", "augmentation of fake")
+"""What a game reports itself, and what its updates draw from: no names for penalties."""
+
+
+def _terms(penalty: Any) -> list[tuple[str, Any, PenaltyFunction]]:
+    """Name, weight and function of each of the penalties in a sum."""
+    single = ((getattr(penalty, "__name__", "penalty"), 1.0, penalty),)
+    terms = list(getattr(penalty, "terms", single))
+    for name, _, _ in terms:
+        if name in (*_NAMES, *_STREAMS):
+            kind = "metrics" if name in _NAMES else "streams"
+            raise ValueError(
+                f"a penalty must not have the name {name!r}: the game's own {kind} are "
+                f"{', '.join(_NAMES if name in _NAMES else _STREAMS)}; "
+                "gan.Penalty.of(function, name) gives it another"
+            )
+    return terms
+
+
 def _health(loss: Loss, real_logits: Array, fake_logits: Array) -> Metrics:
     real, fake = loss.probabilities(real_logits, fake_logits)
     right = 0.5 * (jnp.astype(real > 0.5, real.dtype) + jnp.astype(fake < 0.5, fake.dtype))
@@ -390,8 +429,12 @@ def _each_update(stacked: Params, num: int) -> Params:
     return each if num > 1 else each[0]
 
 
-def _check_shape(what: str, values: Array, shape: tuple[int, ...]) -> None:
+def _check_losses(what: str, values: Array, shape: tuple[int, ...]) -> None:
     if jnp.shape(values) != shape:
         raise ValueError(
             f"{what} must be one number per example, of shape {shape}, got {jnp.shape(values)}"
+        )
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"{what} must be of a floating type, as only those have gradients, got {values.dtype}"
         )

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as orbax
 
 import genmod
@@ -34,6 +35,8 @@ _DAMAGED = "damaged"
 # What these begin is no step yet, or one no longer: nobody misses it when it is found at a start.
 _SAVING, _TRASH = "saving-", "trash-"
 _ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
+_COMPENSATION = "compensation"
+"""The field of a run's carry (`genmod.train.Carry`) that checkpoints of version 0.1 lack."""
 _SETTLES = 10.0
 """Seconds that Orbax's threads get to end after an error."""
 
@@ -121,7 +124,8 @@ def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
     Args:
       folder: as given to `save`.
       target: a tree of arrays or `jax.ShapeDtypeStruct` (as `jax.eval_shape` gives) with the
-        structure, shapes and types expected; nothing is ever cast, cut or padded to fit.
+        structure, shapes and types expected; nothing is ever cast, cut or padded to fit, but for
+        the running sums of version 0.1, which were kept in their metrics' types.
       step: which checkpoint; the newest if None.
 
     Returns:
@@ -370,10 +374,14 @@ def _read(path: Path, target: Any) -> Any:
         ),
         target,
     )
+    wanted = placed
     try:
         with _quiet():
-            _refuse_differences(path, orbax.metadata(str(path)).metadata, placed)
-            tree = orbax.load(str(path), placed)
+            stored = orbax.metadata(str(path)).metadata
+            if _is_uncompensated(stored, placed):
+                wanted = _uncompensated(stored, placed)
+            _refuse_differences(path, stored, wanted)
+            tree = orbax.load(str(path), wanted)
     except CheckpointError:
         raise
     except Exception as error:
@@ -384,8 +392,41 @@ def _read(path: Path, target: Any) -> Any:
         no_room = isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause)
         raise (CheckpointError if no_room else _Damaged)(message) from error
     # Keys are stored as words, and Orbax makes of them whatever kind of key they were.
-    _refuse_differences(path, tree, placed, kind_of_key=True)
-    return tree
+    _refuse_differences(path, tree, wanted, kind_of_key=True)
+    return tree if wanted is placed else _compensated(tree, placed)
+
+
+def _is_uncompensated(stored: Any, target: Any) -> bool:
+    """Whether a run's carry was saved by version 0.1, which summed metrics in their own type."""
+    return hasattr(target, _COMPENSATION) and _COMPENSATION not in stored
+
+
+def _uncompensated(stored: Any, target: Any) -> dict[str, Any]:
+    """The carry as that version saved it: without compensation, totals of the metrics' type."""
+    fields = {name: leaf for name, leaf in target._asdict().items() if name != _COMPENSATION}
+    saved = stored.get("totals", {})
+
+    def as_saved(name: str, leaf: Any) -> Any:
+        dtype = getattr(saved.get(name), "dtype", leaf.dtype)
+        return leaf.update(dtype=dtype) if checks.summed_as(dtype) == leaf.dtype else leaf
+
+    return fields | {"totals": {n: as_saved(n, leaf) for n, leaf in target.totals.items()}}
+
+
+def _compensated(tree: Any, target: Any) -> Any:
+    """The same carry as it is now; what its sums had lost by then is lost, and counts as 0."""
+
+    def place(value: Any, leaf: Any) -> Any:
+        return devices.place(np.asarray(value, leaf.dtype), leaf.sharding)
+
+    totals = {
+        name: tree["totals"][name]
+        if tree["totals"][name].dtype == leaf.dtype
+        else place(tree["totals"][name], leaf)
+        for name, leaf in target.totals.items()
+    }
+    lost = {n: place(np.zeros(leaf.shape), leaf) for n, leaf in target.compensation.items()}
+    return type(target)(**(tree | {"totals": totals, _COMPENSATION: lost}))
 
 
 def _refuse_differences(path: Path, stored: Any, target: Any, *, kind_of_key: bool = False) -> None:

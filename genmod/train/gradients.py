@@ -41,13 +41,18 @@ def of_mean(
 
     def add(total: Any, piece: Batch) -> tuple[Any, Metrics]:
         (value, terms), gradient = take(params, piece)
-        return jax.tree.map(jnp.add, total, (value, gradient)), terms
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, (value, gradient)), terms
 
-    piece = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cut)
-    (value, _), gradient = jax.eval_shape(take, params, piece)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, gradient))
-    total, terms = jax.lax.scan(add, zeros, cut)
-    value, gradient = jax.tree.map(lambda leaf: leaf / pieces, total)
+    with devices.cut(devices.PIECES):
+        piece = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cut)
+        (value, _), gradient = jax.eval_shape(take, params, piece)
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, checks.summed_as(leaf.dtype)), (value, gradient)
+        )
+        total, terms = jax.lax.scan(add, zeros, cut)
+    value, gradient = jax.tree.map(
+        lambda leaf, like: (leaf / pieces).astype(like.dtype), total, (value, gradient)
+    )
     return (value, join(terms)), gradient
 
 
@@ -86,9 +91,14 @@ def join(parts: Batch) -> Batch:
     return jax.tree.map(whole, parts)
 
 
+def mean(values: Array) -> Array:
+    """The mean of a term over its examples, in float32 at least, whatever its type."""
+    return jnp.mean(values, dtype=checks.summed_as(values.dtype))
+
+
 def means(terms: Metrics) -> Metrics:
     """The mean of each term over the examples, wherever they are."""
-    return devices.mean({name: jnp.mean(values) for name, values in terms.items()})
+    return devices.mean({name: mean(values) for name, values in terms.items()})
 
 
 def norm(gradient: Params) -> Array:

@@ -1,6 +1,7 @@
 """The learner: training as three pure functions."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -96,6 +97,7 @@ def learner(
     sample: Callable[[Keys, Params], Array] | None = None,
     hyper: Mapping[str, float | Schedule] | None = None,
     pieces: int = 1,
+    check: Callable[[Batch], None] | None = None,
 ) -> Learner:
     """A learner with one player: gradient descent on the mean of an objective.
 
@@ -111,22 +113,28 @@ def learner(
         `over_grid` finds them.
       pieces: into how many pieces to cut the batch, to save memory; the gradient is that of the
         whole batch.
+      check: for `Learner.check`: `batch -> None`, a refusal of data by their values. None takes the
+        attribute `check` of model_init, where it has one: that of a model of `vae.make` refuses
+        images outside the range of its likelihood. `lambda batch: None` accepts everything.
 
     Returns:
       A Learner whose state is a TrainState. Its metrics are `loss`, the mean of the objective over
-      the batch, and the mean of each of its aux values.
+      the batch, and the mean of each of its aux values, in float32 at least.
 
     Raises:
-      ValueError: if pieces is not positive; when traced, if the objective does not return one loss
-        per example, or the batch cannot be cut evenly.
+      ValueError: if pieces is not positive or hyper holds no numbers and schedules; when traced, if
+        the objective does not return one floating loss and one of each aux value per example, or
+        the batch cannot be cut evenly.
     """
     checks.positive_integer("pieces", pieces)
+    check_hyper(hyper)
+    if check is None:
+        check = getattr(model_init, "check", None)
 
     def objective_at(state: TrainState) -> Objective:
         if hyper is None:
             return cast(Objective, objective)
-        scheduled = cast(Callable[[Mapping[str, Array]], Objective], objective)
-        return scheduled(hyper_values(hyper, state.step, state.hyper))
+        return of_hyper("objective", objective, hyper, state.step, state.hyper)
 
     def init(key: Key, batch: Batch) -> TrainState:
         params = model_init(key, batch)
@@ -140,9 +148,9 @@ def learner(
         current = objective_at(state)
 
         def mean_loss(params: Params, examples: tuple[Keys, Batch]) -> tuple[Array, Metrics]:
-            losses, aux = current(examples[0], params, examples[1])
-            _check_losses(losses, aux, size // pieces)
-            return jnp.mean(losses), {"loss": losses, **aux}
+            returned = current(examples[0], params, examples[1])
+            losses, aux = checks.objective(returned, size // pieces)
+            return gradients.mean(losses), {"loss": losses, **aux}
 
         (_, terms), gradient = gradients.of_mean(
             mean_loss, state.params, (keys, batch), pieces=pieces
@@ -165,7 +173,38 @@ def learner(
         num = checks.positive_integer("num", num)
         return sample(rng.per_example(key, num), state.params)
 
-    return Learner(init, step, draw, inspect=inspect)
+    return Learner(init, step, draw, check, inspect=inspect)
+
+
+def check_hyper(hyper: Mapping[str, float | Schedule] | None) -> None:
+    """Refuses what is neither a finite number nor a schedule."""
+    for name, value in (hyper or {}).items():
+        traced = isinstance(value, jax.core.Tracer)
+        if not (callable(value) or traced or checks.is_finite_number(value)):
+            raise ValueError(
+                f"hyper[{name!r}] must be a finite number or a schedule step -> value, got "
+                f"{checks.described(value)}"
+            )
+
+
+def of_hyper(
+    what: str,
+    function: Any,
+    hyper: Mapping[str, float | Schedule],
+    step: Array,
+    numbers: Mapping[str, Array],
+) -> Any:
+    """What a function `hyper -> objective` or `hyper -> penalty` makes of the values at a step."""
+    values = hyper_values(hyper, step, numbers)
+    expected = f"with hyper, {what} must be a function hyper -> {what}"
+    try:
+        signature(function).bind(values)
+    except TypeError:
+        raise ValueError(f"{expected}, got one of other arguments") from None
+    made = function(values)
+    if not callable(made):
+        raise ValueError(f"{expected}, got one that returns {checks.described(made)}")
+    return made
 
 
 def hyper_numbers(hyper: Mapping[str, float | Schedule] | None) -> dict[str, Array]:
@@ -182,13 +221,3 @@ def hyper_values(
         name: jnp.asarray(value(step)) if callable(value) else numbers[name]
         for name, value in hyper.items()
     }
-
-
-def _check_losses(losses: Array, aux: Metrics, size: int) -> None:
-    if jnp.shape(losses) != (size,):
-        raise ValueError(
-            f"the objective must return one loss per example, of shape ({size},), "
-            f"got {jnp.shape(losses)}"
-        )
-    if "loss" in aux:
-        raise ValueError("aux must not use the name 'loss': it is the objective's own")

@@ -27,14 +27,16 @@ class Carry(NamedTuple):
     Attributes:
       step: int32 [], number of steps taken.
       state: the learner's state.
-      totals: sum of each metric over the steps since the last log point.
+      totals: sum of each metric over the steps since the last log point, float32 or wider.
       count: int32 [], number of those steps.
+      compensation: what rounding has taken from each of the totals: to be added to it in the end.
     """
 
     step: Array
     state: Any
     totals: Metrics
     count: Array
+    compensation: Metrics
 
 
 class Point(NamedTuple):
@@ -114,8 +116,11 @@ def _begin(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> tuple[Carry,
     batch = _batch(batch_at, rng.stream(key, "data"), jnp.zeros((), jnp.int32))
     state = learner.init(rng.stream(key, "init"), batch)
     _, metrics = jax.eval_shape(learner.step, key, state, batch)
-    totals = {name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()}
-    return Carry(jnp.zeros((), jnp.int32), state, totals, jnp.zeros((), jnp.int32)), batch
+    totals, lost = (
+        {n: jnp.zeros(m.shape, checks.summed_as(m.dtype)) for n, m in metrics.items()}
+        for _ in range(2)
+    )
+    return Carry(jnp.zeros((), jnp.int32), state, totals, jnp.zeros((), jnp.int32), lost), batch
 
 
 def _batch(batch_at: BatchAt, key: Key | Keys, step: Array) -> Batch:
@@ -180,11 +185,11 @@ def shapes(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
 
 
 def _shardings(learner: Learner) -> tuple[NamedSharding, ...]:
-    """Where a carry's step, state, totals and count belong: the state of many runs in parts."""
+    """Where each field of a carry belongs: the state of many runs in parts, all else whole."""
     assert learner.mesh is not None
     whole = NamedSharding(learner.mesh, PartitionSpec())
     parts = NamedSharding(learner.mesh, PartitionSpec(*learner.mesh.axis_names))
-    return whole, whole if learner.seeds is None else parts, whole, whole
+    return whole, whole if learner.seeds is None else parts, whole, whole, whole
 
 
 def runs_one_by_one(learner: Learner) -> bool:
@@ -364,11 +369,11 @@ def drain(carry: Carry) -> tuple[dict[str, Any], Carry]:
     """What a log point does: each metric's mean since the last one, and the carry that goes on."""
     # NumPy divides as it says; a compiled division by a number that many values share is a product
     # with its inverse, and the mean of one run of many would not be that of the run alone.
-    totals, count = jax.device_get((carry.totals, carry.count))
-    means = {
-        name: np.divide(total, count, dtype=np.result_type(total.dtype, np.float32))
-        for name, total in totals.items()
-    }
+    totals, lost, count = jax.device_get((carry.totals, carry.compensation, carry.count))
+    means = {}
+    for name, total in totals.items():
+        exact = total + lost[name].astype(np.float64)
+        means[name] = np.divide(exact, count).astype(total.dtype)
     return _readable(means), _emptied(carry)
 
 
@@ -491,15 +496,20 @@ def _advance(
     single, one_by_one = learner.single, runs_one_by_one(learner)
 
     def runs(
-        keys: Keys, states: Any, totals: Metrics, batch_at: BatchAt, step: Array, count: Array
+        keys: Keys,
+        states: Any,
+        sums: tuple[Metrics, Metrics],
+        batch_at: BatchAt,
+        step: Array,
+        count: Array,
     ) -> tuple[Carry, Metrics, Array]:
-        def alone(run: tuple[Key, Any, Metrics]) -> tuple[Carry, Metrics, Array]:
-            key, state, totals = run
-            return _steps(single, key, batch_at, Carry(step, state, totals, count), length)
+        def alone(run: tuple[Key, Any, tuple[Metrics, Metrics]]) -> tuple[Carry, Metrics, Array]:
+            key, state, (totals, lost) = run
+            return _steps(single, key, batch_at, Carry(step, state, totals, count, lost), length)
 
         if one_by_one:
-            return jax.lax.map(alone, (keys, states, totals))
-        carry = Carry(step, states, totals, count)
+            return jax.lax.map(alone, (keys, states, sums))
+        carry = Carry(step, states, sums[0], count, sums[1])
         carry, metrics, finite = _steps(learner, keys, batch_at, carry, length)
         each = [jnp.full(len(keys), value) for value in (carry.step, carry.count, finite)]
         return carry._replace(step=each[0], count=each[1]), metrics, each[2]
@@ -513,7 +523,8 @@ def _advance(
             out_specs=parts,
             check_vma=False,
         )
-    after, metrics, finite = runs(key, carry.state, carry.totals, batch_at, carry.step, carry.count)
+    sums = carry.totals, carry.compensation
+    after, metrics, finite = runs(key, carry.state, sums, batch_at, carry.step, carry.count)
     after = after._replace(step=after.step.min(), count=after.count.min())
     if learner.mesh is not None:
         where = _shardings(learner)
@@ -534,14 +545,32 @@ def _steps(
         return (carry.step < end) & finite
 
     def one_step(loop: tuple[Carry, Metrics, Array]) -> tuple[Carry, Metrics, Array]:
-        step, state, totals, count = loop[0]
+        step, state, totals, count, lost = loop[0]
         key, batch = _seen(batch_at, data_key, step_key, step)
         state, metrics = learner.step(key, state, batch)
-        totals = {name: total + metrics[name] for name, total in totals.items()}
+        metrics = {n: metrics[n].astype(total.dtype) for n, total in totals.items()}
         finite = jnp.array([jnp.isfinite(value).all() for value in metrics.values()]).all()
-        return Carry(step + 1, state, totals, count + 1), metrics, finite
+        sums = {n: _added(total, lost[n], metrics[n]) for n, total in totals.items()}
+        totals, lost = ({n: both[part] for n, both in sums.items()} for part in range(2))
+        return Carry(step + 1, state, totals, count + 1, lost), metrics, finite
 
     return jax.lax.while_loop(go_on, one_step, (carry, carry.totals, jnp.array(True)))
+
+
+def _added(total: Array, lost: Array, value: Array) -> tuple[Array, Array]:
+    """The sum and its compensation with one value more: together they have twice the digits.
+
+    In float32 alone, a million steps would be off by a hundredth.
+    """
+    rough = total + value
+    # What the sum has rounded away, exactly (Dekker 1971): from the larger it loses nothing.
+    larger = jnp.abs(total) >= jnp.abs(value)
+    error = lost + jnp.where(larger, (total - rough) + value, (value - rough) + total)
+    # The sum takes back what has become large enough: the compensation, which is rounded as well,
+    # stays small. Beyond the largest number there is none.
+    after = rough + error
+    finite = jnp.isfinite(after)
+    return jnp.where(finite, after, rough), jnp.where(finite, error - (after - rough), 0)
 
 
 def _blame(
@@ -596,8 +625,9 @@ def _copy(carry: Carry) -> Carry:
 
 @jax.jit
 def _emptied(carry: Carry) -> Carry:
-    empty = {name: jnp.zeros_like(total) for name, total in carry.totals.items()}
-    return carry._replace(totals=empty, count=jnp.zeros_like(carry.count))
+    sums = carry.totals, carry.count, carry.compensation
+    totals, count, lost = jax.tree.map(jnp.zeros_like, sums)
+    return carry._replace(totals=totals, count=count, compensation=lost)
 
 
 @jax.jit

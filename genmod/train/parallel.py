@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genmod import checks, rng
-from genmod.devices import AXIS, partitioned
+from genmod.devices import AXIS, cut, partitioned
 from genmod.train.learner import Learner
 from genmod.types import Batch, Key, Metrics
 
@@ -78,7 +78,12 @@ def _mapped(learner: Learner, mesh: Mesh) -> Learner:
     pmap = functools.partial(
         jax.pmap, axis_name=AXIS, in_axes=(None, None, 0), devices=list(mesh.devices)
     )
-    mapped = pmap(learner.step, out_axes=None)
+
+    def share_of(key: Key, state: Any, share: Batch) -> tuple[Any, Metrics]:
+        with cut(f"pmap over {mesh.size} devices", checks.leading_axis("share", share)):
+            return learner.step(key, state, share)
+
+    mapped = pmap(share_of, out_axes=None)
 
     def shares(batch: Batch) -> Batch:
         return jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
@@ -94,7 +99,7 @@ def _mapped(learner: Learner, mesh: Mesh) -> Learner:
         # was forgotten would never be seen.
         key = rng.root(0)
         state = jax.jit(learner.init)(key, batch)
-        _check_same(pmap(learner.step, out_axes=0)(key, state, shares(batch))[0])
+        _check_same(pmap(share_of, out_axes=0)(key, state, shares(batch))[0])
 
     return learner._replace(step=step, check=check, mesh=mesh)
 

@@ -90,21 +90,27 @@ def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
             print(dict(zip(train.combinations(grid), point.metrics["loss"])))
 
     A number can be swept if it is part of the state: given to the learner as `hyper={"beta": 1.0}`,
-    or to an optimizer by `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`. The runs share
+    or to an optimizer by `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`. Where a state
+    holds several of a name, as that of a game whose players each have an optimizer, the name is
+    preceded by what tells their paths in the state apart: "generator.learning_rate". The runs share
     initialisation, batches and noise, so that they differ by the numbers alone. State and metrics
     have a leading axis, in the order of `combinations(grid)`; over seeds too, apply `over_seeds` to
     the result.
 
     Raises:
       ValueError: if the grid is empty or holds what is not finite; when traced, if the state holds
-        no number of a name.
+        no number of a name or several, if it is overwritten at every update because it follows a
+        schedule, or if it is a whole number and a value is none.
     """
     points = combinations(grid)
     values = {name: jnp.asarray([point[name] for point in points], jnp.float32) for name in grid}
 
     def init(key: Key, batch: Batch) -> Any:
         state = learner.init(key, batch)
-        return jax.vmap(lambda numbers: _with_numbers(state, numbers))(values)
+        paths = {name: _path_of(name, state) for name in grid}
+        _check_sweep(grid, paths, state)
+        by_path = {paths[name]: swept for name, swept in values.items()}
+        return jax.vmap(lambda numbers: _with_numbers(state, numbers))(by_path)
 
     def step(key: Key, state: Any, batch: Batch) -> tuple[Any, Metrics]:
         return jax.vmap(learner.step, (None, 0, None))(key, state, batch)
@@ -145,26 +151,85 @@ def pick(carry: Carry, index: int) -> Carry:
       ValueError: if there is no such run.
     """
     checks.index_of_run(index, checks.leading_axis("carry.state", carry.state))
-    state, totals = jax.tree.map(lambda leaf: leaf[index], (carry.state, carry.totals))
-    return carry._replace(state=state, totals=totals)
+    parts = {name: getattr(carry, name) for name in ("state", "totals", "compensation")}
+    return carry._replace(**jax.tree.map(lambda leaf: leaf[index], parts))
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _numbers(state: Any) -> dict[str, Array]:
+    """The numbers of a state that enter a step, by their path in it, with dots."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        _dotted(path): leaf
+        for path, leaf in leaves
+        if len(path) > 1 and _dotted(path[-2:-1]) in _NUMBERS
+    }
+
+
+def _scheduled(state: Any) -> set[str]:
+    """The paths of those that `optax.inject_hyperparams` computes anew at every update."""
+    found = set()
+    for path, _ in jax.tree_util.tree_leaves_with_path(state):
+        parts = [_dotted((part,)) for part in path]
+        if "hyperparams_states" in parts[:-1]:  # where the schedule of a number keeps its count
+            place = parts.index("hyperparams_states")
+            found.add(".".join([*parts[:place], "hyperparams", parts[place + 1]]))
+    return found
+
+
+def _path_of(name: str, state: Any) -> str:
+    """The path of the one number that a name in a grid means: its last part, others in order."""
+    numbers = _numbers(state)
+
+    def means(path: str) -> bool:
+        *before, last = path.split(".")
+        *wanted, own = name.split(".")
+        rest = iter(before)  # each part is looked for behind the one before it
+        return last == own and all(part in rest for part in wanted)
+
+    found = [path for path in numbers if means(path)]
+    if not found:
+        raise ValueError(
+            f"the state holds no number {name!r} to sweep, only {sorted(numbers)}; give it to "
+            "the learner as hyper={...}, or to the optimizer by optax.inject_hyperparams, "
+            "as a number and not as a schedule"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"the state holds {len(found)} numbers {name!r}: say which is to be swept, by its path "
+            f"or enough of it to tell it apart: {', '.join(found)}"
+        )
+    return found[0]
+
+
+def _check_sweep(grid: Mapping[str, Sequence[float]], paths: Mapping[str, str], state: Any) -> None:
+    """Refuses numbers that are no longer the grid's once a step is taken."""
+    scheduled, numbers = _scheduled(state), _numbers(state)
+    for name, path in paths.items():
+        if path in scheduled:
+            raise ValueError(
+                f"{name!r} cannot be swept: {path} follows a schedule, which sets it anew at every "
+                "update; give optax.inject_hyperparams a number"
+            )
+        whole = not jnp.issubdtype(numbers[path].dtype, jnp.inexact)
+        if whole and any(value != int(value) for value in grid[name]):
+            raise ValueError(
+                f"{name!r} must be swept over whole numbers, as {path} is of the type "
+                f"{numbers[path].dtype}, got {grid[name]!r}"
+            )
+        others = [other for other in paths if other != name and paths[other] == path]
+        if others:
+            raise ValueError(f"grid must name each number once, got {name!r} and {others[0]!r}")
 
 
 def _with_numbers(state: Any, numbers: Mapping[str, Array]) -> Any:
-    """The state with these numbers in the place of its own."""
-    found: dict[str, int] = {}
-
-    def replace(path: tuple[Any, ...], leaf: Array) -> Array:
-        names = [jax.tree_util.keystr((part,), simple=True) for part in path[-2:]]
-        if len(names) < 2 or names[0] not in _NUMBERS:
-            return leaf
-        found[names[1]] = found.get(names[1], 0) + 1
-        return jnp.asarray(numbers.get(names[1], leaf), leaf.dtype)
-
-    changed = jax.tree_util.tree_map_with_path(replace, state)
-    for name in numbers:
-        if name not in found:
-            raise ValueError(
-                f"the state holds no number {name!r} to sweep, only {sorted(found)}; give it to "
-                "the learner as hyper={...}, or to the optimizer by optax.inject_hyperparams"
-            )
-    return changed
+    """The state with these numbers, by their paths, in the place of its own."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            jnp.asarray(numbers[_dotted(path)], leaf.dtype) if _dotted(path) in numbers else leaf
+        ),
+        state,
+    )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genmod import checks
 from genmod.types import Array
 
 
@@ -16,10 +17,13 @@ class Likelihood(NamedTuple):
     Attributes:
       log_prob: `(output, x [B, H, W, C]) -> [B]`, in nats.
       mean: `output -> images [B, H, W, C]`, the expected image.
+      support: least and largest value of x that it is a distribution over, such as (0, 1). Images
+        outside it are refused when training begins. None where any value will do.
     """
 
     log_prob: Callable[[Array, Array], Array]
     mean: Callable[[Array], Array]
+    support: tuple[float, float] | None = None
 
 
 def _cross_entropy(logits: Array, x: Array) -> Array:
@@ -52,7 +56,10 @@ def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
             f"the decoder's logits must have the images' shape {x.shape}, got {logits.shape}"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"images must be floating, in [0, 1], got {x.dtype} (scale them first)")
+        raise ValueError(
+            f"images must be floating, in [0, 1], got {x.dtype} (scale them first); "
+            "prepare=data.unit_interval makes them so of uint8 images"
+        )
     # Two things let XLA use a CPU's vectors here. Pixels in one axis: of [B, 28, 28, 1] it would
     # loop over the last, of length 1 (a tenth of the article's step). And a sum as a product with
     # ones: in a reduction it would compute the cross entropy one number after another (half).
@@ -62,7 +69,7 @@ def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
     return -jnp.matmul(per_pixel, ones, precision=jax.lax.Precision.HIGHEST)
 
 
-bernoulli = Likelihood(log_prob=_bernoulli_log_prob, mean=jax.nn.sigmoid)
+bernoulli = Likelihood(log_prob=_bernoulli_log_prob, mean=jax.nn.sigmoid, support=(0, 1))
 """Independent Bernoulli pixels, from logits (Kingma & Welling 2014, appendix C.1)."""
 
 
@@ -78,6 +85,11 @@ def mean_logits(mean: Array | np.ndarray, *, margin: float = 1e-3) -> Array:
 
     Returns:
       log(p / (1 - p)), of mean's shape.
+
+    Raises:
+      ValueError: if a value is not in [0, 1]; of traced ones nothing is known.
     """
+    if not isinstance(mean, jax.core.Tracer):
+        checks.values_within("mean", mean, (0, 1), "a probability", hint=False)
     p = jnp.clip(mean, margin, 1 - margin)
     return jnp.log(p) - jnp.log1p(-p)

@@ -1,5 +1,6 @@
 """The variational autoencoder as pure functions."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,11 +28,32 @@ class VaeParams(NamedTuple):
     prior: Params
 
 
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """A function `(key, x) -> params` that knows which x the model is for.
+
+    `train.learner` is given this function alone, whatever the objective, and finds the check here.
+
+    Attributes:
+      function: the function.
+      check: `x -> None`, a refusal (ValueError) by the values of x.
+    """
+
+    function: Callable[[Key, Array], VaeParams]
+    check: Callable[[Array], None]
+
+    def __call__(self, key: Key, x: Array) -> VaeParams:
+        """The parameters to begin with."""
+        return self.function(key, x)
+
+
 class Vae(NamedTuple):
     """A variational autoencoder (Kingma & Welling 2014).
 
     Attributes:
-      init: `(key, x [B, H, W, C]) -> VaeParams`, after checking that all shapes fit.
+      init: `(key, x [B, H, W, C]) -> VaeParams`, after checking that all shapes fit. Its attribute
+        `check` is a function `x -> None` that refuses images outside the likelihood's `support`,
+        where values can be seen: `train.run` calls it with its first batch.
       encode: `(params, x [B, H, W, C]) -> (mean [B, L], logvar [B, L])`.
       sample: `(keys [B], mean [B, L], logvar [B, L]) -> z [B, L]`, the reparametrised draw.
       decode: `(params, z [B, L]) -> output`, the parameters of the likelihood: logits
@@ -40,7 +62,7 @@ class Vae(NamedTuple):
       prior: p(z).
     """
 
-    init: Callable[[Key, Array], VaeParams]
+    init: Init
     encode: Callable[[VaeParams, Array], tuple[Array, Array]]
     sample: Callable[[Keys, Array, Array], Array]
     decode: Callable[[VaeParams, Array], Array]
@@ -67,7 +89,7 @@ def make(
 
     Raises:
       ValueError: if latent_dim is not positive; on use, if a network's output has another shape
-        than the one above.
+        than the one above; when training begins, if images lie outside the likelihood's support.
     """
     latent_dim = checks.positive_integer("latent_dim", latent_dim)
     p_z = prior(latent_dim)
@@ -100,7 +122,11 @@ def make(
             raise ValueError(f"z must have the shape [B, {latent_dim}], got {z.shape}")
         return decoder.apply(params.decoder, z)
 
-    return Vae(init, encode, posteriors.sample, decode, likelihood, p_z)
+    def check(x: Array) -> None:
+        if likelihood.support is not None:
+            checks.values_within("images", x, likelihood.support, "the likelihood")
+
+    return Vae(Init(init, check), encode, posteriors.sample, decode, likelihood, p_z)
 
 
 def images(model: Vae) -> Callable[[VaeParams, Array], Array]:

@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import jax
+
 from genmod import checks
 from genmod.types import Array, Keys, Metrics, Objective
 from genmod.vae.model import Vae, VaeParams
@@ -44,12 +46,16 @@ def elbo(model: Vae, *, beta: float | Array = 1.0) -> Objective:
 
     Args:
       model: the VAE.
-      beta: weight of the KL term, at least 0.
+      beta: weight of the KL term, at least 0. One that follows a schedule is `hyper` of
+        `train.learner`, with `lambda hyper: vae.elbo(model, beta=hyper["beta"])`.
 
     Returns:
       An objective whose aux holds `reconstruction` and `kl` [B], both in nats and unweighted.
+
+    Raises:
+      ValueError: if beta is no number of at least 0; on use, if keys are not one per example.
     """
-    if isinstance(beta, int | float):
+    if not isinstance(beta, jax.core.Tracer):
         checks.not_negative("beta", beta)
 
     def objective(keys: Keys, params: VaeParams, x: Array) -> tuple[Array, Metrics]:
@@ -59,7 +65,7 @@ def elbo(model: Vae, *, beta: float | Array = 1.0) -> Objective:
     return objective
 
 
-def article_loss(model: Vae, *, kl_weight: float = 1e-4) -> Objective:
+def article_loss(model: Vae, *, kl_weight: float | Array = 1e-4) -> Objective:
     """The loss of *Beginners Intro to Generative Modeling*, which is not a bound on anything.
 
     The cross entropy is averaged over the pixels, not summed, and the KL term is the mean over the
@@ -74,8 +80,12 @@ def article_loss(model: Vae, *, kl_weight: float = 1e-4) -> Objective:
     Returns:
       An objective whose aux holds `reconstruction` and `kl` [B] in nats, as `elbo` gives them, so
       that the runs of both can be compared.
+
+    Raises:
+      ValueError: if kl_weight is no number of at least 0; on use, if keys are not one per example.
     """
-    checks.not_negative("kl_weight", kl_weight)
+    if not isinstance(kl_weight, jax.core.Tracer):
+        checks.not_negative("kl_weight", kl_weight)
 
     def objective(keys: Keys, params: VaeParams, x: Array) -> tuple[Array, Metrics]:
         reconstruction, kl, num_pixels, latent_dim = terms(model, keys, params, x)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from genmod import checks
 from genmod.types import Array, Keys
 
 
@@ -18,7 +19,11 @@ def sample(keys: Keys, mean: Array, logvar: Array) -> Array:
 
     Returns:
       z [B, L].
+
+    Raises:
+      ValueError: if keys are not one per example.
     """
+    checks.keys(keys, len(mean))
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys)
     return mean + jnp.exp(0.5 * logvar) * noise
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 
+from genmod import checks
 from genmod.types import Array, Key, Keys, Params
 from genmod.vae import posteriors
 
@@ -29,6 +30,7 @@ def standard_normal(latent_dim: int) -> Prior:
 
     def sample(keys: Keys, params: Params) -> Array:
         del params
+        checks.keys(keys)
         return jax.vmap(lambda key: jax.random.normal(key, (latent_dim,)))(keys)
 
     def kl_divergence(params: Params, mean: Array, logvar: Array) -> Array:
