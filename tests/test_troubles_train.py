@@ -69,10 +69,11 @@ def traced(learner, batch, key=None):
 def test_the_logged_mean_of_a_metric_is_right_whatever_its_type(dtype, value):
     """Case 3: bfloat16 lost a sixth of 100 in 600 steps, float16 and int32 ran over."""
 
-    def objective(w, x):
-        return w * x, {"metric": jnp.full(len(x), value, dtype)}
+    def step(key, state, batch):
+        return state, {"metric": jnp.asarray(value, dtype)}
 
-    assert last(linear(objective), log_every=600).metrics["metric"] == value
+    learner = train.Learner(lambda key, batch: {}, step, lambda key, state, num: batch_of(num))
+    assert last(learner, log_every=600).metrics["metric"] == value
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
@@ -439,7 +440,8 @@ def test_no_name_of_a_penalty_has_the_stream_of_latents():
 
 
 def labelled(of_classes, classes, **options):
-    return of_classes(nets.mlp((), SHAPE, **options), classes), of_classes(nets.mlp((), 1), classes)
+    generator = nets.mlp((2,), SHAPE, **options)
+    return of_classes(generator, classes), of_classes(nets.mlp((), 1), classes)
 
 
 @pytest.mark.parametrize("of_classes", [nets.conditional, nets.per_class])
