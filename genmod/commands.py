@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -39,9 +39,15 @@ def sample(
     startup.configure_compilation_cache()
     built, state = runner.trained(run, index)
     images = built.sample(key, state, num)
-    (built.show or report.image_grid)(images).savefig(out)
+    save((built.show or report.image_grid)(images), out)
     print(out)
     return 0
+
+
+def save(figure: Any, out: Path) -> None:
+    """Writes a figure; in a PNG it says who drew it, so that data beside it are told from it."""
+    mark = {"metadata": {"Software": "genmod"}} if out.suffix.lower() == ".png" else {}
+    figure.savefig(out, **mark)
 
 
 def _check_picture(out: Path) -> None:
@@ -96,6 +102,7 @@ def data(
     manual_dir: Path | None = None,
     image_size: int | None = None,
     skip_corrupt: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    background: Literal["white", "black"] | None = None,
     num: int = 100,
     out: Path = Path("data.png"),
 ) -> int:
@@ -108,6 +115,8 @@ def data(
       manual_dir: folder with the original archives of a data set of tensorflow-datasets.
       image_size: side of the square to which pictures of a folder are resized and cropped.
       skip_corrupt: leave out pictures of a folder that cannot be read, and count them.
+      background: ground on which transparent places of a folder's pictures are laid; white if not
+        given.
       num: how many images to draw, spread over the whole split.
       out: the picture to write.
     """
@@ -125,11 +134,12 @@ def data(
         manual_dir=manual_dir,
         image_size=image_size or None,
         skip_corrupt=skip_corrupt,
+        background=background,
     )
     found = sets.summary(dataset)
     startup.configure_compilation_cache()
     places = np.linspace(0, found.num - 1, min(num, found.num)).astype(int)
-    report.image_grid(dataset.images[places]).savefig(out)
+    save(report.image_grid(dataset.images[places]), out)
     batch_size = min(100, found.num)
     batch_at = sets.batches(dataset.images, batch_size=batch_size)
     speed = batch_size * sets.batches_per_second(batch_at)
@@ -146,8 +156,13 @@ def data(
     }
     _print_table(["", ""], [[key, value] for key, value in rows.items()], right=False)
     most = max(found.counts.values())
+    names = dict(enumerate(dataset.classes))
     bars = [
-        [str(label), f"{count:,}", "#" * max(1, round(40 * count / most))]
+        [
+            f"{label} {names.get(label, '')}".rstrip(),
+            f"{count:,}",
+            "#" * max(1, round(40 * count / most)),
+        ]
         for label, count in list(found.counts.items())[:_CLASSES]
     ]
     _print_table(["class", "images", ""], bars, right=False)

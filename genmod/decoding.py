@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import mmap
 import multiprocessing
 import multiprocessing.connection
@@ -38,6 +39,28 @@ _MOST_PROCESSES = 16
 _ATTEMPTS = 3
 """How often a piece is given to a process, where those end before they have decoded it."""
 _GREY = ("1", "L", "LA")
+_MOST_PIXELS = 2**29
+"""Of a picture that is made small: 1.6 GB while it is decoded in colour."""
+BACKGROUNDS = ("white", "black")
+_LAID = {
+    ground: f"have transparent places, which are laid on {ground} (background)"
+    for ground in BACKGROUNDS
+}
+_PAGES = "have several pages or frames, of which the first is taken"
+
+
+class Example(NamedTuple):
+    """An image as it was decoded.
+
+    Attributes:
+      image: uint8 [H, W, C].
+      label: its label.
+      traits: what was done with it beyond decoding, in words that go on after "pictures".
+    """
+
+    image: np.ndarray
+    label: int
+    traits: tuple[str, ...] = ()
 
 
 class Examples(Protocol):
@@ -54,8 +77,8 @@ class Examples(Protocol):
         """Those at some places alone, with no more than is needed to read them."""
         ...
 
-    def read(self, place: int) -> tuple[np.ndarray, int]:
-        """The image, uint8 [H, W, C], and the label of one of them.
+    def read(self, place: int) -> Example:
+        """One of them.
 
         Raises:
           DataError: if it cannot be read.
@@ -76,11 +99,13 @@ class Pictures:
       labels: the class of each.
       size: side of the square to which each is resized (bicubic, its shorter side) and cropped (its
         middle); None leaves them as they are.
+      background: the ground on which transparent places are laid, white or black.
     """
 
     files: Sequence[str]
     labels: Sequence[int]
     size: int | None = None
+    background: str = "white"
     depth: int = 3
 
     def __len__(self) -> int:
@@ -91,9 +116,10 @@ class Pictures:
         chosen = [[of[place] for place in places] for of in (self.files, self.labels)]
         return dataclasses.replace(self, files=chosen[0], labels=chosen[1])
 
-    def read(self, place: int) -> tuple[np.ndarray, int]:
+    def read(self, place: int) -> Example:
         """As in `Examples`: turned as its EXIF says; one channel if it is grey, else three."""
-        return read_picture(self.files[place], self.size), self.labels[place]
+        image, traits = read_picture(self.files[place], self.size, self.background)
+        return Example(image, self.labels[place], traits)
 
     def where(self, place: int) -> str:
         """As in `Examples`."""
@@ -102,10 +128,8 @@ class Pictures:
 
 def head(path: str) -> tuple[tuple[int, int], bool] | None:
     """Width and height of a picture, and whether it has colours; None if it cannot be read."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
+        with _open(path)[0] as picture:
             return picture.size, picture.mode not in _GREY
     except Exception:  # Pillow's decoders raise whatever they meet
         return None
@@ -117,8 +141,12 @@ def is_coloured(path: str) -> bool:
     return found is not None and found[1]
 
 
-def read_picture(path: str, size: int | None) -> np.ndarray:
-    """One picture, uint8 [H, W, 1] if it is grey and [H, W, 3] else; see `Pictures`.
+def read_picture(
+    path: str, size: int | None, background: str = "white"
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One picture, uint8 [H, W, 1] if it is grey and [H, W, 3] else, with its traits.
+
+    See `Pictures` and `Example`.
 
     Raises:
       DataError: if it cannot be read.
@@ -126,15 +154,15 @@ def read_picture(path: str, size: int | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or np.inf):
-                raise ValueError(
-                    f"it claims {picture.width} x {picture.height} pixels; expected at most "
-                    f"{Image.MAX_IMAGE_PIXELS:,}"
-                )
+        picture, most = _open(path)
+        with picture:
+            _refuse_large(picture, most, size)
             if picture.mode.startswith(("I", "F")):
                 raise ValueError(f"it has the mode {picture.mode}; expected 8 bits a channel")
+            # The second picture of an MPO is a camera's own, for another kind of display.
+            several = getattr(picture, "is_animated", False) and picture.format != "MPO"
             ImageOps.exif_transpose(picture, in_place=True)
+            picture, is_laid = _laid(picture, background)
             mode = "L" if picture.mode in _GREY else "RGB"
             if picture.mode != mode:
                 picture = picture.convert(mode)
@@ -146,7 +174,56 @@ def read_picture(path: str, size: int | None) -> np.ndarray:
             f"{path}: cannot be read ({error}); mend or delete it, or leave out what cannot be "
             "read: skip_corrupt"
         ) from error
-    return values[..., None] if values.ndim == 2 else values
+    traits = (*[_PAGES] * several, *[_LAID[background]] * is_laid)
+    return values[..., None] if values.ndim == 2 else values, traits
+
+
+def _open(path: str) -> tuple[Any, int | None]:
+    """A picture of any size, of which no pixel is decoded yet, and Pillow's limit of pixels."""
+    from PIL import Image
+
+    # Pillow refuses or warns at once, whatever is to become of the picture.
+    with _opening:
+        most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path), most
+        finally:
+            Image.MAX_IMAGE_PIXELS = most
+
+
+_opening = threading.Lock()
+
+
+def _refuse_large(picture: Any, most: int | None, size: int | None) -> None:
+    """Refuses what would fill the memory: by itself, or while it is made small."""
+    if most is None or picture.width * picture.height <= most:
+        return
+    claimed = f"it claims {picture.width} x {picture.height} pixels; expected at most"
+    if size is None:
+        raise ValueError(
+            f"{claimed} {most:,}, or that they be made small: the size to which to resize and crop "
+            "pictures is image_size"
+        )
+    # A JPEG is decoded at an eighth of its size in a fraction of the memory; no other format is.
+    picture.draft(None, (2 * size, 2 * size))
+    if picture.width * picture.height > max(most, _MOST_PIXELS):
+        raise ValueError(f"{claimed} {max(most, _MOST_PIXELS):,}")
+
+
+def _laid(picture: Any, background: str) -> tuple[Any, bool]:
+    """A picture with its transparent places laid on a ground, and whether there are any."""
+    from PIL import Image
+
+    if not picture.has_transparency_data:
+        return picture, False
+    opaque = "L" if picture.mode in _GREY else "RGB"
+    layer = picture.convert("LA" if opaque == "L" else "RGBA")
+    alpha = layer.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return picture, False
+    laid = Image.new(opaque, layer.size, background)
+    laid.paste(layer.convert(opaque), mask=alpha)
+    return laid, True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,14 +234,14 @@ class Prepared:
       folder: of the prepared version.
       split: as tensorflow-datasets understands it.
       places: which of its examples.
-      state: of its files, what tells whether one has changed: names, lengths and times.
+      state: of its files, what tells whether one has changed: names, and `kept.file_state`.
       depth: the channels of an image.
     """
 
     folder: str
     split: str
     places: Sequence[int]
-    state: tuple[tuple[str, int, int], ...]
+    state: tuple[tuple[Any, ...], ...]
     depth: int
 
     def __len__(self) -> int:
@@ -174,13 +251,13 @@ class Prepared:
         """As in `Examples`."""
         return dataclasses.replace(self, places=[self.places[place] for place in places])
 
-    def read(self, place: int) -> tuple[np.ndarray, int]:
+    def read(self, place: int) -> Example:
         """As in `Examples`."""
         source, _ = _prepared(self.folder, self.split, self.state)
         try:
             example = source[self.places[place]]
             # Past the end of a file that was cut off, TFDS reads an example of None, without error.
-            return example["image"], int(example["label"])
+            return Example(example["image"], int(example["label"]))
         except ImportError:  # Pillow is not installed
             raise
         except Exception as error:
@@ -208,9 +285,15 @@ def _prepared(folder: str, split: str, state: Any) -> tuple[Any, Any]:
     del state  # other files are another answer
     import tensorflow_datasets as tfds
 
+    # What absl says, it says anew in each process.
+    logging.getLogger("absl").addFilter(_no_advice)
     builder = tfds.core.read_only_builder.builder_from_directory(folder)
     source = builder.as_data_source(split=split, file_format="array_record")
     return source, builder.info.splits[split].file_instructions
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    return "OpenCV is not installed" not in record.getMessage()
 
 
 class Found(NamedTuple):
@@ -220,11 +303,13 @@ class Found(NamedTuple):
       shape: of its image, [H, W, C]; None if it could not be read.
       label: its label; -1 if it could not be read.
       error: why it could not be read.
+      traits: as of `Example`.
     """
 
     shape: tuple[int, ...] | None
     label: int = -1
     error: str = ""
+    traits: tuple[str, ...] = ()
 
 
 def decode(examples: Examples, rows: np.ndarray) -> list[Found]:
@@ -232,14 +317,14 @@ def decode(examples: Examples, rows: np.ndarray) -> list[Found]:
     found = []
     for place in range(len(examples)):
         try:
-            image, label = examples.read(place)
+            image, label, traits = examples.read(place)
         except DataError as error:
             found.append(Found(None, error=str(error)))
             continue
         fits = image.shape[:2] == rows.shape[1:3] and image.shape[2] in (1, rows.shape[3])
         if fits:
             rows[place] = image
-        found.append(Found(image.shape, label))
+        found.append(Found(image.shape, label, traits=traits))
     return found
 
 
@@ -455,5 +540,9 @@ def _decode_into(
 ) -> list[tuple[Any, ...]]:
     found = decode(examples, np.ndarray(shape, np.uint8, _opened(path, token), offset))
     # What is the same object, and plain, is sent in a fraction of the time.
-    shapes: dict[Any, Any] = {}
-    return [(shapes.setdefault(one.shape, one.shape), one.label, one.error) for one in found]
+    same: dict[Any, Any] = {}
+
+    def once(value: Any) -> Any:
+        return same.setdefault(value, value)
+
+    return [(once(one.shape), one.label, one.error, once(one.traits)) for one in found]

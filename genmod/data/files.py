@@ -11,12 +11,14 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from genmod.data.kept import DARK, file_state
+from genmod.data.notes import named, say
 from genmod.data.stores import Mapped
 from genmod.decoding import Pictures, is_coloured
 from genmod.errors import DataError
@@ -25,10 +27,31 @@ Arrays = tuple[np.ndarray, np.ndarray]
 """Images, uint8 [N, H, W, C], and labels, int32 [N]."""
 Part = Callable[[], Arrays]
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm"),
+)
+WRITTEN = b"Software\0genmod"
+"""In a PNG file: one of genmod's commands has drawn it. See `commands.save`."""
 _PARTS = {"train": "train", "t10k": "test", "test": "test"}
 _IDX = re.compile(r"(?P<part>train|t10k|test)-(?P<what>images|labels)[-.]idx\d-ubyte(\.gz)?$")
-_FOLDERS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
+_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+}
+_SILENT = ("thumbs.db", "desktop.ini")
+_LABELS = (
+    "label",
+    "labels",
+    "y",
+    "target",
+    "targets",
+    "class",
+    "classes",
+    "y_train",
+    "labels_train",
+)
 
 
 def checked(where: str, images: Any, labels: Any = None) -> Arrays:
@@ -46,20 +69,69 @@ def checked(where: str, images: Any, labels: Any = None) -> Arrays:
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise ValueError(
             f"{where}: images must be uint8 [N, H, W] or [N, H, W, C], grey values from 0 to 255, "
-            f"got {images.dtype} {list(images.shape)}"
+            f"got {images.dtype} {list(images.shape)}{_towards_bytes(images)}"
         )
     images = images[..., None] if images.ndim == 3 else images
+    refuse_channels(where, images.shape)
+    if images.max() <= 1:
+        say(f"{where}: {DARK}")
     labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"{where}: labels must be whole numbers [{len(images)}], one an image, "
-            f"got {labels.dtype} {list(labels.shape)}"
+            f"got {labels.dtype} {list(labels.shape)}{_towards_numbers(labels)}"
         )
     if not 0 <= labels.min() <= labels.max() < 2**31:
         raise ValueError(
             f"{where}: labels must be from 0 to 2**31 - 1, got {labels.min()} to {labels.max()}"
         )
     return images, labels.astype(np.int32)
+
+
+def refuse_channels(where: str, shape: Sequence[int]) -> None:
+    """Refuses images [N, H, W, C] that are neither grey nor in colour.
+
+    Raises:
+      ValueError: if C is not 1 or 3; what the array may be instead is said.
+    """
+    if shape[3] in (1, 3):
+        return
+    hint = ""
+    if shape[1] in (1, 3):
+        hint = f"; is it [N, C, H, W] with C = {shape[1]}? then images.transpose(0, 2, 3, 1) is"
+    elif shape[3] in (2, 4):
+        hint = "; if the last channel is opacity, lay the images on a ground and leave it out"
+    raise ValueError(
+        f"{where}: images must be [N, H, W, C] with C = 1 (grey) or 3 (colours), "
+        f"got {list(shape)}{hint}"
+    )
+
+
+def _towards_bytes(images: np.ndarray) -> str:
+    """What makes bytes of images that are none."""
+    if not images.size or images.ndim not in (3, 4) or images.dtype == np.uint8:
+        return ""
+    if images.dtype == bool:
+        return "; 255 * images.astype(np.uint8) makes them so"
+    if images.dtype.kind not in "iuf":
+        return ""
+    low, high = images.min(), images.max()
+    if images.dtype.kind == "f" and 0 <= low <= high <= 1:
+        return "; (255 * images).round().astype(np.uint8) makes them so"
+    if 0 <= low <= high <= 255:
+        return "; images.astype(np.uint8) makes them so"
+    return f", from {low:g} to {high:g}"
+
+
+def _towards_numbers(labels: np.ndarray) -> str:
+    """What makes whole numbers of labels that are none."""
+    if labels.ndim == 2 and labels.dtype.kind in "iufb" and (labels.sum(axis=1) == 1).all():
+        return "; are they one-hot? then labels.argmax(axis=1)"
+    if labels.ndim == 1 and labels.dtype.kind == "f" and (labels == labels.round()).all():
+        return "; labels.astype(np.int32) makes them so"
+    if labels.ndim == 1 and labels.dtype.kind in "USO":
+        return "; np.unique(labels, return_inverse=True)[1] numbers them"
+    return ""
 
 
 def idx_parts(where: str) -> dict[str, Part]:
@@ -139,11 +211,12 @@ def numpy_parts(where: str) -> dict[str, Part]:
     """The parts of a data set in an NPY file, or an NPZ file.
 
     An NPZ file holds `images` and, if there are any, `labels`; or `x_train`, `y_train`, `x_test`
-    and `y_test`, as those of Keras do. Labels may also be a column [N, 1].
+    and `y_test`, as those of Keras do, and `x_val` and `y_val`. Labels may also be a column [N, 1].
+    A note names arrays that are not used.
 
     Raises:
       DataError: if the file is missing or damaged, or holds Python objects.
-      ValueError: if it does not hold such arrays.
+      ValueError: if it does not hold such arrays, or labels have another name.
     """
     path = Path(where).expanduser()
     try:
@@ -159,14 +232,24 @@ def numpy_parts(where: str) -> dict[str, Part]:
         elif "containing" in why:
             why = "it has not the format of NPY or NPZ"
         raise DataError(f"{path}: damaged, or no file of plain arrays: {why}") from None
-    pairs = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
+    pairs = {part: (f"x_{part}", f"y_{part}") for part in ("train", "test", "val")}
     pairs = {part: pair for part, pair in pairs.items() if pair[0] in arrays}
-    pairs = pairs or {"train": ("images", "labels")}
-    if "images" not in arrays and "x_train" not in arrays:
+    pairs = pairs if "train" in pairs else {"train": ("images", "labels")}
+    if pairs["train"][0] not in arrays:
         raise ValueError(
             f"{path}: expected the arrays images (and labels), or x_train, y_train, x_test and "
             f"y_test, got {', '.join(sorted(arrays)) or 'none'}"
         )
+    unused = sorted(set(arrays) - {name for pair in pairs.values() for name in pair})
+    images, labels = pairs["train"]
+    for name in unused if labels not in arrays else ():
+        if name.lower() in _LABELS and arrays[name].shape[:1] == arrays[images].shape[:1]:
+            raise ValueError(
+                f"{path}: there is no array {labels!r}, but {name!r} holds "
+                f"{len(arrays[name]):,} values, one an image: call it {labels!r}"
+            )
+    if unused:
+        say(f"{path}: arrays that are not used: {named(unused)}")
 
     def read(images: str, labels: str) -> Arrays:
         column = arrays.get(labels)
@@ -187,6 +270,8 @@ def mapped(where: str) -> Mapped | None:
     plain = isinstance(array, np.memmap) and array.flags.c_contiguous and array.dtype == np.uint8
     if not plain or array.ndim not in (3, 4) or not array.size:
         return None
+    if array.ndim == 4:
+        refuse_channels(str(path), array.shape)
     return Mapped(path, array.offset, len(array), (*array.shape[1:], 1)[:3])
 
 
@@ -196,12 +281,14 @@ class Folder(NamedTuple):
     Attributes:
       pictures: all of them.
       parts: places of the pictures of each part.
-      state: of the pictures, what tells whether one has changed: names, lengths and times.
+      state: what tells these pictures from any others, and whether one of them has changed.
+      classes: names of the classes, by their numbers; none where there is but one.
     """
 
     pictures: Pictures
     parts: dict[str, range]
-    state: list[tuple[str, int, int]]
+    state: list[Any]
+    classes: tuple[str, ...]
 
     def in_colour(self, part: str) -> bool:
         """Whether another part holds a picture in colour: then this one is in colour, too."""
@@ -209,50 +296,165 @@ class Folder(NamedTuple):
         return any(is_coloured(self.pictures.files[place]) for one in others for place in one)
 
 
-def folder(where: str, *, size: int | None) -> Folder:
+class _Seen(NamedTuple):
+    """What a walk through a folder has passed by.
+
+    Attributes:
+      others: files whose names are not those of pictures.
+      runs: run folders.
+      own: pictures that genmod has drawn.
+    """
+
+    others: list[str]
+    runs: list[str]
+    own: list[str]
+
+
+def folder(where: str, *, size: int | None, background: str = "white") -> Folder:
     """Lists a data set of pictures: FOLDER/CLASS/PICTURE, or all of one class in FOLDER.
 
-    Folders `train`, `test` and `val` (or `valid`, `validation`) in it are its parts. Classes are
-    numbered in the order of their names, over all parts.
+    Where all folders in it are called `train`, `test` or `val` (or `training`, `testing`, `valid`,
+    `validation`, `dev`; in any case), they are its parts. Classes are numbered over all parts, in
+    the order of their names, or of their numbers where all are numbers. Pictures of a class may lie
+    in folders within its own. Links are followed. Run folders, and pictures that genmod's commands
+    have drawn into FOLDER, are left out. What was chosen or left out is said in notes.
 
     Args:
       where: the folder.
       size: side of the square to which each picture is resized and cropped; None leaves them.
+      background: the ground on which transparent places are laid, white or black.
 
     Raises:
-      DataError: if there are no pictures.
+      DataError: if there are no pictures, or a link leads back to a folder that it lies in.
+      ValueError: if two folders are the same part.
     """
     root = Path(where).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: {'no folder' if root.exists() else 'missing'}; expected pictures")
-    found = {root / name: part for name, part in _FOLDERS.items() if (root / name).is_dir()}
+    seen = _Seen([], [], [])
+    pictures = list(_pictures_in(root, seen))
+    parts = _parts_of(root, sorted({steps[0] for _, steps in pictures if steps}))
     listed: dict[str, list[tuple[str, str]]] = {}
-    for one, part in (found or {root: "train"}).items():
-        listed[part] = listed.get(part, []) + list(_pictures_in(one))
+    loose, deep = [], set()
+    for path, steps in pictures:
+        if not steps:
+            loose.append(os.path.basename(path))
+            if parts is not None:
+                continue
+        part, within = ("train", steps) if parts is None else (parts[steps[0]], steps[1:])
+        listed.setdefault(part, []).append((path, within[0] if within else "."))
+        deep.update(within[1:])
     files = [path for part in listed.values() for path, _ in part]
     if not files:
         raise DataError(f"{root}: holds no pictures; expected files {', '.join(PICTURES)}")
     classes = [name for part in listed.values() for _, name in part]
-    numbers = {name: number for number, name in enumerate(sorted(set(classes)))}
-    stats = ((path, os.stat(path)) for path in files)
+    names = _in_order(set(classes))
+    _say_what_was_seen(root, seen)
+    if deep:
+        say(f"{root}: a class is the first folder; deeper ones join it: {named(sorted(deep))}")
+    if loose and parts is not None:
+        say(f"{root}: {len(loose)} pictures beside the parts are left out: {named(loose)}")
+    elif loose and len(names) > 1:
+        say(f"{root}: {len(loose)} pictures beside the classes are one more: {named(loose)}")
+    numbers = {name: number for number, name in enumerate(names)}
     begins = len(os.path.join(root, ""))
-    state = [(path[begins:], stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    state = [str(root.resolve())]
+    state += [(path[begins:], *file_state(_stat(path))) for path in files]
     ends = list(itertools.accumulate(map(len, listed.values()), initial=0))
     spans = zip(listed, itertools.pairwise(ends), strict=True)
     return Folder(
-        Pictures(files, [numbers[name] for name in classes], size),
+        Pictures(files, [numbers[name] for name in classes], size, background),
         {part: range(*span) for part, span in spans if span[0] < span[1]},
         state,
+        tuple(names) if len(names) > 1 else (),
     )
 
 
-def _pictures_in(folder: Path) -> Iterator[tuple[str, str]]:
-    """Pictures with their class, the name of the folder they lie in below `folder`; in order."""
+def _parts_of(root: Path, folders: Sequence[str]) -> dict[str, str] | None:
+    """Which part each folder is; None where they are classes."""
+    parts = {name: _FOLDERS[name.lower()] for name in folders if name.lower() in _FOLDERS}
+    if not parts:
+        return None
+    if len(parts) < len(folders):
+        say(
+            f"{root}: {named(folders)} are taken for classes, {named(list(parts))} among them: not "
+            "all of these folders have the name of a part"
+        )
+        return None
+    for part in parts.values():
+        same = [name for name in parts if parts[name] == part]
+        if len(same) > 1:
+            raise ValueError(f"{root}: {' and '.join(same)} are both the part {part!r}; join them")
+    if any(name != part for name, part in parts.items()):
+        said = ", ".join(f"{name} is {part!r}" for name, part in parts.items())
+        say(f"{root}: its folders are taken for parts: {said}")
+    return parts
+
+
+def _in_order(names: set[str]) -> list[str]:
+    if all(re.fullmatch(r"\d+", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _say_what_was_seen(root: Path, seen: _Seen) -> None:
+    if seen.others:
+        num = f"{len(seen.others)} file{'s' * (len(seen.others) > 1)}"
+        say(f"{root}: left out, without the ending of a picture: {num}, {named(seen.others)}")
+    if seen.runs:
+        say(f"{root}: run folders are left out: {named(seen.runs)}")
+    if seen.own:
+        say(f"{root}: pictures that genmod has drawn are left out: {named(seen.own)}")
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError:  # a link to nothing: a picture that cannot be read
+        return os.lstat(path)
+
+
+def _pictures_in(root: Path, seen: _Seen) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Pictures in order, each with the names of the folders from `root` to it."""
     # Of hundreds of thousands, paths as objects would take seconds.
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        name = Path(where).relative_to(folder).as_posix()
-        for file in sorted(files):
-            path = os.path.join(where, file)
-            if file.lower().endswith(PICTURES) and file[0] != "." and os.path.isfile(path):
-                yield path, name
+    above = {os.fspath(root): frozenset[tuple[int, int]]()}
+    for where, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(where)
+        own = status.st_dev, status.st_ino
+        before = above.pop(where, frozenset())
+        if own in before:
+            raise DataError(f"{where}: a link back to a folder that it lies in; remove it")
+        relative = os.path.relpath(where, root)
+        steps = () if relative == "." else tuple(relative.split(os.sep))
+        if (
+            "record.json" in names
+            and steps
+            and {"experiment.py", "checkpoints"} & {*names, *folders}
+        ):
+            seen.runs.append(relative)
+            folders[:] = []
+            continue
+        folders[:] = sorted(n for n in folders if n[0] != "." and n != "__MACOSX")
+        for name in folders:
+            above[os.path.join(where, name)] = before | {own}
+        for name in sorted(names):
+            path = os.path.join(where, name)
+            if name[0] == "." or name.lower() in _SILENT:
+                continue
+            if not name.lower().endswith(PICTURES):
+                seen.others.append(os.path.join(*steps, name))
+            elif not steps and _is_own(path):
+                seen.own.append(name)
+            else:
+                yield path, steps
+
+
+def _is_own(path: str) -> bool:
+    """Whether one of genmod's commands has drawn a picture."""
+    if not path.lower().endswith(".png"):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return WRITTEN in file.read(256)
+    except OSError:
+        return False

@@ -1,5 +1,6 @@
 """What reading a data set for the first time has found, remembered from one start to the next."""
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -7,20 +8,30 @@ import math
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from genmod import caches, decoding
+from genmod.data.notes import say
 from genmod.data.stores import Decoded, Mapped, Store, Streamed, in_turn, room, rows_at_once
 from genmod.decoding import Examples
 from genmod.errors import DataError
 
 _FEW_TO_SURVEY = 1000
 """So few are decoded at once, rather than handed to other processes."""
+DARK = "no value is above 1 of 255: all is black; masks of 0 and 1 should be multiplied by 255"
+
+
+def file_state(stat: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from any other, and from itself once it was written to again.
+
+    Names, lengths and times do not: a copy may have all of them. The time of the last change of its
+    entry and the place on its disk cannot be set at will.
+    """
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino
 
 
 class Digest:
@@ -58,7 +69,7 @@ class Known(NamedTuple):
       labels: int32 [N].
       places: which of all examples could be read, [N].
       fingerprint: of images and labels.
-      left_out: what could not be read, in words; empty if nothing.
+      remarks: what was left out or chosen, in words; to be said at every start.
     """
 
     images: np.ndarray | None
@@ -66,7 +77,7 @@ class Known(NamedTuple):
     labels: np.ndarray
     places: np.ndarray
     fingerprint: str
-    left_out: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -104,6 +115,7 @@ def survey(
     byte = np.dtype(np.uint8)
     digests = {depth: Digest((num, *shape[:2], depth), byte) for depth in (1, shape[2])}
     found: list[decoding.Found] = []
+    dark = True
     firsts = range(0, num, rows_at_once(size))
     wanted = (np.arange(first, min(first + firsts.step, num)) for first in firsts)
     here = num < _FEW_TO_SURVEY
@@ -118,6 +130,7 @@ def survey(
                     digest.add(rows[..., :depth])
             else:
                 images[len(found) : len(found) + len(rows)] = rows
+            dark = dark and is_dark([rows[[one.shape is not None for one in ones]]])
             found += ones
             bar.update(len(rows))
     errors = [one.error for one in found if one.shape is None]
@@ -135,13 +148,24 @@ def survey(
         seen = fingerprint(Streamed(Decoded(examples, shape), places), labels)
     else:
         seen = digests[shape[2]].end(labels)
-    left_out = ""
+    return Known(images, shape, labels, places, seen, _remarks(found, errors, dark))
+
+
+def _remarks(found: Sequence[decoding.Found], errors: Sequence[str], dark: bool) -> tuple[str, ...]:
+    num = len(found)
+    traits = collections.Counter(trait for one in found for trait in one.traits)
+    said = [f"{count:,} of {num:,} pictures {trait}" for trait, count in sorted(traits.items())]
     if errors:
-        left_out = (
+        said.append(
             f"{len(errors)} of {num} pictures cannot be read and are left out, the first: "
             f"{errors[0]}"
         )
-    return Known(images, shape, labels, places, seen, left_out)
+    return (*said, *[DARK] * dark)
+
+
+def is_dark(parts: Iterable[np.ndarray]) -> bool:
+    """Whether no value in any of some arrays is above 1; the first that has one ends the search."""
+    return all(part.max(initial=0) <= 1 for part in parts)
 
 
 def _first_shape(examples: Examples) -> tuple[int, ...]:
@@ -149,7 +173,7 @@ def _first_shape(examples: Examples) -> tuple[int, ...]:
     first, error = None, None
     for place in range(len(examples)):
         try:
-            return examples.read(place)[0].shape
+            return examples.read(place).image.shape
         except DataError as raised:
             first, error = first or str(raised), raised
     raise DataError(_and_others(f"{first}", len(examples) - 1)) from error
@@ -177,7 +201,10 @@ def _refuse_sizes(
 
 
 def remembered(
-    identity: Any, find: Callable[[], Known], store: Callable[[Known], Store] | None = None
+    where: str,
+    identity: Any,
+    find: Callable[[], Known],
+    store: Callable[[Known], Store] | None = None,
 ) -> tuple[np.ndarray | Streamed, np.ndarray, str]:
     """Images, labels and fingerprint of what `find` finds, which is looked for but once.
 
@@ -186,7 +213,9 @@ def remembered(
     or they are too many for the device, the images are streamed.
 
     Args:
-      identity: what tells whether anything has changed, as JSON holds it.
+      where: what to call the data in a remark.
+      identity: what tells these data from any others, and whether anything in them has changed, as
+        JSON holds it.
       find: finds it, with the images where they fit onto the device.
       store: where images that are not kept lie; None where they always are.
     """
@@ -206,8 +235,8 @@ def remembered(
             _keep(folder, known)
             if known.images is not None:
                 known = known._replace(images=np.load(folder / "images.npy", mmap_mode="r"))
-    if known.left_out:
-        warnings.warn(known.left_out, stacklevel=2)
+    for remark in known.remarks:
+        say(f"{where}: {remark}")
     images: np.ndarray | Streamed | None = known.images
     if images is None:
         assert store is not None
@@ -224,7 +253,8 @@ def _recall(folder: Path) -> Known | None:
         labels, places = (np.load(folder / f"{name}.npy") for name in ("labels", "places"))
         if facts.pop("sum") != fingerprint(places, labels):
             return None
-        known = Known(None, tuple(facts.pop("shape")), labels, places, **facts)
+        shape, remarks = (tuple(facts.pop(name)) for name in ("shape", "remarks"))
+        known = Known(None, shape, labels, places, remarks=remarks, **facts)
         if not (folder / "images.npy").exists():
             return known
         images = np.load(folder / "images.npy", mmap_mode="r")
@@ -241,7 +271,7 @@ def _keep(folder: Path, known: Known) -> None:
         facts = {
             "shape": known.shape,
             "fingerprint": known.fingerprint,
-            "left_out": known.left_out,
+            "remarks": known.remarks,
             "sum": fingerprint(known.places, known.labels),
         }
         (partial / "facts.json").write_text(json.dumps(facts))

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import os
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,19 @@ import numpy as np
 
 from genmod import checks
 from genmod.data import files
-from genmod.data.kept import Known, fingerprint, remembered, survey
-from genmod.data.splits import DIVISIONS, SIZES, places_hash, resolve
-from genmod.data.stores import Decoded, Mapped, Streamed, room
-from genmod.decoding import Prepared
+from genmod.data.kept import DARK, Known, file_state, fingerprint, is_dark, remembered, survey
+from genmod.data.notes import say
+from genmod.data.splits import (
+    DIVISIONS,
+    HELD_OUT,
+    SIZES,
+    hash_of,
+    held_out,
+    places_hash,
+    resolve,
+)
+from genmod.data.stores import Decoded, Mapped, Streamed, in_turn, room
+from genmod.decoding import BACKGROUNDS, Prepared
 from genmod.errors import DataError, NoSuchSplit
 
 _KINDS = ("mnist", "tfds:NAME", "idx:FOLDER", "npz:FILE", "npy:FILE", "folder:DIR", "call:FILE:F")
@@ -31,11 +41,16 @@ class Dataset(NamedTuple):
         indexed like them; of a mixture, points float32 [N, D].
       labels: int32 [N]; of a mixture, the mode of each point.
       fingerprint: SHA-256 of shapes, types and values, whatever file they came from.
+      classes: names of the labels 0, 1, ...; empty where nothing has named them.
+      held_out: what was held out of these examples for testing, in words and with the hash of its
+        places; empty if nothing, as where the data have a part to test on.
     """
 
     images: np.ndarray | Streamed
     labels: np.ndarray
     fingerprint: str
+    classes: tuple[str, ...] = ()
+    held_out: str = ""
 
 
 _Part = Callable[[], Dataset]
@@ -58,6 +73,8 @@ class Source:
     """Side of the square to which pictures of a folder are resized and cropped; 0: as they are."""
     skip_corrupt: bool = False
     """Leave out pictures of a folder that cannot be read, and count them."""
+    background: Literal["white", "black"] = "white"
+    """Ground on which transparent places of a folder's pictures are laid."""
     splits: Literal["own", "iwae", "vamp", "full"] = "own"
     """What of MNIST, or of what is divided like it, is trained on: iwae the first 59,600 images,
     vamp the first 50,000, full all 60,000. own: the training part of any data set."""
@@ -117,6 +134,7 @@ class Source:
             "manual_dir": self.manual_dir or None,
             "image_size": self.image_size or None,
             "skip_corrupt": self.skip_corrupt,
+            "background": None if self.background == "white" else self.background,
         }
 
 
@@ -128,8 +146,11 @@ def load(
     manual_dir: str | Path | None = None,
     image_size: int | None = None,
     skip_corrupt: bool = False,
+    background: Literal["white", "black"] | None = None,
 ) -> Dataset:
     """Loads a data set.
+
+    What was chosen or left out on the way is said in notes, on standard error.
 
     Args:
       name: what to load:
@@ -141,7 +162,8 @@ def load(
         - "idx:FOLDER", the files of Fashion-MNIST, KMNIST, EMNIST or MNIST itself, gzipped or not;
           the images in files named `emnist-...`, which lie on their side, are read upright;
         - "npz:FILE" and "npy:FILE", arrays (`images`, `labels`, or Keras's `x_train` and others);
-        - "folder:DIR", pictures in folders named by their class, or in one folder;
+        - "folder:DIR", pictures in folders named by their class, or in one folder; where all
+          folders have names of parts (train, testing, val), those are in them;
         - "call:FILE:F", a function F in a Python file, or the function itself: `() -> Dataset`.
       split: "train" or "test", as far as there are, or parts of them in the language of
         tensorflow-datasets: "train[:90%]", "train[1000:2000]", "train+test". Pictures and arrays
@@ -151,7 +173,8 @@ def load(
       manual_dir: for "tfds:", a folder with the original archives, to prepare it without a network.
       image_size: for "folder:", the side of the square to which each picture is resized (bicubic,
         its shorter side) and cropped (its middle); None takes them as they are, of one size.
-      skip_corrupt: for "folder:", leave out pictures that cannot be read, with a warning.
+      skip_corrupt: for "folder:", leave out pictures that cannot be read, with a note.
+      background: for "folder:", the ground on which transparent places are laid; white if None.
 
     Returns:
       The data set. Images of "folder:", "tfds:" and "npy:" that take more than $GENMOD_DATA_GB, or
@@ -169,6 +192,7 @@ def load(
         manual_dir=manual_dir,
         image_size=image_size,
         skip_corrupt=skip_corrupt,
+        background=background,
     )
     return read(split)
 
@@ -176,7 +200,8 @@ def load(
 def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[Dataset, Dataset]:
     """What to train on, and what to test on: the splits "train" and "test" of a data set.
 
-    Where there is no "test", every tenth example is held out of "train".
+    Where there is no "test", "val" is taken. Where there is neither, a tenth is held out of
+    "train", of each class its tenth: by a key that is the same in every run, and said in a note.
 
     Args:
       name: as for `load`.
@@ -187,13 +212,17 @@ def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[D
     for part in ("test", "val"):
         with contextlib.suppress(NoSuchSplit):
             return train, read(part)
-    held = np.arange(len(train.images)) % 10 == 9
-    if not held.any():
+    held = held_out(train.labels)
+    if not len(held):
         raise ValueError(
             f"{_called(name)} has {len(train.images)} examples and no split 'test'; expected at "
             "least 10, so that some can be held out"
         )
-    return _chosen(train, ~held), _chosen(train, held)
+    kind = "of each class its tenth" if len(np.unique(train.labels)) > 1 else "a tenth"
+    say(f"{_called(name)}: no part to test on; {len(held):,} examples are held out, {kind}")
+    rest = np.delete(np.arange(len(train.images)), held)
+    what = f"{HELD_OUT}: {hash_of([('train', held)])}"
+    return _chosen(train, rest)._replace(held_out=what), _chosen(train, held)
 
 
 def from_arrays(images: Any, labels: Any = None) -> Dataset:
@@ -209,8 +238,8 @@ def from_arrays(images: Any, labels: Any = None) -> Dataset:
     return _dataset(*files.checked("from_arrays", images, labels))
 
 
-def _dataset(images: np.ndarray, labels: np.ndarray) -> Dataset:
-    return Dataset(images, labels, fingerprint(images, labels))
+def _dataset(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...] = ()) -> Dataset:
+    return Dataset(images, labels, fingerprint(images, labels), classes)
 
 
 def _reader(
@@ -220,10 +249,17 @@ def _reader(
     manual_dir: str | Path | None = None,
     image_size: int | None = None,
     skip_corrupt: bool = False,
+    background: Literal["white", "black"] | None = None,
 ) -> Callable[[str], Dataset]:
     """What gives the splits of a data set, of which it reads each part but once."""
-    options = {"data_dir": data_dir, "manual_dir": manual_dir, "image_size": image_size}
-    _refuse_unused(name, options | {"skip_corrupt": skip_corrupt or None})
+    options = {
+        "data_dir": data_dir,
+        "manual_dir": manual_dir,
+        "image_size": image_size,
+        "skip_corrupt": skip_corrupt or None,
+        "background": background,
+    }
+    _refuse_unused(name, options)
     if not callable(name) and name.startswith("tfds:"):
         from genmod.data import tfds
 
@@ -231,7 +267,7 @@ def _reader(
         archives = None if manual_dir is None else str(manual_dir)
         known = name.removeprefix("tfds:")
         return lambda split: _prepared(tfds.examples(known, split, where, archives))
-    parts = _parts(name, data_dir, image_size, skip_corrupt)
+    parts = _parts(name, data_dir, image_size, skip_corrupt, background or "white")
     once = {part: functools.cache(read) for part, read in parts.items()}
     return functools.partial(_select, _called(name), once)
 
@@ -257,8 +293,10 @@ def _select(name: str, parts: Mapping[str, _Part], split: str) -> Dataset:
         # All in one place: as if it were a part of a whole that is never read.
         places = np.concatenate([view.places for view in views])
         seen = "+".join(whole.fingerprint for whole, _ in pieces)
-        return _chosen(Dataset(Streamed(views[0].store, places), labels, seen), slice(None))
-    return _dataset(np.concatenate([whole.images[index] for whole, index in pieces]), labels)
+        together = Dataset(Streamed(views[0].store, places), labels, seen, pieces[0][0].classes)
+        return _chosen(together, slice(None))
+    images = np.concatenate([whole.images[index] for whole, index in pieces])
+    return _dataset(images, labels, pieces[0][0].classes)
 
 
 def _refuse_unused(name: str | Callable[[], Dataset], options: Mapping[str, Any]) -> None:
@@ -266,7 +304,7 @@ def _refuse_unused(name: str | Callable[[], Dataset], options: Mapping[str, Any]
     used = {
         "mnist": {"data_dir"},
         "tfds": {"data_dir", "manual_dir"},
-        "folder": {"image_size", "skip_corrupt"},
+        "folder": {"image_size", "skip_corrupt", "background"},
     }
     kind = "" if callable(name) else name.partition(":")[0]
     for option, value in options.items():
@@ -283,6 +321,7 @@ def _parts(
     data_dir: str | Path | None,
     image_size: int | None,
     skip_corrupt: bool,
+    background: str,
 ) -> Mapping[str, _Part]:
     """The parts of a data set, each to be read when it is wanted."""
     if callable(name):
@@ -296,7 +335,8 @@ def _parts(
     if kind == "folder":
         if image_size is not None:
             checks.positive_integer("image_size", image_size)
-        folder = files.folder(where, size=image_size)
+        checks.known("background", background, BACKGROUNDS)
+        folder = files.folder(where, size=image_size, background=background)
         return {
             part: functools.partial(_pictures, folder, part, skip_corrupt) for part in folder.parts
         }
@@ -322,12 +362,12 @@ def _pictures(folder: files.Folder, part: str, skip_corrupt: bool) -> Dataset:
     def store(known: Known) -> Decoded:
         return Decoded(folder.pictures, known.shape)
 
-    images, labels, seen = remembered(
-        ["folder", part, folder.state, size, skip_corrupt], find, store
-    )
+    root, background = folder.state[0], folder.pictures.background
+    identity = ["folder", part, folder.state, size, skip_corrupt, background]
+    images, labels, seen = remembered(root, identity, find, store)
     if isinstance(images, Streamed) and isinstance(images.store, Decoded):
         images = Streamed(images.store, images.places + places.start)
-    return Dataset(images, labels, seen)
+    return Dataset(images, labels, seen, folder.classes)
 
 
 def _prepared(examples: Prepared) -> Dataset:
@@ -335,7 +375,8 @@ def _prepared(examples: Prepared) -> Dataset:
     find = functools.partial(survey, examples, keep=lambda num_bytes: num_bytes <= room())
     return Dataset(
         *remembered(
-            ["tfds", examples.folder, examples.split, examples.state],
+            examples.folder,
+            ["tfds", os.path.realpath(examples.folder), examples.split, examples.state],
             find,
             lambda known: Decoded(examples, known.shape),
         )
@@ -348,18 +389,19 @@ def _mapped(mapped: Mapped) -> Dataset:
 
     def find() -> Known:
         labels = np.zeros(mapped.num, np.int32)
-        return Known(None, mapped.shape, labels, images.places, fingerprint(images, labels))
+        seen = fingerprint(images, labels)
+        remarks = (DARK,) if is_dark(in_turn(images)) else ()
+        return Known(None, mapped.shape, labels, images.places, seen, remarks)
 
-    stat = mapped.path.stat()
-    identity = ["npy", str(mapped.path.absolute()), stat.st_size, stat.st_mtime_ns]
-    return Dataset(*remembered(identity, find, lambda known: mapped))
+    identity = ["npy", str(mapped.path.resolve()), *file_state(mapped.path.stat())]
+    return Dataset(*remembered(str(mapped.path), identity, find, lambda known: mapped))
 
 
 def _chosen(whole: Dataset, index: Any) -> Dataset:
     """Some examples of a data set."""
     labels = whole.labels[index]
     if not isinstance(whole.images, Streamed):
-        return _dataset(whole.images[index], labels)
+        return _dataset(whole.images[index], labels, whole.classes)
     some = whole.images.view(index)
 
     def find() -> Known:
@@ -368,7 +410,8 @@ def _chosen(whole: Dataset, index: Any) -> Dataset:
         return Known(kept, some.shape[1:], labels, some.places, fingerprint(images, labels))
 
     identity = ["of", whole.fingerprint, hashlib.sha256(some.places.tobytes()).hexdigest()]
-    return Dataset(*remembered(identity, find, lambda known: some.store))
+    found = remembered("", identity, find, lambda known: some.store)
+    return Dataset(*found, whole.classes)
 
 
 def _function(where: str) -> Callable[[], Dataset]:
@@ -387,7 +430,8 @@ def _returned(function: Callable[[], Dataset]) -> Dataset:
         raise ValueError(
             f"{_called(function)}() must return a genmod.data.Dataset, got {type(found).__name__}"
         )
-    return _dataset(*files.checked(f"{_called(function)}()", found.images, found.labels))
+    where = f"{_called(function)}()"
+    return _dataset(*files.checked(where, found.images, found.labels), found.classes)
 
 
 # SHA-256 of the original archives, the same that tensorflow-datasets checks.
@@ -423,7 +467,7 @@ def _load_mnist(split: str, data_dir: str | Path | None) -> Dataset:
         places, seen = np.arange(len(labels)), fingerprint(images, labels)
         return Known(images, images.shape[1:], labels, places, seen)
 
-    return Dataset(*remembered(["mnist", *_MNIST[split].values()], find))
+    return Dataset(*remembered("mnist", ["mnist", *_MNIST[split].values()], find))
 
 
 def _verified(path: Path, checksum: str) -> bytes:

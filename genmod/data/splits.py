@@ -5,12 +5,15 @@ And the divisions of MNIST under which results were published.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from genmod import checks
+from genmod import checks, rng
+from genmod.data.order import shuffled
 
 _SPLIT = re.compile(
     r"\s*(?P<part>\w+)\s*(\[\s*(?P<first>-?\d+%?)?\s*:\s*(?P<last>-?\d+%?)?\s*\])?\s*"
@@ -46,10 +49,50 @@ DIVISIONS = {
 
 def places_hash(split: str, sizes: Mapping[str, int]) -> str:
     """SHA-256 of which examples a split holds: for each range the part and int32 places in it."""
+    ranges = resolve(split, sizes)
+    return hash_of((part, np.arange(first, last)) for part, first, last in ranges)
+
+
+def hash_of(chosen: Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 of some examples: after the name of each part, int32 places [n] in it."""
     digest = hashlib.sha256()
-    for part, first, last in resolve(split, sizes):
-        digest.update(part.encode() + b":" + np.arange(first, last, dtype="<i4").tobytes())
+    for part, places in chosen:
+        digest.update(part.encode() + b":" + places.astype("<i4").tobytes())
     return f"sha256:{digest.hexdigest()}"
+
+
+HELD_OUT = "a tenth of each class, by a key that is the same for every seed"
+"""How examples are held out of data that have no part to test on."""
+
+
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """Which examples to hold out for testing: a tenth of all, and of each class its tenth.
+
+    The choice rests on the labels alone: in other runs of the same data it is the same. Tenths of
+    classes that are no whole numbers are rounded so that they add up to a tenth of all, by largest
+    remainder; a class of ten examples or more gives at least one.
+
+    Args:
+      labels: whole numbers [N]; all of them equal where there are no classes.
+
+    Returns:
+      Places [N // 10], in order.
+    """
+    num = len(labels)
+    order = jax.jit(shuffled, static_argnums=2)(
+        rng.stream(rng.root(0), "held out"), jnp.arange(num, dtype=jnp.int32), num
+    )
+    rank = np.empty(num, np.int64)
+    rank[np.asarray(order)] = np.arange(num)
+    _, kinds, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    by_class = np.lexsort((rank, kinds))
+    first = np.cumsum(sizes) - sizes
+    wanted = sizes // 10
+    # Of classes with equal remainders not those of the first labels, but of the shuffled order.
+    largest = np.lexsort((rank[by_class[first]], -(sizes % 10)))
+    wanted[largest[: num // 10 - wanted.sum()]] += 1
+    within = np.arange(num) - np.repeat(first, sizes)
+    return np.sort(by_class[within < np.repeat(wanted, sizes)])
 
 
 def resolve(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
@@ -82,6 +125,8 @@ def _range(one: str, split: str, sizes: Mapping[str, int]) -> tuple[str, int, in
         default if bound is None else _place(bound, num)
         for bound, default in ((match["first"], 0), (match["last"], num))
     )
+    if re.fullmatch("-0+%?", match["last"] or ""):
+        last = 0  # as in Python, where -0 is 0: whoever computes a bound may come to it
     if not 0 <= first < last <= num:
         raise ValueError(
             f"split {split!r}: {one.strip()!r} must be within the {num} examples of "

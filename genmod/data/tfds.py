@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genmod.data import tfds_prepare
+from genmod.data.kept import file_state
 from genmod.decoding import Prepared
 from genmod.errors import DataError, NoSuchSplit
 
@@ -64,9 +65,9 @@ def examples(
     folder = Path(builder.data_dir)
     files = [Path(part.filename) for part in splits[split].file_instructions]
     stats = [(file.name, file.stat()) for file in sorted(set(files)) if file.exists()]
-    state = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    state = tuple((name, *file_state(stat)) for name, stat in stats)
     found = Prepared(str(folder), split, range(num), state, 0)
-    depth = builder.info.features["image"].shape[-1] or found.read(0)[0].shape[-1]
+    depth = builder.info.features["image"].shape[-1] or found.read(0).image.shape[-1]
     return dataclasses.replace(found, depth=depth)
 
 
