@@ -137,7 +137,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
                 fingerprint=built.dataset.fingerprint,
                 command=shlex.join(["genmod", "train", name, *arguments]),
                 seeds=options.seeds,
-                protocol=_protocol(config, built.batch_at),
+                protocol=_protocol(config, built),
             )
             for remark in remarks:
                 print(f"note: {remark}", file=sys.stderr)
@@ -194,12 +194,17 @@ def _set(**variables: float | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _protocol(config: Any, batch_at: Any) -> dict[str, Any]:
+def _protocol(config: Any, built: Any) -> dict[str, Any]:
     """What is done with the data, for the record."""
     from genmod import data
 
     source = config.protocol() if isinstance(config, data.Source) else {}
-    return {**source, **data.protocol(batch_at)}
+    held_out = getattr(built.dataset, "held_out", "")
+    return {
+        **source,
+        **({"held_out": held_out} if held_out else {}),
+        **data.protocol(built.batch_at),
+    }
 
 
 def _of_several(arguments: Sequence[str]) -> bool:

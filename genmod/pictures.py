@@ -15,8 +15,6 @@ _BATCH_SIZE = 64
 _SIDES = (64, 32)
 """Pictures are brought to the first of these that they reach."""
 _LOOKED_AT = 1000
-_FEWEST = 10
-"""Of so many pictures one can be held out."""
 
 
 class Choice(NamedTuple):
@@ -41,7 +39,7 @@ def choose(folder: str | Path) -> Choice:
 
     Raises:
       DataError: if there are no pictures that can be read.
-      ValueError: if the experiment for pictures is not there, or there are fewer than ten pictures.
+      ValueError: if the experiment for pictures is not there.
     """
     experiment = Path(genmod.__file__).parents[1] / "experiments" / "pictures.py"
     if not experiment.is_file():
@@ -51,10 +49,6 @@ def choose(folder: str | Path) -> Choice:
         )
     listed = files.folder(str(folder), size=None)
     places = listed.parts.get("train") or range(len(listed.pictures))
-    if len(places) < _FEWEST:
-        raise ValueError(
-            f"{str(folder)!r} holds {len(places)} pictures to train on; expected at least {_FEWEST}"
-        )
     sizes, colour = _heads([listed.pictures.files[place] for place in places])
     num, classes = len(places), len({listed.pictures.labels[place] for place in places})
     batch_size = min(_BATCH_SIZE, max(1, num // 10))

@@ -85,6 +85,36 @@ def transparent(mode):
     return image.convert(mode), {}
 
 
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("L", 7), ("RGB", (7, 8, 9)), ("RGB", (0, 0, 0)), ("L", 0)]
+)
+def test_a_colour_that_stands_for_transparency_is_laid_on_the_ground(tmp_path, mode, colour):
+    """[4] The kind without a channel of its own."""
+    image = Image.new(mode, (4, 4), colour)
+    drawn = 100 if mode == "L" else (100, 0, 50)
+    image.putpixel((1, 2), drawn)
+    image.save(tmp_path / "0.png", transparency=colour)
+    found = load(tmp_path).images[0]
+    assert found.shape[2] == len(mode)
+    np.testing.assert_array_equal(found[2, 1], np.ravel(drawn))
+    assert np.sum(found == 255) == 15 * len(mode)
+
+
+def test_half_transparent_and_opaque_places(tmp_path, said):
+    """[4] Only what is transparent changes."""
+    image = Image.new("RGBA", (4, 4), (10, 20, 30, 255))
+    (tmp_path / "opaque").mkdir()
+    image.save(tmp_path / "opaque" / "0.png")
+    np.testing.assert_array_equal(load(tmp_path / "opaque").images[0, 0, 0], [10, 20, 30])
+    assert "transparent" not in said()
+    image.putpixel((0, 0), (10, 20, 30, 51))  # a fifth
+    (tmp_path / "half").mkdir()
+    image.save(tmp_path / "half" / "0.png")
+    found = load(tmp_path / "half").images[0].astype(int)
+    assert abs(found[0, 0] - [206, 208, 210]).max() <= 1
+    np.testing.assert_array_equal(found[0, 1], [10, 20, 30])
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_places_are_laid_on_a_ground(tmp_path, said, mode):
     """[4] They were black, as was all that was drawn on them."""
@@ -219,6 +249,30 @@ def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(tmp_path, said):
     assert "1 of 2 pictures cannot be read and are left out" in said()
 
 
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch):
+    """[9] Its pictures would be missing without a word."""
+    classes(tmp_path, "ab")
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"b: a folder that cannot be read \(Permission denied\)"):
+        folder(str(tmp_path), size=None)
+
+
+def test_what_is_no_file_is_never_opened(tmp_path, said):
+    """[9] Opening a pipe would wait for ever; a class that is a link to nothing was none."""
+    classes(tmp_path, "ab")
+    os.mkfifo(tmp_path / "0.png")
+    (tmp_path / "c").symlink_to("/nowhere/c")
+    assert len(folder(str(tmp_path), size=None).pictures) == 6
+    assert "2 files, 0.png (no file), c (a link to nothing)" in said()
+
+
 def test_runs_and_what_genmod_has_drawn_are_no_data(tmp_path, said):
     """[10] The second training was on the curves and samples of the first."""
     from matplotlib.figure import Figure
@@ -243,16 +297,13 @@ def test_few_pictures_are_enough_or_refused_before_training(tmp_path, num):
     """[13]"""
     for k in range(num):
         picture(tmp_path / f"{k}.png", k)
+    read = lambda: data.train_and_test(f"folder:{tmp_path}")  # noqa: E731
     if num < 10:
-        with pytest.raises(
-            ValueError, match=f"holds {num} pictures to train on; expected at least"
-        ):
-            pictures.choose(tmp_path)
         with pytest.raises(ValueError, match=f"has {num} examples and no split 'test'"):
-            data.train_and_test(f"folder:{tmp_path}")
+            read()
     else:
-        assert int(pictures.choose(tmp_path).flags["batch-size"]) >= 1
-        assert len(data.train_and_test(f"folder:{tmp_path}")[1].images) == 1
+        assert int(pictures.choose(tmp_path).flags["batch-size"]) == 1
+        assert len(read()[1].images) == 1
 
 
 def bytes_of(*shape):
@@ -303,7 +354,7 @@ def test_labels_that_are_no_numbers_are_told_what_makes_them_so(labels, message)
         data.from_arrays(bytes_of(5, 4, 4), labels)
 
 
-@pytest.mark.parametrize("name", ["label", "y", "Targets", "classes"])
+@pytest.mark.parametrize("name", ["label", "y", "Targets", "classes", "train_labels", "Y_all"])
 def test_labels_under_another_name_are_not_dropped(tmp_path, name):
     """[22] All labels were 0."""
     path = tmp_path / "x.npz"
@@ -326,6 +377,17 @@ def test_the_validation_part_of_an_npz_file_is_one(tmp_path):
     np.savez(path, x_train=x, y_train=y, x_val=x[:2], y_val=y[:2])
     assert len(data.load(f"npz:{path}", "val").images) == 2
     assert len(data.train_and_test(f"npz:{path}")[1].images) == 2
+
+
+def test_labels_of_one_part_alone_are_noted(tmp_path, said):
+    """[22]"""
+    x, y = bytes_of(6, 4, 4), np.arange(6)
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x)
+    assert not data.load(f"npz:{tmp_path / 'x.npz'}", "test").labels.any()
+    assert "no array 'y_test': all labels of 'x_test' are 0" in said()
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, test_labels=y)
+    with pytest.raises(ValueError, match="no array 'y_test', but 'test_labels' holds 6 values"):
+        data.load(f"npz:{tmp_path / 'x.npz'}")
 
 
 def test_classes_that_are_numbers_are_in_their_order(tmp_path):
@@ -368,7 +430,7 @@ def test_what_is_left_out_is_named_and_a_class_is_the_first_folder(tmp_path, sai
     assert found.classes == ("cat", "dog")
     np.testing.assert_array_equal(np.bincount(found.labels), [3, 2])
     remarks = said()
-    assert "left out, without the ending of a picture: 1 file, cat/noending" in remarks
+    assert "left out, as no pictures by their names: 1 file, cat/noending" in remarks
     assert "a class is the first folder; deeper ones join it: 2020, 2021" in remarks
     assert "db" not in remarks
 

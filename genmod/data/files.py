@@ -41,16 +41,8 @@ _FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
 }
 _SILENT = ("thumbs.db", "desktop.ini")
-_LABELS = (
-    "label",
-    "labels",
-    "y",
-    "target",
-    "targets",
-    "class",
-    "classes",
-    "y_train",
-    "labels_train",
+_LABELS = re.compile(
+    r"(.*_)?(labels?|y|targets?|class|classes|categor(y|ies))(_.*)?", re.IGNORECASE
 )
 
 
@@ -241,13 +233,12 @@ def numpy_parts(where: str) -> dict[str, Part]:
             f"y_test, got {', '.join(sorted(arrays)) or 'none'}"
         )
     unused = sorted(set(arrays) - {name for pair in pairs.values() for name in pair})
-    images, labels = pairs["train"]
-    for name in unused if labels not in arrays else ():
-        if name.lower() in _LABELS and arrays[name].shape[:1] == arrays[images].shape[:1]:
-            raise ValueError(
-                f"{path}: there is no array {labels!r}, but {name!r} holds "
-                f"{len(arrays[name]):,} values, one an image: call it {labels!r}"
-            )
+    lacking = [pair for pair in pairs.values() if pair[1] not in arrays]
+    for images, labels in lacking:
+        _refuse_other_labels(path, arrays, unused, images, labels)
+    if len(lacking) < len(pairs):
+        for images, labels in lacking:
+            say(f"{path}: there is no array {labels!r}: all labels of {images!r} are 0")
     if unused:
         say(f"{path}: arrays that are not used: {named(unused)}")
 
@@ -258,6 +249,18 @@ def numpy_parts(where: str) -> dict[str, Part]:
         return checked(f"{path}: {images}", arrays[images], column)
 
     return {part: lambda pair=pair: read(*pair) for part, pair in pairs.items()}
+
+
+def _refuse_other_labels(
+    path: Path, arrays: dict[str, np.ndarray], unused: Sequence[str], images: str, labels: str
+) -> None:
+    """Refuses an array that looks like the labels of some images, and has another name."""
+    for name in unused:
+        if _LABELS.fullmatch(name) and arrays[name].shape[:1] == arrays[images].shape[:1]:
+            raise ValueError(
+                f"{path}: there is no array {labels!r}, but {name!r} holds "
+                f"{len(arrays[name]):,} values, one an image: call it {labels!r}"
+            )
 
 
 def mapped(where: str) -> Mapped | None:
@@ -300,7 +303,7 @@ class _Seen(NamedTuple):
     """What a walk through a folder has passed by.
 
     Attributes:
-      others: files whose names are not those of pictures.
+      others: what has not the name of a picture, or is no file.
       runs: run folders.
       own: pictures that genmod has drawn.
     """
@@ -325,7 +328,8 @@ def folder(where: str, *, size: int | None, background: str = "white") -> Folder
       background: the ground on which transparent places are laid, white or black.
 
     Raises:
-      DataError: if there are no pictures, or a link leads back to a folder that it lies in.
+      DataError: if there are no pictures, a folder cannot be read, or a link leads back to a folder
+        that it lies in.
       ValueError: if two folders are the same part.
     """
     root = Path(where).expanduser()
@@ -400,7 +404,7 @@ def _in_order(names: set[str]) -> list[str]:
 def _say_what_was_seen(root: Path, seen: _Seen) -> None:
     if seen.others:
         num = f"{len(seen.others)} file{'s' * (len(seen.others) > 1)}"
-        say(f"{root}: left out, without the ending of a picture: {num}, {named(seen.others)}")
+        say(f"{root}: left out, as no pictures by their names: {num}, {named(seen.others)}")
     if seen.runs:
         say(f"{root}: run folders are left out: {named(seen.runs)}")
     if seen.own:
@@ -418,7 +422,7 @@ def _pictures_in(root: Path, seen: _Seen) -> Iterator[tuple[str, tuple[str, ...]
     """Pictures in order, each with the names of the folders from `root` to it."""
     # Of hundreds of thousands, paths as objects would take seconds.
     above = {os.fspath(root): frozenset[tuple[int, int]]()}
-    for where, folders, names in os.walk(root, followlinks=True):
+    for where, folders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
         status = os.stat(where)
         own = status.st_dev, status.st_ino
         before = above.pop(where, frozenset())
@@ -442,11 +446,18 @@ def _pictures_in(root: Path, seen: _Seen) -> Iterator[tuple[str, tuple[str, ...]
             if name[0] == "." or name.lower() in _SILENT:
                 continue
             if not name.lower().endswith(PICTURES):
-                seen.others.append(os.path.join(*steps, name))
+                to_nothing = " (a link to nothing)" * (not os.path.exists(path))
+                seen.others.append(os.path.join(*steps, name) + to_nothing)
+            elif not os.path.isfile(path) and not os.path.islink(path):
+                seen.others.append(os.path.join(*steps, name) + " (no file)")
             elif not steps and _is_own(path):
                 seen.own.append(name)
             else:
                 yield path, steps
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"{error.filename}: a folder that cannot be read ({error.strerror})") from error
 
 
 def _is_own(path: str) -> bool:
