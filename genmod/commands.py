@@ -157,6 +157,7 @@ def data(
     _print_table(["", ""], [[key, value] for key, value in rows.items()], right=False)
     most = max(found.counts.values())
     names = dict(enumerate(dataset.classes))
+    names = {label: name for label, name in names.items() if name != str(label)}
     bars = [
         [
             f"{label} {names.get(label, '')}".rstrip(),

@@ -236,6 +236,7 @@ class Prepared:
       places: which of its examples.
       state: of its files, what tells whether one has changed: names, and `kept.file_state`.
       depth: the channels of an image.
+      classes: names of the labels; empty where they have none.
     """
 
     folder: str
@@ -243,6 +244,7 @@ class Prepared:
     places: Sequence[int]
     state: tuple[tuple[Any, ...], ...]
     depth: int
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.places)

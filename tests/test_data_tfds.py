@@ -5,6 +5,7 @@ import importlib.util
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from PIL import Image
 
 from genmod import data, rng
 from genmod.data import DataError, tfds_prepare
+from genmod.data import tfds as stored
 
 GREY = tfds.features.Image(shape=(8, 8, 1))
 ANY_SHAPE = tfds.features.Image(shape=(None, None, 1))
@@ -139,6 +141,32 @@ def test_reads_exactly_what_was_written(prepared, name, split, expected):
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(images, IMAGES[expected])
     np.testing.assert_array_equal(labels, LABELS[expected])
+
+
+def test_a_file_that_was_exchanged_is_another_data_set(files):
+    # Its name, length and time may be those of the one before: case 1 of the reported troubles.
+    before = stored.examples("tiny_digits", "train", str(files.parents[1])).state
+    path = next(files.glob("*train*"))
+    shutil.copy2(path, files / "copy")
+    os.replace(files / "copy", path)
+    assert stored.examples("tiny_digits", "train", str(files.parents[1])).state != before
+
+
+def test_the_names_of_classes_are_those_of_its_description(tmp_path):
+    label = tfds.features.ClassLabel(names=["cat", "dog"])
+    examples = [{"image": png(image), "label": "dog"} for image in IMAGES[:3]]
+    prepare(tmp_path, "named", {"image": GREY, "label": label}, {"train": examples})
+    found = data.load("tfds:named", data_dir=str(tmp_path))
+    assert found.classes == ("cat", "dog")
+    assert found.labels.tolist() == [1, 1, 1]
+
+
+def test_advice_on_another_decoder_is_not_passed_on(prepared, caplog):
+    # Each process said it anew: case 27 of the reported troubles.
+    load("tiny_digits", "train", prepared)
+    for message in ("OpenCV is not installed. We recommend using it.", "The disk is full."):
+        logging.getLogger("absl").warning(message)
+    assert caplog.messages == ["The disk is full."]
 
 
 def test_is_reached_by_the_public_door(prepared):

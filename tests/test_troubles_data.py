@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genmod import data, pictures
+from genmod import data, decoding, pictures
 from genmod.commands import save
 from genmod.data import notes, splits
 from genmod.data.files import folder
@@ -399,6 +399,16 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
         assert set(found.images[found.labels == label][:, 0, 0, 0]) == {10 * label, 10 * label + 1}
 
 
+def test_the_command_shows_the_names_of_classes(genmod, tmp_path):
+    """[23]"""
+    for names, shown in (("cat dog", ["0 cat", "1 dog"]), ("0 1", ["0", "1"])):
+        root = classes(tmp_path / names, names.split())
+        ended = genmod("data", f"folder:{root}", "--out", tmp_path / "data.png")
+        assert ended.code == 0, ended
+        rows = ended.out[ended.out.index("class") :].splitlines()[1:3]
+        assert [row.partition("  ")[0] for row in rows] == shown
+
+
 def test_parts_of_parts_keep_the_names_of_their_classes(tmp_path):
     """[23]"""
     root = classes(tmp_path, ["cat", "dog"], num=10)
@@ -451,6 +461,15 @@ def test_a_panorama_is_read_where_it_is_made_small(tmp_path, monkeypatch):
     assert load(tmp_path, image_size=8).images.shape == (1, 8, 8, 1)
     with pytest.raises(DataError, match="100 x 40 pixels; expected at most 1,000, or that they be"):
         load(tmp_path)
+
+
+def test_a_bomb_stays_refused(tmp_path, monkeypatch):
+    """[26] What fills the memory while it is made small, and is no JPEG."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(decoding, "_MOST_PIXELS", 2000)
+    picture(tmp_path / "bomb.png", 9, size=(100, 40))
+    with pytest.raises(DataError, match="claims 100 x 40 pixels; expected at most 2,000"):
+        load(tmp_path, image_size=8)
 
 
 @pytest.mark.parametrize("split", ["train[:-0]", "train[:-0%]"])

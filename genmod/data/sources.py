@@ -373,14 +373,13 @@ def _pictures(folder: files.Folder, part: str, skip_corrupt: bool) -> Dataset:
 def _prepared(examples: Prepared) -> Dataset:
     """What tensorflow-datasets has prepared."""
     find = functools.partial(survey, examples, keep=lambda num_bytes: num_bytes <= room())
-    return Dataset(
-        *remembered(
-            examples.folder,
-            ["tfds", os.path.realpath(examples.folder), examples.split, examples.state],
-            find,
-            lambda known: Decoded(examples, known.shape),
-        )
+    found = remembered(
+        examples.folder,
+        ["tfds", os.path.realpath(examples.folder), examples.split, examples.state],
+        find,
+        lambda known: Decoded(examples, known.shape),
     )
+    return Dataset(*found, examples.classes)
 
 
 def _mapped(mapped: Mapped) -> Dataset:

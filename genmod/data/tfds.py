@@ -68,7 +68,8 @@ def examples(
     state = tuple((name, *file_state(stat)) for name, stat in stats)
     found = Prepared(str(folder), split, range(num), state, 0)
     depth = builder.info.features["image"].shape[-1] or found.read(0).image.shape[-1]
-    return dataclasses.replace(found, depth=depth)
+    names = getattr(builder.info.features["label"], "names", None) or ()
+    return dataclasses.replace(found, depth=depth, classes=tuple(names))
 
 
 def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
