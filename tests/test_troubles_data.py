@@ -4,6 +4,7 @@ Numbers in brackets: those of the list of reported troubles, and of the careful 
 """
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -470,6 +471,16 @@ def test_a_bomb_stays_refused(tmp_path, monkeypatch):
     picture(tmp_path / "bomb.png", 9, size=(100, 40))
     with pytest.raises(DataError, match="claims 100 x 40 pixels; expected at most 2,000"):
         load(tmp_path, image_size=8)
+
+
+def test_a_remark_that_nobody_reads_stops_nothing(monkeypatch):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        notes.say("of no use")
+        monkeypatch.setattr(sys, "stderr", None)
+        notes.say("of no use either")
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
 
 
 @pytest.mark.parametrize("split", ["train[:-0]", "train[:-0%]"])

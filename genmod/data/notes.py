@@ -1,5 +1,6 @@
 """Remarks about data: what was chosen or left out, said where a person reads it."""
 
+import contextlib
 import functools
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ def say(remark: str) -> None:
     No warning: a choice that has been made is no mistake, and programs that turn warnings into
     errors shall train all the same.
     """
-    if sys.stderr is not None:  # else print would take standard output
+    if sys.stderr is None:  # print would take standard output
+        return
+    with contextlib.suppress(OSError):  # a reader that went away is no reason to lose a run
         print(f"note: {remark}", file=sys.stderr, flush=True)
 
 
