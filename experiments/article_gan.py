@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, gan, nets, observe, rng, train
+from genmod import checks, data, gan, nets, observe, train
 from genmod.experiment import Experiment, Latents
 
 
@@ -49,7 +49,7 @@ class Config(data.Source):
     """Adam's momentum."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "latent_dim"):
             checks.positive_integer(name, getattr(self, name))
         for width in self.hidden:

@@ -15,7 +15,7 @@ from functools import partial
 
 import optax
 
-from genmod import checks, data, nets, rng, train, vae
+from genmod import checks, data, nets, train, vae
 from genmod.experiment import Experiment, Latents
 
 
@@ -39,7 +39,7 @@ class Config(data.Source):
     """Weight of the article's KL term."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "latent_dim", "hidden"):
             checks.positive_integer(name, getattr(self, name))
         checks.positive("learning_rate", self.learning_rate)

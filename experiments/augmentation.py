@@ -62,7 +62,7 @@ class Config(data.Source):
     """Channels of a classifier's first convolution."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         counts = "epochs batch_size images_per_class latent_dim synthetic"
         for name in f"{counts} classifier_steps classifier_width".split():
             checks.positive_integer(name, getattr(self, name))

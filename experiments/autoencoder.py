@@ -37,7 +37,7 @@ class Config(data.Source):
     """RMSprop's learning rate."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "code_dim", "hidden"):
             checks.positive_integer(name, getattr(self, name))
         checks.positive("learning_rate", self.learning_rate)

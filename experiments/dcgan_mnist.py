@@ -16,7 +16,7 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, gan, nets, observe, rng, train
+from genmod import checks, data, gan, nets, observe, train
 from genmod.experiment import Experiment, Latents
 
 
@@ -52,7 +52,7 @@ class Config(data.Source):
     """Half-life of the generator's average, in generated images."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "latent_dim", "width"):
             checks.positive_integer(name, getattr(self, name))
         for name in ("learning_rate", "average_half_life"):

@@ -61,7 +61,7 @@ class Config:
     """Half-life of the generator's average, in generated points."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         for name in (
             *("epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"),
             "decay_epochs",

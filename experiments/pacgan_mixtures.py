@@ -43,7 +43,7 @@ class Config:
     """Adam's momentum."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "packing"):
             checks.positive_integer(name, getattr(self, name))
         checks.positive("learning_rate", self.learning_rate)

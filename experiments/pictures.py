@@ -17,7 +17,7 @@ from functools import partial
 
 import optax
 
-from genmod import checks, data, evaluate, nets, rng, train, vae
+from genmod import checks, data, evaluate, nets, train, vae
 from genmod.experiment import Experiment, Latents
 
 
@@ -43,7 +43,7 @@ class Config(data.Source):
     """Length of the cosine: by then the learning rate is zero."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "latent_dim", "width", "decay_epochs"):
             checks.positive_integer(name, getattr(self, name))
         checks.positive("learning_rate", self.learning_rate)

@@ -55,7 +55,7 @@ class Config:
     """Half-life of the generator's average, in generated stacks."""
 
     def __post_init__(self):
-        rng.root(self.seed)
+        checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "packing", "latent_dim", "width"):
             checks.positive_integer(name, getattr(self, name))
         for name in ("learning_rate", "average_half_life"):

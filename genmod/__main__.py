@@ -2,12 +2,14 @@
 
 import sys
 
+from genmod import terminal
 from genmod.stop import Stop
 
 
 def main() -> None:
     """Runs the command and exits with its code; a signal is heard before anything is imported."""
-    with Stop(sys.argv[1:]) as stop:
+    arguments = sys.argv[1:]
+    with terminal.guarded(is_result=arguments[:1] != ["train"]), Stop(arguments) as stop:
         from genmod import cli
 
         cli.main(stop=stop)

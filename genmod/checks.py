@@ -57,6 +57,20 @@ def _called(function: Any) -> str:
     return getattr(function, "__qualname__", type(function).__name__)
 
 
+def seed(name: str, value: Any) -> int:
+    """Returns `value` as an int if it is a seed: a whole number in [0, 2**32).
+
+    Unlike `rng.root` it makes no key, which would start JAX: a configuration is checked by it.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if isinstance(value, bool) or not 0 <= number < 2**32:
+        raise ValueError(f"{name} must be a whole number in [0, 2**32), got {value!r}")
+    return number
+
+
 def index_of_run(index: int, num: int) -> None:
     """Refuses what does not say which of `num` runs is meant."""
     if not 0 <= index < num:

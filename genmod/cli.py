@@ -22,10 +22,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from genmod import commands, lock, startup
+from genmod import commands, lock, startup, terminal
 from genmod.stop import Stop
 
 _FAILED, _USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 1, 2, 3, 4, 5
+_TOO_EARLY = (
+    "{} starts JAX while its flags are read, and its devices cannot be chosen any more "
+    "(make keys and arrays in build(config); genmod.checks.seed checks a seed):"
+)
 _CODES = {"DiskError": _FAILED, "DataError": _BAD_DATA, "CheckpointError": _BAD_CHECKPOINT}
 
 
@@ -91,24 +95,25 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             lock.refuse_running(path)
     if Path(name).is_dir():
         name, arguments = _of_pictures(name, arguments)
-    import jax
-
     from genmod import cluster, devices, experiment, machine, record, runner
     from genmod.train import NonFiniteError
 
     source = experiment.find(name)
+    startup.configure_compilation_cache()
+    startup.configure_gpu()  # before the experiment's own code: it may start JAX
+    ready = startup.started()
     module = experiment.load(source)
     config, options = _parse(module, source.stem, arguments)
+    too_early = _TOO_EARLY.format(source) if startup.started() and not ready else ""
     path = options.run_dir or Path("runs") / source.stem / experiment.default_name(
         config, options.seeds
     )
-    startup.configure_compilation_cache()
-    startup.configure_gpu()
     several = _of_several(arguments)
-    cores = 1 if several or options.debug else devices.evenly(options.seeds, machine.cores())
-    with contextlib.suppress(RuntimeError):  # too late where the devices are known already
-        if options.devices or cores > 1:
-            jax.config.update("jax_num_cpu_devices", options.devices or cores)
+    most = min(machine.cores(), startup.forced_devices() or machine.cores())
+    cores = 1 if several or options.debug else devices.evenly(options.seeds, most)
+    if several and too_early:
+        raise ValueError(f"{too_early} several processes must be joined before")
+    startup.divide_cpu(options.devices or cores)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_set(GENMOD_DATA_GB=options.data_gb, GENMOD_WORKERS=options.workers))
         if several:
@@ -116,12 +121,15 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             stack.enter_context(cluster.joined(*given))
         else:
             lock.refuse_running(path)
+        chosen = startup.choose_devices(options.devices, cores, too_early)
         leads = cluster.leads()
+        if too_early and chosen[0].platform == "cpu" and len(chosen) < cores:
+            print(f"note: {too_early} the seeds share one", file=sys.stderr)
         built = experiment.over(
             module.build(config),
             config.seed,
             options.seeds,
-            startup.choose_devices(options.devices, cores),
+            chosen,
             options.how,
         )
         runner.check(built, config.seed)  # before there is a folder
@@ -225,7 +233,8 @@ def _named_run_dirs(arguments: Sequence[str]) -> list[Path]:
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> None:
     """Runs the command and exits with its code; `stop` listens to signals already."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    with stop or Stop(arguments) as stop:
+    is_result = arguments[:1] != ["train"]
+    with terminal.guarded(is_result=is_result), stop or Stop(arguments) as stop:
         try:
             try:
                 code = _dispatch(arguments, stop)
@@ -233,10 +242,6 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> No
                 sys.stdout.flush()
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
-        except BrokenPipeError:
-            # The reader of standard output went away: no error worth a traceback, nor at the exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 128 + signal.SIGPIPE
         except Exception as error:
             code = _explain(error, "--debug" in arguments)
     if "genmod.cluster" in sys.modules and sys.modules["genmod.cluster"].broken():
@@ -359,6 +364,10 @@ def _options(module: Any) -> Callable[..., tuple[Any, RunOptions]]:
 
 def _explain(error: Exception, debug: bool) -> int:
     """Prints an error for the person at the terminal and gives its exit code."""
+    problem = startup.missing_platform(error) if "jax" in sys.modules else None
+    if problem and not debug:
+        print(f"genmod: error: {problem}", file=sys.stderr)
+        return _USAGE
     # By name: whoever has not imported their modules, which takes a second, has not raised them.
     names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("genmod.")]
     known = [_CODES[name] for name in names if name in _CODES]

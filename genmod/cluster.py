@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from genmod import terminal
+
 LOST = 6
 """Exit code of a process that ends because another one is gone."""
 _BEAT, _PATIENCE = 1.0, 20.0
@@ -103,7 +105,9 @@ class _Watch:
         from jax._src import distributed
 
         self._store: Any = distributed.global_state.client
-        self._me, self._num = jax.process_index(), jax.process_count()
+        # Nor does it know before its devices are there who it is, and they may not be.
+        self._me: int = distributed.global_state.process_id
+        self._num: int = distributed.global_state.num_processes or 1
         self._state = ""  # how it has ended, if it has
         self._seen = {k: ("", time.monotonic()) for k in range(self._num) if k != self._me}
         threading.Thread(target=self._run, daemon=True).start()
@@ -156,5 +160,5 @@ class _Watch:
         if self._state:
             return
         sys.stdout.flush()
-        os.write(2, f"genmod: error: {reason}; {_ADVICE}\n".encode())
+        terminal.say(2, f"genmod: error: {reason}; {_ADVICE}")
         os._exit(LOST)

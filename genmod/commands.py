@@ -34,10 +34,11 @@ def sample(
     from genmod import checks, report, rng, runner
 
     checks.positive_integer("num", num)
-    key = rng.stream(rng.root(seed), "sample")
+    checks.seed("seed", seed)
     _check_picture(out)
-    startup.configure_compilation_cache()
+    startup.configure()
     built, state = runner.trained(run, index)
+    key = rng.stream(rng.root(seed), "sample")
     images = built.sample(key, state, num)
     save((built.show or report.image_grid)(images), out)
     print(out)
@@ -127,6 +128,7 @@ def data(
 
     checks.positive_integer("num", num)
     _check_picture(out)
+    startup.configure()
     dataset = sets.load(
         name,
         split,
@@ -137,7 +139,6 @@ def data(
         background=background,
     )
     found = sets.summary(dataset)
-    startup.configure_compilation_cache()
     places = np.linspace(0, found.num - 1, min(num, found.num)).astype(int)
     save(report.image_grid(dataset.images[places]), out)
     batch_size = min(100, found.num)
@@ -196,7 +197,7 @@ def replay(
     from genmod import replay as replaying
 
     checks.positive_integer("top", top)
-    startup.configure_compilation_cache()
+    startup.configure()
     again = replaying.step(run, step, index=index)
     origin = f"the checkpoint of step {again.origin:,}" if again.origin else "the start"
     print(f"{run}: step {step:,} of {again.num_steps:,}, rebuilt from {origin}")
@@ -286,7 +287,7 @@ def verify(
 
     if steps is not None and everything:
         raise ValueError(f"--steps {steps} and --all cannot be given together; expected one")
-    startup.configure_compilation_cache()
+    startup.configure()
     found = verifying.run(run, steps=steps, everything=everything)
     for change in found.changes:
         print(f"note: {change}", file=sys.stderr)
@@ -335,11 +336,12 @@ def report(
         out = found[0] / "report.html" if len(found) == 1 else Path("report.html")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
-    startup.configure_compilation_cache()
+    startup.configure()
     html = pages.build(found, most_bytes=round(max_mb * 1e6))
+    content = html.encode(errors="backslashreplace")  # names of files may be no Unicode
     with disk.writing(out):
-        out.write_text(html)
-    print(f"{out} ({len(html.encode()) / 1e6:.1f} MB, {len(found)} run{'s' * (len(found) > 1)})")
+        out.write_bytes(content)
+    print(f"{out} ({len(content) / 1e6:.1f} MB, {len(found)} run{'s' * (len(found) > 1)})")
     return 0
 
 
@@ -362,7 +364,7 @@ def export(
     """
     from genmod import export as exporting
 
-    startup.configure_compilation_cache()
+    startup.configure()
     folder, loaded, same = exporting.run(run, out, num=num, index=index)
     images = loaded.about["images"]
     size = sum(value.nbytes for value in loaded.parameters.values())

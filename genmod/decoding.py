@@ -514,7 +514,9 @@ def _pool(num: int) -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):  # a terminal or a scheduler sends it to all; the parent decides
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's: what it cannot read is said by its error
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from genmod import checks, report, rng, train
+from genmod import checks, report, train
 from genmod.data import Dataset
 from genmod.train import Learner
 from genmod.types import Array, BatchAt, Key, Keys
@@ -207,7 +207,7 @@ def over(
     Raises:
       ValueError: if the last seed is none.
     """
-    rng.root(seed + seeds - 1)
+    checks.seed("seed", seed + seeds - 1)
     if seeds > 1:
         built = over_seeds(built, seed, seeds)
     if len(devices) > 1:

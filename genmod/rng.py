@@ -8,11 +8,11 @@ ValueError by all that derives a key from one.
 """
 
 import hashlib
-import operator
 
 import jax
 import jax.numpy as jnp
 
+from genmod import checks
 from genmod.types import Array, Key, Keys
 
 _IMPL = "threefry2x32"
@@ -49,13 +49,7 @@ def root(seed: int) -> Key:
     Raises:
       ValueError: if seed is not such a number.
     """
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if isinstance(seed, bool) or not 0 <= number < 2**32:
-        raise ValueError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
-    return jax.random.key(number, impl=_IMPL)
+    return jax.random.key(checks.seed("seed", seed), impl=_IMPL)
 
 
 def stream(key: Key, name: str) -> Key:

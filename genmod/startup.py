@@ -2,12 +2,24 @@
 
 import importlib.util
 import os
+import re
 from typing import Any
 
 _SAME_BITS_ON_GPU = (
     "--xla_gpu_exclude_nondeterministic_ops=true",
     "--xla_gpu_autotune_level=0",
 )
+
+
+def configure() -> None:
+    """Sets up a command that computes; nothing of JAX may have been used before.
+
+    Raises:
+      ValueError: if JAX_PLATFORMS names what this machine does not have.
+    """
+    configure_compilation_cache()
+    configure_gpu()
+    check_platforms()
 
 
 def configure_compilation_cache() -> None:
@@ -40,20 +52,93 @@ def configure_gpu() -> None:
     os.environ["XLA_FLAGS"] = " ".join([*given.split(), *flags])
 
 
-def choose_devices(num: int | None, on_cpu: int = 1) -> list[Any]:
+def started() -> bool:
+    """Whether JAX has been started: from then on it has the devices that it has."""
+    # It has no public door; to set an option that must be set before would change it.
+    from jax._src import xla_bridge
+
+    return xla_bridge.backends_are_initialized()
+
+
+def check_platforms() -> None:
+    """Starts JAX, if it has not been started.
+
+    Raises:
+      ValueError: if JAX_PLATFORMS names what this machine does not have.
+    """
+    import jax
+
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:
+        if problem := missing_platform(error):
+            raise ValueError(problem) from error
+        raise
+
+
+def missing_platform(error: BaseException) -> str | None:
+    """What to say of an error that JAX has raised as JAX_PLATFORMS names what is not there.
+
+    None of another error. Where this is asked the process is about to end: to know the platforms
+    that there are, it starts JAX without that wish.
+    """
+    if not isinstance(error, RuntimeError | AssertionError):
+        return None
+    import jax
+
+    wanted = jax.config.jax_platforms  # pyrefly: ignore
+    if not wanted or started():
+        return None
+    jax.config.update("jax_platforms", None)
+    try:
+        there = sorted({"cpu", jax.default_backend()})
+    except (RuntimeError, AssertionError):  # it was something else
+        return None
+    finally:
+        jax.config.update("jax_platforms", wanted)
+    return f"JAX_PLATFORMS must name platforms of this machine ({', '.join(there)}), got {wanted!r}"
+
+
+def forced_devices() -> int | None:
+    """How many devices the environment makes of a CPU, by XLA_FLAGS or JAX_NUM_CPU_DEVICES."""
+    import jax
+
+    if jax.config.jax_num_cpu_devices >= 0:  # pyrefly: ignore
+        return jax.config.jax_num_cpu_devices  # pyrefly: ignore
+    flag = r"--xla_force_host_platform_device_count=(\d+)"
+    given = re.findall(flag, os.environ.get("XLA_FLAGS", ""))
+    return int(given[-1]) if given else None
+
+
+def divide_cpu(num: int) -> None:
+    """Has a CPU be at least so many devices; where JAX has been started, it stays as it is."""
+    import jax
+
+    if not started() and num > (forced_devices() or 1):
+        jax.config.update("jax_num_cpu_devices", num)
+
+
+def choose_devices(num: int | None, on_cpu: int = 1, why_fewer: str = "") -> list[Any]:
     """The devices of a run: `num` of each process, which on a CPU share its cores.
 
     By default one, or `on_cpu` where they are those of a CPU, or all where there are several
     processes.
 
+    Args:
+      num: how many are wanted.
+      on_cpu: how many a CPU should be where nothing is wanted.
+      why_fewer: why a CPU may be fewer, for the error.
+
     Raises:
-      ValueError: if there are fewer.
+      ValueError: if there are fewer, or if JAX_PLATFORMS names what this machine does not have.
     """
     import jax
 
+    check_platforms()
     here = jax.local_devices()
     if num is not None and len(here) < num:
-        raise ValueError(f"devices must be at most {len(here)} here, got {num}")
+        because = f": {why_fewer}" if why_fewer and here[0].platform == "cpu" else ""
+        raise ValueError(f"devices must be at most {len(here)} here, got {num}{because}")
     if jax.process_count() == 1:
         spare = min(on_cpu, len(here)) if here[0].platform == "cpu" else 1
         return here[: num or spare]

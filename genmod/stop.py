@@ -1,7 +1,15 @@
-"""Ctrl-C and SIGTERM: what they do depends on what there is to save.
+"""Ctrl-C, SIGTERM and others that end a process: what they do depends on what there is to save.
 
 Where nothing is to be saved, the process ends at once. In a step, the run saves after it; in a
-look at the run, which may take long, the look is cut short for the save. A second signal is final.
+look at the run, which may take long, the look is cut short for the save. A second Ctrl-C or SIGTERM
+is final.
+
+A terminal that hangs up (SIGHUP), a limit of CPU time (SIGXCPU) and the warnings that a scheduler
+sends before its time limit, as SLURM does with --signal (SIGUSR1, SIGUSR2), stop a run as well.
+They insist on nothing when they come again, or before SIGTERM: a terminal that closes sends two, a
+limit of CPU time one a second. One that is ignored, as under nohup, or has a handler of the
+program's own is left alone. SIGQUIT keeps its meaning: to end at once, and to dump memory.
+
 Python hears a signal only between two of its own instructions, and a compiler may keep it waiting
 for minutes; so a thread listens too, and acts in its place when it does not come back in time.
 """
@@ -19,7 +27,15 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from genmod import terminal
+
+_INSISTING = (signal.SIGINT, signal.SIGTERM)
+_OTHERS = tuple(
+    getattr(signal, name)
+    for name in ("SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
+"""Heard only where they would end the process."""
 _PATIENCE, _PATIENCE_AGAIN = 2.0, 0.3
 """Seconds in which the program itself may act on a signal, or on the second, before the thread."""
 
@@ -56,6 +72,7 @@ class Stop:
         self._owns_process = arguments is not None
         arguments = arguments or ()
         self.signal: int | None = None
+        self._insisted = False
         self.phase = Phase.NOTHING_TO_SAVE
         self._command = shlex.join(["genmod", *arguments]) if arguments[:1] == ["train"] else None
         self._depth = 0
@@ -70,10 +87,12 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             return self  # only the main thread may listen, and nobody has asked this one
         if not self._before:
-            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+            self._before = {number: signal.getsignal(number) for number in _INSISTING}
+            others = {number: signal.getsignal(number) for number in _OTHERS}
+            self._before |= {n: found for n, found in others.items() if found is signal.SIG_DFL}
             if self._owns_process:
                 self._start_thread()
-        for number in _SIGNALS:
+        for number in self._before:
             signal.signal(number, self._heard)
         return self
 
@@ -115,13 +134,17 @@ class Stop:
         return f"saved at step {step:,}" + (f"; to continue: {self._command}" * bool(self._command))
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        again, self.signal = self.signal is not None, number
+        again = self._insisted and number in _INSISTING
+        self._insisted |= number in _INSISTING
+        if self.signal is not None and not again:
+            return
+        self.signal = number
         if again or self.phase is Phase.NOTHING_TO_SAVE:
             if number == signal.SIGINT and not self._owns_process:
                 raise KeyboardInterrupt
             raise Stopped(128 + number)
         # Not print: the signal may have come in the middle of another one.
-        os.write(2, b"\nstopping: saving after this step (once more to stop at once)\n")
+        terminal.say(2, "\nstopping: saving after this step (once more to stop at once)")
         if self.phase is Phase.LOOKING:
             raise Cut
 
@@ -134,15 +157,17 @@ class Stop:
 
     def _listen(self, reading: int) -> None:
         """Runs in a thread: the signals arrive here whatever the program is doing."""
-        number, heard, patience = 0, 0.0, _PATIENCE
+        number, heard, patience, insisted = 0, 0.0, _PATIENCE, False
         while True:
             if select.select([reading], [], [], 0.1 if number else None)[0]:
                 byte = os.read(reading, 1)
                 if not byte:
                     os.close(reading)
                     return
-                if byte[0] in _SIGNALS:
-                    patience = _PATIENCE_AGAIN if number else _PATIENCE
+                again = insisted and byte[0] in _INSISTING
+                insisted |= byte[0] in _INSISTING
+                if again or (byte[0] in self._before and not number):
+                    patience = _PATIENCE_AGAIN if again else _PATIENCE
                     number, heard = byte[0], time.monotonic()
             elif time.monotonic() < max(heard, self._looking_since) + patience:
                 continue
@@ -157,14 +182,13 @@ class Stop:
     def _save_and_exit(self, number: int) -> None:
         assert self._save is not None
         try:
-            os.write(1, f"{self.saved_at(self._save())}\n".encode())
+            terminal.say(1, self.saved_at(self._save()))
         except Exception as error:
-            os.write(2, f"genmod: error: {error}\n".encode())
+            terminal.say(2, f"genmod: error: {error}")
             os._exit(1)
         os._exit(128 + number)
 
     def _say_nothing_new(self) -> None:
         if self._command:
             sys.stdout.flush()
-            with contextlib.suppress(OSError):
-                os.write(1, f"stopped; to continue: {self._command}\n".encode())
+            terminal.say(1, f"stopped; to continue: {self._command}")
