@@ -338,10 +338,9 @@ def report(
         raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
     startup.configure()
     html = pages.build(found, most_bytes=round(max_mb * 1e6))
-    content = html.encode(errors="backslashreplace")  # names of files may be no Unicode
     with disk.writing(out):
-        out.write_bytes(content)
-    print(f"{out} ({len(content) / 1e6:.1f} MB, {len(found)} run{'s' * (len(found) > 1)})")
+        out.write_text(html, encoding="utf-8")
+    print(f"{out} ({len(html.encode()) / 1e6:.1f} MB, {len(found)} run{'s' * (len(found) > 1)})")
     return 0
 
 

@@ -8,12 +8,14 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from importlib.machinery import SOURCE_SUFFIXES, SourceFileLoader
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import CodeType, MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -235,6 +237,14 @@ def names(folder: str | Path = "experiments") -> list[str]:
     return sorted(path.stem for path in Path(folder).glob("[a-zA-Z]*.py"))
 
 
+class _Loader(SourceFileLoader):
+    """Loads a file whose name may be no Unicode: XLA keeps it in programs, and takes no other."""
+
+    def source_to_code(self, data: Any, path: Any, **options: Any) -> CodeType:
+        spelt = os.fsencode(path).decode(errors="backslashreplace")
+        return super().source_to_code(data, spelt, **options)
+
+
 def load(path: str | Path) -> ModuleType:
     """Imports an experiment file.
 
@@ -244,10 +254,13 @@ def load(path: str | Path) -> ModuleType:
     """
     path = Path(path)
     # Registered under a name of its own: dataclasses look their module up to resolve annotations.
-    name = f"genmod_experiment_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
+    name = f"genmod_experiment_{digest[:12]}"
+    if path.suffix not in SOURCE_SUFFIXES:
         raise ValueError(f"experiment {str(path)!r}: not a Python file")
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True

@@ -26,14 +26,17 @@ def configure_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second start of an experiment is quick.
 
     The folder is $GENMOD_CACHE_DIR, or the user's cache folder; JAX's own variable
-    JAX_COMPILATION_CACHE_DIR takes precedence.
+    JAX_COMPILATION_CACHE_DIR takes precedence. XLA takes no folder whose name is not Unicode: then
+    nothing is kept.
     """
     import jax
 
     from genmod import caches
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(caches.folder()))
+        folder = str(caches.folder().absolute())
+        is_unicode = folder.encode(errors="replace") == os.fsencode(folder)
+        jax.config.update("jax_compilation_cache_dir", folder if is_unicode else None)
     # By default JAX keeps only what took a second to compile; here a start is many small programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -5,6 +5,8 @@ It takes half a second: training should not wait for it.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,10 +14,43 @@ if TYPE_CHECKING:
 
 
 def figure(width: float, height: float, **options: Any) -> Figure:
-    """An empty figure of this size in inches, outside pyplot: nothing global, nothing to close."""
-    from matplotlib.figure import Figure
+    """An empty figure of this size in inches, outside pyplot: nothing global, nothing to close.
 
-    return Figure(figsize=(width, height), dpi=110, **options)
+    It can be drawn whatever names stand in it: of folders, of classes, in any language or in none.
+    """
+    return _figure_of_any_names()(figsize=(width, height), dpi=110, **options)
+
+
+@functools.cache
+def _figure_of_any_names() -> type[Figure]:
+    from matplotlib.figure import Figure
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
+    parse = MathTextParser("path").parse
+
+    class OfAnyNames(Figure):
+        def draw(self, renderer: Any) -> None:
+            for text in self.findobj(Text):
+                said = spelt(text.get_text())
+                if said != text.get_text():
+                    text.set_text(said)
+                if "$" in said and text.get_parse_math():
+                    try:
+                        parse(said)
+                    except ValueError:  # a name with such signs, and no formula
+                        text.set_parse_math(False)
+            with warnings.catch_warnings():
+                # matplotlib draws a box for what its font lacks, and says so on every occasion.
+                warnings.filterwarnings("ignore", "Glyph .* missing from")
+                super().draw(renderer)
+
+    return OfAnyNames
+
+
+def spelt(text: str) -> str:
+    """A text whose characters are all Unicode: the bytes of a file's name may be none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def colour(index: int) -> tuple[float, float, float, float]:

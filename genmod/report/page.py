@@ -155,7 +155,7 @@ def page(sheets: Sequence[Sheet], comparison: Comparison | None = None) -> str:
         for index, sheet in enumerate(sheets)
         if sheet.explorer is not None
     }
-    return environment.get_template("page.html").render(
+    html = environment.get_template("page.html").render(
         title=title,
         sheets=sheets,
         comparison=comparison,
@@ -163,6 +163,7 @@ def page(sheets: Sequence[Sheet], comparison: Comparison | None = None) -> str:
         colours=[canvas.hex_colour(index) for index in range(10)],
         **safe,
     )
+    return canvas.spelt(html)
 
 
 def svg(figure: Figure) -> str:
@@ -190,7 +191,7 @@ def source_of(image: Image) -> tuple[str, bool]:
 
 
 def _asset(name: str) -> str:
-    return resources.files("genmod.report").joinpath("assets", name).read_text()
+    return resources.files("genmod.report").joinpath("assets", name).read_text("utf-8")
 
 
 def _explorer(found: Explorer) -> dict[str, Any]:

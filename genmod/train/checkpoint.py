@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -94,7 +95,8 @@ def save(
                     folder.mkdir(parents=True, exist_ok=True)
                     _remove_unfinished(folder)
                 devices.agree(0)  # all write into the folder that one of them has made
-                orbax.save(str(partial), tree)
+                with _spelt(partial) as place:
+                    orbax.save(place, tree)
                 if leads:
                     _write_manifest(partial, step, config_hash)
                     if path.exists():  # it has lost its manifest
@@ -280,6 +282,19 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _spelt(path: Path) -> Iterator[str]:
+    """A path as Orbax takes it: through a link, where a folder's name is no Unicode."""
+    with contextlib.ExitStack() as stack:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            link = Path(stack.enter_context(tempfile.TemporaryDirectory()), "checkpoints")
+            link.symlink_to(path.parent)
+            path = link / path.name
+        yield str(path)
+
+
+@contextlib.contextmanager
 def _settled() -> Iterator[None]:
     """Where Orbax fails, waits for its threads: they write on where one wants to clear up."""
     before = set(threading.enumerate())
@@ -376,12 +391,12 @@ def _read(path: Path, target: Any) -> Any:
     )
     wanted = placed
     try:
-        with _quiet():
-            stored = orbax.metadata(str(path)).metadata
+        with _quiet(), _spelt(path) as place:
+            stored = orbax.metadata(place).metadata
             if _is_uncompensated(stored, placed):
                 wanted = _uncompensated(stored, placed)
             _refuse_differences(path, stored, wanted)
-            tree = orbax.load(str(path), wanted)
+            tree = orbax.load(place, wanted)
     except CheckpointError:
         raise
     except Exception as error:
