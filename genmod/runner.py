@@ -13,7 +13,19 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from genmod import checks, cluster, data, devices, disk, evaluate, record, report, rng, train
+from genmod import (
+    checks,
+    cluster,
+    data,
+    devices,
+    disk,
+    evaluate,
+    record,
+    report,
+    rng,
+    terminal,
+    train,
+)
 from genmod import experiment as experiments
 from genmod.errors import DataError
 from genmod.experiment import Experiment, Observation
@@ -146,7 +158,7 @@ def run(
     key = keys(experiment, seed)
     log_every = log_every or experiment.steps_per_epoch
     checkpoint_every = checkpoint_every or 5 * experiment.steps_per_epoch
-    with stop or Stop() as stop:
+    with terminal.guarded(), stop or Stop() as stop:
         found = checkpoint.restore_newest(folder.checkpoints, check(experiment, seed))
         at, carry = (found.step, found.tree) if found else (0, None)
         leads = cluster.leads()
