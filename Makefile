@@ -49,7 +49,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[report,export]'
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from genmod import commands, lock, startup, terminal
+from genmod import catalogue, commands, lock, startup, terminal
 from genmod.stop import Stop
 
 _FAILED, _USAGE, _BAD_DATA, _DIVERGED, _BAD_CHECKPOINT = 1, 2, 3, 4, 5
@@ -265,8 +265,7 @@ def _parse_command(train: dict[str, Callable[..., int]], arguments: list[str]) -
             tyro.conf.subcommand(
                 name=name,
                 constructor=function,
-                # The list of commands has a line for each; its own help has the whole.
-                description=_first_line(function) if arguments[:1] != [name] else None,
+                description=_description(name, function, arguments),
             ),
         ]
         for name, function in known.items()
@@ -285,8 +284,14 @@ def _choice(alternatives: Iterable[Any]) -> Any:
     return functools.reduce(operator.or_, alternatives)
 
 
-def _first_line(function: Callable[..., int]) -> str:
-    return (function.__doc__ or "").partition("\n")[0]
+def _description(name: str, function: Callable[..., int], arguments: Sequence[str]) -> str | None:
+    """A line for the list of commands; None where its own help has the whole docstring."""
+    line = (function.__doc__ or "").partition("\n")[0]
+    if arguments[:1] != [name]:
+        return line
+    if function is not _train_help:
+        return None
+    return f"{line}\n\nThere is: {', '.join(catalogue.files()) or 'none'}."
 
 
 def _train_help(
@@ -295,8 +300,8 @@ def _train_help(
     """Trains an experiment: `genmod train EXPERIMENT --help` lists its flags.
 
     Args:
-      experiment: a Python file, or the name of one in ./experiments; or a folder of pictures of
-        your own, for which a model and its size are chosen.
+      experiment: a Python file, or the name of one in ./experiments or of those that come with
+        genmod; or a folder of pictures of your own, for which a model and its size are chosen.
     """
     return train(experiment, [])
 
@@ -306,7 +311,7 @@ def completion(
         Literal["bash", "zsh", "tcsh"], tyro.conf.Positional, tyro.conf.arg(metavar="SHELL")
     ],
 ) -> int:
-    """Prints what makes a shell complete commands, the experiments in ./experiments, their flags.
+    """Prints what makes a shell complete commands, the names of experiments, their flags.
 
     For bash: `genmod completion bash > ~/.local/share/bash-completion/completions/genmod`.
 
@@ -317,7 +322,7 @@ def completion(
 
     found: dict[str, Any] = {}
     for name in experiment.names():
-        with contextlib.suppress(Exception):  # an experiment of any kind, which may not load
+        with contextlib.suppress(Exception, SystemExit):  # any Python file, which may not load
             found[name] = _options(experiment.load(experiment.find(name)))
     if not found:
         return _print_completion(shell, _train_help)

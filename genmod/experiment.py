@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from genmod import checks, report, train
+from genmod import catalogue, checks, report, train
 from genmod.data import Dataset
 from genmod.train import Learner
 from genmod.types import Array, BatchAt, Key, Keys
@@ -217,8 +217,13 @@ def over(
     return built
 
 
-def find(name: str, folder: str | Path = "experiments") -> Path:
-    """The file of an experiment, from its path or from its name in ./experiments.
+def find(name: str, folder: str | Path | None = None) -> Path:
+    """The file of an experiment, from its path or from its name.
+
+    Args:
+      name: a path that ends in .py, or a name in ./experiments or of what comes with genmod; the
+        first comes first.
+      folder: where names are looked for instead.
 
     Raises:
       ValueError: if there is none; the nearest names are given.
@@ -228,13 +233,14 @@ def find(name: str, folder: str | Path = "experiments") -> Path:
         if not path.is_file():
             raise ValueError(f"experiment {name!r}: there is no such file")
         return path
-    checks.known("experiment", name, names(folder))
-    return Path(folder) / f"{name}.py"
+    found = catalogue.files(folder)
+    checks.known("experiment", name, found)
+    return found[name]
 
 
-def names(folder: str | Path = "experiments") -> list[str]:
-    """The experiments in a folder: its Python files whose name starts with a letter."""
-    return sorted(path.stem for path in Path(folder).glob("[a-zA-Z]*.py"))
+def names(folder: str | Path | None = None) -> list[str]:
+    """The experiments that `find` knows by name: Python files whose name starts with a letter."""
+    return list(catalogue.files(folder))
 
 
 class _Loader(SourceFileLoader):

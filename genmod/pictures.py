@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import genmod
-from genmod import decoding
+from genmod import catalogue, decoding
 from genmod.data import files
 from genmod.errors import DataError
 
@@ -39,14 +38,7 @@ def choose(folder: str | Path) -> Choice:
 
     Raises:
       DataError: if there are no pictures that can be read.
-      ValueError: if the experiment for pictures is not there.
     """
-    experiment = Path(genmod.__file__).parents[1] / "experiments" / "pictures.py"
-    if not experiment.is_file():
-        raise ValueError(
-            f"{str(folder)!r} is a folder; what trains on pictures, {experiment}, comes with "
-            "genmod's repository and is missing"
-        )
     listed = files.folder(str(folder), size=None)
     places = listed.parts.get("train") or range(len(listed.pictures))
     sizes, colour = _heads([listed.pictures.files[place] for place in places])
@@ -70,7 +62,7 @@ def choose(folder: str | Path) -> Choice:
             "in colour" if colour else "grey",
         ]
     )
-    return Choice(experiment, flags, found)
+    return Choice(catalogue.shipped() / "pictures.py", flags, found)
 
 
 def arguments(choice: Choice, given: Sequence[str]) -> list[str]:

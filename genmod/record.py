@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import genmod
-from genmod import disk, lock, machine
+from genmod import catalogue, disk, lock, machine
 from genmod.disk import write_json
 
 _FIELDS = {
@@ -406,6 +406,8 @@ def package_hash() -> str:
     root = Path(genmod.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
+        if catalogue.INSTALLED in path.relative_to(root).parts:
+            continue  # in a clone they lie elsewhere, and each run has its own experiment's hash
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)};".encode() + content)
     return digest.hexdigest()

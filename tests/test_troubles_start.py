@@ -1,5 +1,6 @@
 """Starting as people start: a plain shell, which has none of the tests' variables."""
 
+import configparser
 import errno
 import io
 import json
@@ -16,11 +17,12 @@ import pytest
 from commands import SMALL, Ended, refused, small_run
 from tqdm import tqdm
 
-from genmod import checks, disk, rng, terminal
+from genmod import checks, disk, experiment, rng, terminal
 from genmod.report import canvas, page
 from genmod.stop import Phase, Stop, Stopped
 
-SHIPPED = Path(__file__).parents[1] / "experiments"
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "experiments"
 EARLY = (
     "    def __post_init__(self):\n",
     "    def __post_init__(self):\n        rng.root(self.seed)\n",
@@ -380,3 +382,77 @@ def test_26_a_terminal_that_hangs_up_has_the_run_saved(plainly, tmp_path, ignore
     assert ended.code == code, (ended, (tmp_path / "err").read_text())
     assert re.search(r"saved at step [\d,]+; to continue: genmod", (tmp_path / "out").read_text())
     assert list((tmp_path / "run" / "checkpoints").glob("0*"))
+
+
+# Installed from its wheel.
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder that a wheel of this repository puts into site-packages."""
+    folder = tmp_path_factory.mktemp("installed")
+    build = ["import setuptools; setuptools.setup()", "-q", "build_py", "--build-lib", str(folder)]
+    done = subprocess.run([sys.executable, "-c", *build], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def modules(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+
+
+def test_a_wheel_holds_the_package_and_the_experiments(installed):
+    shipped = {path.name for path in SHIPPED.glob("*.py")}
+    built = modules(installed / "genmod")
+    assert built == modules(ROOT / "genmod") | {f"shipped_experiments/{name}" for name in shipped}
+    assert [path.name for path in installed.iterdir()] == ["genmod"]
+    for data in ("report/assets/page.html", "data/mnist_archives/train-images-idx3-ubyte.gz"):
+        assert (installed / "genmod" / data).is_file()
+
+
+def test_in_an_empty_folder_the_shipped_experiments_are_known(plainly, installed, tmp_path):
+    ended = plainly("$GENMOD train --help", PYTHONPATH=str(installed))
+    assert "article_vae, augmentation" in ended.out
+    ended = plainly("$GENMOD train artcle_vae", PYTHONPATH=str(installed))
+    refused(ended, 2, "did you mean 'article_vae'", "there is: article_gan, article_vae")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "article_vae.py").write_text('raise SystemExit("mine comes first")')
+    (tmp_path / "experiments" / "own.py").write_bytes(SMALL.read_bytes())
+    ended = plainly("$GENMOD train article_vae", PYTHONPATH=str(installed))
+    assert "mine comes first" in ended.err
+    ended = plainly("$GENMOD completion bash", PYTHONPATH=str(installed))
+    assert ended.code == 0
+    assert "own" in ended.out
+    assert "stacked_mnist" in ended.out
+
+
+def test_a_name_is_looked_for_here_and_then_in_genmod(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert experiment.find("article_vae").samefile(SHIPPED / "article_vae.py")
+    own = tmp_path / "experiments" / "article_vae.py"
+    own.parent.mkdir()
+    own.write_text("")
+    assert experiment.find("article_vae").samefile(own)
+    assert set(experiment.names()) == {path.stem for path in SHIPPED.glob("*.py")}
+
+
+def test_a_page_and_an_export_need_no_extra():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    needed = settings["options"]["install_requires"]
+    assert all(f"\n{name}>=" in needed for name in ("jinja2", "safetensors", "flatbuffers"))
+    # Their names stay, so that whoever asks for them as before is not warned.
+    assert not settings["options.extras_require"]["report"].strip()
+    assert not settings["options.extras_require"]["export"].strip()
+
+
+@pytest.mark.end_to_end
+def test_in_an_empty_folder_a_shipped_experiment_is_trained(plainly, installed, tmp_path):
+    here = {"PYTHONPATH": str(installed)}
+    ended = plainly("$GENMOD train article_vae --epochs 1 --batch-size 2000 --no-progress", **here)
+    assert ended.code == 0, ended
+    (run,) = tmp_path.glob("runs/article_vae/*")
+    for command in (f"report {run}", f"export {run}", f"verify {run}"):
+        ended = plainly(f"$GENMOD {command}", **here)
+        assert ended.code == 0, (command, ended)
+    assert "shipped_experiments" in recorded(run)["code"]["source"]
