@@ -92,6 +92,14 @@ def environment(place):
     }
 
 
+@pytest.fixture
+def shell(place):
+    """The environment of a plain shell; compiled programs are not kept among the user's."""
+    ours = ("XLA_", "JAX_", "GENMOD_", "TF_")  # what tests set, and a shell does not
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**plain, "GENMOD_CACHE_DIR": str(place / "cache"), "COLUMNS": "200"}
+
+
 class Process:
     """`genmod` as a process of its own."""
 

@@ -4,8 +4,10 @@ import re
 import shlex
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
+import few_digits as few_digits_of
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,13 +74,7 @@ def test_so_do_seeds_a_grid_and_devices():
 @pytest.fixture
 def few_digits(monkeypatch):
     """MNIST with fewer images."""
-    whole = {split: data.load("mnist", split) for split in ("train", "test")}
-
-    def load(split, data_dir):
-        num = {"train": 1000, "test": 200}[split]
-        return data.from_arrays(whole[split].images[:num], whole[split].labels[:num])
-
-    monkeypatch.setattr(data.sources, "_load_mnist", load)
+    monkeypatch.setattr(data.sources, "_load_mnist", few_digits_of.load)
 
 
 def test_a_net_of_ones_own_is_a_net():
@@ -140,8 +136,11 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(900)
-def test_every_command_runs(genmod, here, few_digits):
-    """On little data, and for few epochs; in their order, as some look at the runs of others."""
+def test_every_command_runs(shell, here):
+    """On little data, and for few epochs; in their order, as some look at the runs of others.
+
+    Each is a process of its own, as in a shell: without the devices that the tests have.
+    """
     run = 0
     for words in commands():
         if any(flag in word for flag in ELSEWHERE for word in words):
@@ -149,9 +148,10 @@ def test_every_command_runs(genmod, here, few_digits):
         if words[1] == "train":
             words += ["--epochs", "70" if "article_vae" in words else "1"]
             words += ["--width", "4"] if words[2] == "PICTURES" else []
-        ended = genmod(*words[1:])
-        assert ended.code == 0, (words, ended)
-        assert "failed" not in ended.err
+        command = [sys.executable, few_digits_of.__file__, *words[1:]]
+        ended = subprocess.run(command, env=shell, capture_output=True, text=True)
+        assert ended.returncode == 0, (words, ended)
+        assert "failed" not in ended.stderr
         run += 1
     assert run > 15
     names = {}

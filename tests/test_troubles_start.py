@@ -27,15 +27,6 @@ EARLY = (
     "    def __post_init__(self):\n",
     "    def __post_init__(self):\n        rng.root(self.seed)\n",
 )
-OURS = ("XLA_", "JAX_", "GENMOD_", "TF_")
-"""How the variables begin that tests set, and a shell does not."""
-
-
-@pytest.fixture
-def shell(place, tmp_path):
-    """The environment of a plain shell; compiled programs are not kept among the user's."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return {**plain, "GENMOD_CACHE_DIR": str(place / "cache"), "COLUMNS": "200"}
 
 
 @pytest.fixture
