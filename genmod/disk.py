@@ -3,12 +3,17 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""What stands in JSON for numbers that it does not have."""
 
 
 class DiskError(OSError):
@@ -55,7 +60,38 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def json_text(content: Mapping[str, Any]) -> str:
     """What `write_json` writes."""
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps(_as_json(content), indent=2, allow_nan=False) + "\n"
+
+
+def json_line(content: Mapping[str, Any]) -> str:
+    """The same in a line."""
+    return json.dumps(_as_json(content), allow_nan=False)
+
+
+def numbers(content: Any) -> Any:
+    """What was read from JSON, with the numbers that are not finite in place of their names.
+
+    Only for what holds no other text: earlier versions wrote NaN as Python does, which is read too.
+    """
+    if isinstance(content, dict):
+        return {name: numbers(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [numbers(value) for value in content]
+    return NOT_FINITE.get(content, content) if isinstance(content, str) else content
+
+
+def named(value: float) -> str:
+    """The name of a number that is not finite, a key of `NOT_FINITE`."""
+    return json.dumps(float(value))
+
+
+def _as_json(content: Any) -> Any:
+    """The same with the names of numbers that are not finite: JSON has no such numbers."""
+    if isinstance(content, Mapping):
+        return {name: _as_json(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_as_json(value) for value in content]
+    return content if not isinstance(content, float) or math.isfinite(content) else named(content)
 
 
 def sync_folder(path: Path) -> None:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import importlib.util
-import json
 import math
-import os
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from importlib.machinery import SOURCE_SUFFIXES, SourceFileLoader
+from importlib.machinery import SOURCE_SUFFIXES
 from pathlib import Path
-from types import CodeType, MappingProxyType, ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from genmod import catalogue, checks, report, train
+from genmod import catalogue, checks, configs, report, source, train
 from genmod.data import Dataset
 from genmod.train import Learner
 from genmod.types import Array, BatchAt, Key, Keys
@@ -153,7 +147,8 @@ def over_seeds(built: Experiment, seed: int, num: int) -> Experiment:
     """`num` runs of an experiment as one, of seed, seed + 1, ...
 
     Its functions take keys [num] and a state with a leading axis of runs. Numbers become arrays
-    [num], figures get the seed into their name; looks draw those of the first run.
+    [num], NaN where a run has none of a name; figures get the seed into their name; looks draw
+    those of the first run.
     """
     seeds = range(seed, seed + num)
 
@@ -162,7 +157,8 @@ def over_seeds(built: Experiment, seed: int, num: int) -> Experiment:
         return [function(keys[k], run) for k, run in enumerate(runs)]
 
     def together(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
 
     def observe(keys: Keys, state: Any) -> Observation:
         seen = each(built.look, keys, state)
@@ -243,37 +239,16 @@ def names(folder: str | Path | None = None) -> list[str]:
     return list(catalogue.files(folder))
 
 
-class _Loader(SourceFileLoader):
-    """Loads a file whose name may be no Unicode: XLA keeps it in programs, and takes no other."""
-
-    def source_to_code(self, data: Any, path: Any, **options: Any) -> CodeType:
-        spelt = os.fsencode(path).decode(errors="backslashreplace")
-        return super().source_to_code(data, spelt, **options)
-
-
 def load(path: str | Path) -> ModuleType:
-    """Imports an experiment file.
+    """Imports an experiment file, with what it imports from its own folder (`genmod.source`).
 
     Raises:
       ValueError: if it lacks a frozen dataclass `Config` with the fields `seed` and `epochs`, or a
         function `build`.
     """
-    path = Path(path)
-    # Registered under a name of its own: dataclasses look their module up to resolve annotations.
-    digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
-    name = f"genmod_experiment_{digest[:12]}"
-    if path.suffix not in SOURCE_SUFFIXES:
+    if Path(path).suffix not in SOURCE_SUFFIXES:
         raise ValueError(f"experiment {str(path)!r}: not a Python file")
-    spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = writes_bytecode
+    module = source.load(path)
     config = getattr(module, "Config", None)
     frozen = getattr(getattr(config, "__dataclass_params__", None), "frozen", False)
     if not (isinstance(config, type) and dataclasses.is_dataclass(config) and frozen):
@@ -288,49 +263,4 @@ def load(path: str | Path) -> ModuleType:
     return module
 
 
-def default_name(config: Any, seeds: int = 1) -> str:
-    """A folder name that says what a configuration changes: `seed-0`, `seed-1_latent_dim-2`.
-
-    Several seeds are `seeds-0-9`.
-
-    The same command gives the same name and so finds its run again; another configuration gets a
-    folder of its own. `epochs` is left out, as a longer run continues a shorter one.
-    """
-    parts = [f"seed-{config.seed}"]
-    if seeds > 1:
-        parts = [f"seeds-{config.seed}-{config.seed + seeds - 1}"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        factory = field.default_factory
-        default = field.default if factory is dataclasses.MISSING else factory()
-        if field.name not in ("seed", "epochs") and value != default:
-            parts.append(f"{field.name}-{value}")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))
-    if len(name) > 100:
-        name = f"{name[:80]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    return name
-
-
-def config_as_json(config: Any) -> dict[str, Any]:
-    """A configuration as JSON holds it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def config_from_json(kind: type, values: Mapping[str, Any]) -> Any:
-    """The configuration that `config_as_json` wrote down.
-
-    Raises:
-      ValueError: if fields are missing, unknown or out of range.
-    """
-    expected = {field.name for field in dataclasses.fields(kind)}
-    if expected != set(values):
-        raise ValueError(
-            f"the recorded configuration has the fields {sorted(values)}, "
-            f"the experiment expects {sorted(expected)}"
-        )
-    return kind(**{name: _as_tuples(value) for name, value in values.items()})
-
-
-def _as_tuples(value: Any) -> Any:
-    """JSON knows only lists; a frozen configuration holds tuples."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+config_as_json, config_from_json, default_name = configs.as_json, configs.from_json, configs.name

@@ -4,16 +4,15 @@ import contextlib
 import functools
 import hashlib
 import os
-import runpy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from genmod import checks
+from genmod import checks, configs, source
 from genmod.data import files
 from genmod.data.kept import DARK, Known, file_state, fingerprint, is_dark, remembered, survey
 from genmod.data.notes import say
@@ -60,13 +59,13 @@ _Part = Callable[[], Dataset]
 class Source:
     """Which data set, and where it lies: the fields of an experiment's Config that say so."""
 
-    dataset: str = "mnist"
+    dataset: str = field(default="mnist", metadata=configs.KIND_AND_PLACE)
     """Name of the data set: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR, or
     call:FILE:F, a function F in a Python file that returns a genmod.data.Dataset."""
-    data_dir: str = ""
+    data_dir: str = field(default="", metadata=configs.PLACE)
     """Folder to read from instead of the usual one: the archives of mnist, the prepared data sets
     of tensorflow-datasets."""
-    manual_dir: str = ""
+    manual_dir: str = field(default="", metadata=configs.PLACE)
     """Folder with the original archives of a data set of tensorflow-datasets, to prepare it without
     a network."""
     image_size: int = 0
@@ -415,9 +414,10 @@ def _chosen(whole: Dataset, index: Any) -> Dataset:
 
 def _function(where: str) -> Callable[[], Dataset]:
     file, _, name = where.rpartition(":")
-    if not Path(file).is_file():
+    path = Path(file).expanduser()
+    if not path.is_file():
         raise ValueError(f"data set 'call:{where}': there is no file {file!r}; expected FILE:F")
-    found = runpy.run_path(file).get(name)
+    found = getattr(source.load(path), name, None)
     if not callable(found):
         raise ValueError(f"data set 'call:{where}': {file} has no function {name!r}")
     return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,11 +22,22 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Array | np.ndarray) -> Estimate:
-    """Mean and standard error of independent values [N], in float64; N must be at least 2."""
+    """Mean and standard error of independent values [N], in float64.
+
+    Where a value is not finite, neither are both of these. One value has an error that is not a
+    number: nothing is known of how others would differ from it.
+
+    Raises:
+      ValueError: if values have another shape, or there are none.
+    """
     values = np.asarray(values, np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"values must have the shape [N] with N >= 2, got {list(values.shape)}")
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"values must have the shape [N] with N >= 1, got {list(values.shape)}")
+    if len(values) == 1:
+        return Estimate(float(values[0]), math.nan)
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        return Estimate(float(values.mean()), float(error))
 
 
 def over_examples(
