@@ -95,17 +95,18 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             lock.refuse_running(path)
     if Path(name).is_dir():
         name, arguments = _of_pictures(name, arguments)
-    from genmod import cluster, devices, experiment, machine, record, runner
+    from genmod import cluster, devices, experiment, machine, record, runner, source
     from genmod.train import NonFiniteError
 
-    source = experiment.find(name)
+    file = experiment.find(name)
     startup.configure_compilation_cache()
     startup.configure_gpu()  # before the experiment's own code: it may start JAX
     ready = startup.started()
-    module = experiment.load(source)
-    config, options = _parse(module, source.stem, arguments)
-    too_early = _TOO_EARLY.format(source) if startup.started() and not ready else ""
-    path = options.run_dir or Path("runs") / source.stem / experiment.default_name(
+    module = experiment.load(file)
+    config, options = _parse(module, file.stem, arguments)
+    too_early = _TOO_EARLY.format(file) if startup.started() and not ready else ""
+    written = experiment.config_as_json(config)  # before any work: what cannot be kept is refused
+    path = options.run_dir or Path("runs") / file.stem / experiment.default_name(
         config, options.seeds
     )
     several = _of_several(arguments)
@@ -122,7 +123,6 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
         else:
             lock.refuse_running(path)
         chosen = startup.choose_devices(options.devices, cores, too_early)
-        leads = cluster.leads()
         if too_early and chosen[0].platform == "cpu" and len(chosen) < cores:
             print(f"note: {too_early} the seeds share one", file=sys.stderr)
         built = experiment.over(
@@ -133,19 +133,22 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             options.how,
         )
         runner.check(built, config.seed)  # before there is a folder
-        folder = record.Folder(path)
+        path = _of_its_own(path, options.run_dir, built.dataset.fingerprint)
+        folder, leads = record.Folder(path), cluster.leads()
         if leads:
             record.refuse_foreign(folder)
             stack.enter_context(lock.held(path))
             folder, remarks = record.open_folder(
                 path,
-                experiment=source.stem,
-                source=source,
-                config=experiment.config_as_json(config),
+                experiment=file.stem,
+                source=source.of(module),
+                config=written,
                 fingerprint=built.dataset.fingerprint,
                 command=shlex.join(["genmod", "train", name, *arguments]),
                 seeds=options.seeds,
                 protocol=_protocol(config, built),
+                kind=type(config),
+                classes=getattr(built.dataset, "classes", ()),
             )
             for remark in remarks:
                 print(f"note: {remark}", file=sys.stderr)
@@ -175,6 +178,23 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
             print(stop.saved_at(outcome.step))
         return 128 + outcome.signal
     return 0
+
+
+def _of_its_own(path: Path, asked: Path | None, fingerprint: str) -> Path:
+    """The run folder: another, where that name is of a run on other data and nobody asked for it.
+
+    Data are named by the last part of where they lie.
+    """
+    from genmod import cluster, record
+
+    with contextlib.suppress(ValueError):  # what is wrong with the folder is said later
+        there = record.read(record.Folder(path))["data"]
+        if asked is None and there != fingerprint:
+            own = path.with_name(f"{path.name}_{fingerprint.removeprefix('sha256:')[:8]}")
+            if cluster.leads():
+                print(f"note: {path} is of other data: this run's folder is {own}", file=sys.stderr)
+            return own
+    return path
 
 
 def _of_pictures(folder: str, arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -75,25 +75,30 @@ def runs(
     for path in sorted(folder.glob("**/record.json")):
         found = record.Folder(path.parent)
         try:
-            recorded, rows = record.read(found), record.read_metrics(found)
-        except ValueError as error:
-            print(f"note: {error}", file=sys.stderr)
-            continue
-        last = rows[-1] if rows else {"epoch": 0}
-        table.add_row(
-            str(found.path),
-            recorded["created"][:16].replace("T", " "),
-            f"{last['epoch']:g} of {recorded['config'].get('epochs', '?')}",
-            ", ".join(record.readable(record.losses(last)).values()) or "-",
-            ", ".join(
-                f"{k} {v}" for k, v in record.readable(record.read_evaluation(found)).items()
-            ),
-        )
+            table.add_row(*_run_row(found))
+        except Exception as error:  # whatever is wrong with one of them, the others are listed
+            print(f"note: {found.path} is left out: {error}", file=sys.stderr)
     if table.row_count:
         Console(width=None if sys.stdout.isatty() else 160).print(table)
     else:
         print(f"no runs below {str(folder)!r}")
     return 0
+
+
+def _run_row(folder: Any) -> list[str]:
+    """What the list of runs says of one."""
+    from genmod import record
+
+    recorded, rows = record.read(folder), record.read_metrics(folder)
+    last = rows[-1] if rows else {}
+    evaluation = record.readable(record.read_evaluation(folder))
+    return [
+        str(folder.path),
+        recorded["created"][:16].replace("T", " "),
+        f"{last.get('epoch', 0):g} of {recorded['config'].get('epochs', '?')}",
+        ", ".join(record.readable(record.losses(last)).values()) or "-",
+        ", ".join(f"{name} {value}" for name, value in evaluation.items()),
+    ]
 
 
 def data(

@@ -110,6 +110,21 @@ def identity(kind: type | None, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def located(config: Any, folder: str | Path) -> Any:
+    """The configuration with the places of data from the root on, where they lie below a folder."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        role, value = field.metadata.get("genmod"), getattr(config, field.name)
+        data, _, where = ("", "", value) if role == "place" else str(value).partition(":")
+        if role is None or not where or (data and data not in _KINDS):
+            continue
+        # Of idx:FOLDER/BEGINNING-OF-ITS-NAMES and of call:FILE:F, what is there is not the whole.
+        place = Path(folder, Path(where).expanduser())
+        if place.is_absolute() and place.parent.is_dir() and str(place) != where:
+            changes[field.name] = f"{data}:{place}" if data else str(place)
+    return dataclasses.replace(config, **changes) if changes else config
+
+
 def name(config: Any, seeds: int = 1) -> str:
     """A folder name that says what a configuration changes: `seed-0`, `seed-1_latent_dim-2`.
 
@@ -255,8 +270,10 @@ def _encode(kind: Any, value: Any) -> Any:
         isinstance(value, str | int) and not _is(kind, enum.Enum)
     ):
         return value.name
-    if value is None or isinstance(value, bool | str | int):
-        return value if type(value) in (type(None), bool) else _primitive(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str | int):
+        return _primitive(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else disk.named(value)
     if isinstance(value, PurePath):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from genmod import catalogue, checks, configs, report, source, train
+from genmod import catalogue, checks, configs, data, report, source, train
 from genmod.data import Dataset
 from genmod.train import Learner
-from genmod.types import Array, BatchAt, Key, Keys
+from genmod.types import Array, BatchAt, Key, Keys, Stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,6 +106,23 @@ class Experiment(NamedTuple):
     def steps_per_epoch(self) -> int:
         """Number of steps of an epoch, rounded up."""
         return math.ceil(len(self.dataset.images) / self.batch_size)
+
+    def check_batch_size(self) -> None:
+        """Refuses a batch size that is not that of `batch_at`.
+
+        Raises:
+          ValueError: with both numbers.
+        """
+        known = data.protocol(self.batch_at).get("batch_size")
+        if known is None and not isinstance(self.batch_at, Stream):
+            batch = jax.eval_shape(self.batch_at, rng.root(0), np.int32(0))
+            sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(batch)}
+            ((known,),) = sizes if len(sizes) == 1 and () not in sizes else [(self.batch_size,)]
+        if known != self.batch_size:
+            raise ValueError(
+                f"Experiment.batch_size must be that of batch_at, got {self.batch_size} where the "
+                f"batches have {known} examples: epochs and rates would be wrong"
+            )
 
     def sample(self, key: Key, state: Any, num: int) -> Array:
         """The learner's samples, compiled: images [num, H, W, C]."""

@@ -99,7 +99,7 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
       ValueError: if a folder holds no run, or the page cannot be as small as that.
       MissingError: if Jinja2 is not installed.
     """
-    runs = [gather(run) for path in paths for run in below(path)]
+    runs = _gathered([run for path in paths for run in below(path)])
     explorers = [_explorer(run) for run in runs]
     comparison = _comparison(runs) if len(runs) > 1 else None
     size = 0
@@ -113,6 +113,20 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
         f"the page of {len(runs)} runs would have {size:,} bytes; "
         f"expected at most {most_bytes:,}: report fewer runs"
     )
+
+
+def _gathered(paths: Sequence[Path]) -> list[Gathered]:
+    """All that can be read; what cannot is said, unless there is nothing else."""
+    found, failed = [], []
+    for path in paths:
+        try:
+            found.append(gather(path))
+        except ValueError as error:
+            failed.append(error)
+    if not found and failed:
+        raise failed[0]
+    runner.say([f"a run is left out: {error}" for error in failed])
+    return found
 
 
 def _sheets(
@@ -133,7 +147,8 @@ def _sheet(
     run: Gathered, explorer: page.Explorer | None, notes: Sequence[str], frames: int
 ) -> page.Sheet:
     recorded = run.recorded
-    versions = {**recorded.get("versions", {}), **recorded.get("device", {})}
+    parts = (recorded.get(part, {}) for part in ("versions", "device", "settings"))
+    versions = {name: value for part in parts for name, value in part.items()}
     curves = report.game if report.is_game(run.rows) else report.curves
     last = run.rows[-1] if run.rows else {}
     return page.Sheet(
@@ -148,7 +163,7 @@ def _sheet(
             **record.readable(run.evaluation),
         },
         config=recorded["config"],
-        versions={name: value for name, value in versions.items() if value != ""},
+        versions={n: value for n, value in versions.items() if value not in ("", None)},
         repeat=_repeat(run),
         notes=[*notes, *([] if run.rows else ["This run has not logged anything yet."])],
     )
@@ -164,7 +179,7 @@ def _facts(run: Gathered) -> dict[str, str]:
         "seeds" if len(seeds) > 1 else "seed": (
             f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
         ),
-        "epochs": f"{last['epoch']:g} of {config.get('epochs', '?')}",
+        "epochs": f"{last.get('epoch', 0):g} of {config.get('epochs', '?')}",
         **record.readable(record.losses(last)),
         "begun": recorded["created"][:16].replace("T", " "),
         "device": f"{device.get('kind', '?')}, {device.get('cores', '?')} cores",

@@ -1,10 +1,13 @@
 """The run folder: everything needed to judge a run, to continue it and to repeat it.
 
-record.json      experiment, configuration, versions, device, fingerprint of the data and what is
-                 done with them, command, hashes of the code, and the starts: how the log was to be
-                 taken from which step
-experiment.py    a copy of the experiment file
-metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_per_s
+record.json      experiment, configuration, versions, device, settings of JAX, fingerprint of the
+                 data and what is done with them, command and the folder where it was given, hashes
+                 of the code, and the starts: from which step, how the log was to be taken, and
+                 where the source lies that took the steps
+experiment.py    a copy of the experiment file of the first start
+sources/         copies of those that were another, with the modules beside them (`genmod.starts`)
+metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_per_s where it could
+                 be measured; "NaN", "Infinity" and "-Infinity" stand for such numbers
 unlogged.json    a log point that a stopped run had not finished: the next start does
 evaluation.json  numbers taken at the end
 checkpoints/     what the run continues from
@@ -24,15 +27,16 @@ import json
 import math
 import os
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import genmod
-from genmod import catalogue, disk, lock, machine
+from genmod import catalogue, configs, disk, lock, machine, starts
+from genmod import source as sources
 from genmod.disk import write_json
+from genmod.source import Source
 
 _FIELDS = {
     "experiment": str,
@@ -44,7 +48,26 @@ _FIELDS = {
     "created": str,
 }
 # What records of earlier versions do not hold.
-_OPTIONAL_FIELDS = {"seeds": int, "code": dict, "starts": list, "protocol": dict}
+_OPTIONAL_FIELDS = {
+    "seeds": int,
+    "code": dict,
+    "starts": list,
+    "protocol": dict,
+    "settings": dict,
+    "directory": str,
+    "source": str,
+    "classes": list,
+}
+RESERVED = ("step", "epoch", "seeds", "examples_per_s")
+"""Names that the log itself uses; so does it those that end in `_se`, for standard errors."""
+_SETTINGS = (
+    *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable"),
+    *("jax_default_matmul_precision", "jax_random_seed_offset", "jax_numpy_dtype_promotion"),
+    *("jax_allow_f16_reductions", "jax_softmax_custom_jvp", "jax_high_dynamic_range_gumbel"),
+    *("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_level"),
+    *("jax_disable_most_optimizations", "jax_use_shardy_partitioner", "jax_use_direct_linearize"),
+)
+_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -107,24 +130,30 @@ def open_folder(
     path: str | Path,
     *,
     experiment: str,
-    source: Path,
+    source: Path | Source,
     config: Mapping[str, Any],
     fingerprint: str,
     command: str,
     seeds: int = 1,
     protocol: Mapping[str, Any] | None = None,
+    kind: type | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[Folder, list[str]]:
     """Makes a run folder, or opens the one that the same run left behind.
 
     Args:
       path: the run folder.
       experiment: name of the experiment.
-      source: the experiment file, which is copied.
-      config: the configuration as JSON holds it. `epochs` may differ from the folder's.
+      source: the experiment file, as it was loaded or as it is now; it is copied, with the modules
+        that it imports from its folder.
+      config: the configuration as JSON holds it. `epochs` may differ from the folder's, and so may
+        the places of data; what it has more than the folder's must be as it is by default.
       fingerprint: of the training data.
       command: how to start the run again.
       seeds: number of runs in one, the first of which has the configuration's seed.
       protocol: what is done with the data: how they are divided and prepared, as JSON holds it.
+      kind: the class of the configuration, which knows defaults and places.
+      classes: names of the data's classes, by label, where they have names.
 
     Returns:
       The folder, and remarks about it: what has changed since the run began that may change bits.
@@ -134,42 +163,83 @@ def open_folder(
         or data set: each difference is named.
     """
     folder = Folder(Path(path))
+    read_now = source if isinstance(source, Source) else sources.read(source)
+    called = source.path if isinstance(source, Source) else source
     now = {
         "experiment": experiment,
         "config": dict(config),
         "seeds": seeds,
         "data": fingerprint,
         "protocol": dict(protocol or {}),
+        **({"classes": list(classes)} if classes else {}),
         "versions": versions(),
         "device": device(),
-        "code": code(source),
+        "settings": settings(),
+        "code": code(read_now),
+        "source": starts.place(folder.path, read_now),
         "command": command,
+        "directory": str(Path.cwd()),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     if folder.record.exists():
         before = read(folder)
-        _refuse_differences(folder, before, now)
-        remarks = changes(before)
+        _refuse_differences(folder, before, now, kind)
         if not folder.experiment.exists():  # killed between the record and the copy
-            shutil.copyfile(source, folder.experiment)
-        if folder.experiment.read_bytes() != source.read_bytes():
-            remarks.append(
-                f"{source} has changed since the run began (its copy is {folder.experiment})"
-            )
-        if before["config"].get("epochs", 0) < now["config"].get("epochs", 0):
-            write_json(folder.record, {**before, "config": now["config"], "command": command})
+            starts.keep(folder.path, read_now)
+        remarks = [
+            *changes(before),
+            *starts.changes(before, folder.path, read_now, called),
+            *_moved(before, now, kind),
+        ]
+        starts.keep(folder.path, read_now)
+        _update(folder, before, now)
         return folder, remarks
     refuse_foreign(folder)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.record, now)
-        shutil.copyfile(source, folder.experiment)
+        starts.keep(folder.path, read_now)
     except OSError as error:
         raise ValueError(
             f"run_dir {str(path)!r} cannot be written: {error.strerror or error}; "
             "expected a folder that can"
         ) from error
     return folder, []
+
+
+def _moved(before: Mapping[str, Any], now: Mapping[str, Any], kind: type | None) -> list[str]:
+    """What a record lacks, and where data lay, that are known by their fingerprint."""
+    if kind is None:
+        return []
+    added = configs.defaults(kind, before["config"])
+    return [
+        *(without(name, value) for name, value in added.items()),
+        *(
+            f"{name} was {value!r} when the run began and is {now['config'][name]!r} now: the same "
+            "data, by their fingerprint"
+            for name, value in before["config"].items()
+            if name != "epochs" and now["config"][name] != value
+        ),
+    ]
+
+
+def without(name: str, default: Any) -> str:
+    """What to say of a field that a record lacks."""
+    return f"the record has no {name}, which the experiment did not have then: it is {default!r}"
+
+
+def _update(folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Records a longer run, and where its data and its source lie now."""
+    config = now["config"]
+    longer = before["config"].get("epochs", 0) < config.get("epochs", 0)
+    if not longer:
+        kept = {name: v for name, v in before["config"].items() if name == "epochs"}
+        config = {name: config.get(name) for name in before["config"]} | kept
+    command = before["command"] if config == before["config"] else now["command"]
+    places = {name: now[name] for name in ("source", "directory")}
+    after = {**before, "config": config, "command": command, **places}
+    if after != before:
+        write_json(folder.record, after)
 
 
 def refuse_foreign(folder: Folder) -> None:
@@ -193,13 +263,13 @@ def refuse_foreign(folder: Folder) -> None:
 
 def changes(before: Mapping[str, Any]) -> list[str]:
     """What may change bits and is not as it was when a run with this record began."""
-    now = {"versions": versions(), "device": device()}
+    now = {"versions": versions(), "device": device(), "settings": settings()}
     remarks = [
         f"{name} was {before[part].get(name)} when the run began and is {value} now: "
         "bits may differ"
         for part in now
         for name, value in now[part].items()
-        if before[part].get(name, value) != value
+        if before.get(part, {}).get(name, value) != value
     ]
     recorded = before.get("code", {}).get("genmod")
     if recorded not in (None, package_hash()):
@@ -213,14 +283,21 @@ def changes(before: Mapping[str, Any]) -> list[str]:
 def note_start(folder: Folder, start: Mapping[str, Any]) -> None:
     """Adds a start of the run to its record; a folder that has none stays without.
 
+    A start that takes no step is none, unless its source is another.
+
     Args:
       folder: of the run.
       start: `step`, from which it goes on; `num_steps`, where it ends; `log_every`; `compiled`,
         false where every operation is run on its own; `devices`, their number.
     """
-    if folder.record.exists():
-        content = read(folder)
-        write_json(folder.record, {**content, "starts": [*content.get("starts", []), dict(start)]})
+    if not folder.record.exists():
+        return
+    content = read(folder)
+    kept = content.get("source", starts.FIRST)
+    if start["step"] >= start["num_steps"] and kept == starts.of_step(content):
+        return
+    noted = [*content.get("starts", []), {**start, "source": kept}]
+    write_json(folder.record, {**content, "starts": noted})
 
 
 def config_hash(folder: Folder) -> str:
@@ -258,6 +335,16 @@ def read_metrics(folder: Folder) -> list[dict[str, Any]]:
     return [row for _, row in _rows(folder)]
 
 
+def is_reserved(name: str) -> bool:
+    """Whether the log itself uses a name."""
+    return name in RESERVED or name.endswith("_se")
+
+
+def renamed(name: str) -> str:
+    """A name in the place of one that the log uses."""
+    return f"{name}_value"
+
+
 def losses(row: Mapping[str, Any]) -> dict[str, Any]:
     """What of a log point says most: `loss`, or the losses of several players."""
     ends = ("loss", "loss_se")
@@ -271,7 +358,9 @@ def readable(values: Mapping[str, Any]) -> dict[str, str]:
         if name == "seeds" or name.removesuffix("_se") in shown:
             continue
         error = values.get(f"{name}_se")
-        if error:  # two digits of it, and the value to the same place
+        if error and not math.isfinite(error):
+            shown[name] = f"{value:.4f} +- {error:.4f}"
+        elif error:  # two digits of it, and the value to the same place
             places = max(0, 1 - math.floor(math.log10(error)))
             shown[name] = f"{value:.{places}f} +- {error:.{places}f}"
         else:
@@ -281,7 +370,7 @@ def readable(values: Mapping[str, Any]) -> dict[str, str]:
 
 def read_evaluation(folder: Folder) -> dict[str, float]:
     """The numbers taken at the end of a run; none if it has not ended."""
-    return json.loads(folder.evaluation.read_text()) if folder.evaluation.exists() else {}
+    return _read_numbers(folder.evaluation) if folder.evaluation.exists() else {}
 
 
 def read_unlogged(folder: Folder, step: int) -> dict[str, Any] | None:
@@ -289,8 +378,18 @@ def read_unlogged(folder: Folder, step: int) -> dict[str, Any] | None:
     last = max((row["step"] for _, row in _rows(folder)), default=0)
     if last >= step or not folder.unlogged.exists():
         return None
-    row = json.loads(folder.unlogged.read_text())
+    row = _read_numbers(folder.unlogged)
     return row if row["step"] == step else None
+
+
+def _read_numbers(path: Path) -> dict[str, Any]:
+    try:
+        content = disk.numbers(json.loads(path.read_text()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: expected numbers by name, got {content!r}")
+    return content
 
 
 Logger = Callable[[int, Mapping[str, float]], None]
@@ -362,7 +461,7 @@ class Log:
         """Appends a log point, which must hold `step`."""
         self._failed = True
         with disk.writing(self._folder.metrics):
-            rest = memoryview(json.dumps(row).encode() + b"\n")
+            rest = memoryview(disk.json_line(row).encode() + b"\n")
             while rest:  # a disk that is nearly full takes a part
                 rest = rest[self._file.write(rest) :]
         self._tensorboard(row["step"], numbers(row))
@@ -391,12 +490,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "genmod": genmod.__version__, **found}
 
 
-def code(source: Path) -> dict[str, str]:
+def code(source: Source) -> dict[str, str]:
     """Which code a run is: SHA-256 of genmod and of the experiment file, and where that lies."""
     return {
         "genmod": package_hash(),
-        "experiment": hashlib.sha256(source.read_bytes()).hexdigest(),
-        "source": str(source.absolute()),
+        "experiment": hashlib.sha256(source.files[source.path.name]).hexdigest(),
+        "source": str(source.path),
     }
 
 
@@ -429,6 +528,15 @@ def device() -> dict[str, Any]:
     }
 
 
+def settings() -> dict[str, Any]:
+    """Which of JAX's settings, and of the variables of its devices, change what is computed."""
+    import jax
+
+    values = {name: getattr(jax.config, name, None) for name in _SETTINGS}
+    found = {name: getattr(value, "value", value) for name, value in values.items()}
+    return {**found, **{name: os.environ.get(name, "") for name in _VARIABLES}}
+
+
 def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each whole line of metrics.jsonl: where it ends in the file, and its content."""
     if not folder.metrics.exists():
@@ -439,19 +547,23 @@ def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.endswith(b"\n"):
             continue
         try:
-            row = json.loads(line)
+            row = disk.numbers(json.loads(line))
             int(row["step"])
         except (ValueError, TypeError, KeyError, RecursionError):
             raise ValueError(f"{folder.metrics} is damaged: {line!r} is no log point") from None
         yield end, row
 
 
-def _refuse_differences(folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    old, new = before["config"], now["config"]
+def _refuse_differences(
+    folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any], kind: type | None
+) -> None:
+    added = {} if kind is None else configs.defaults(kind, before["config"])
+    old = configs.identity(kind, {**added, **before["config"]})
+    new = configs.identity(kind, now["config"])
     differences = [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in sorted(old.keys() | new.keys())
-        if name != "epochs" and old.get(name) != new.get(name)
+        if old.get(name) != new.get(name)
     ]
     differences += [
         f"{name} is {before.get(name, 1)!r} there and {now[name]!r} here"

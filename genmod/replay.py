@@ -78,6 +78,9 @@ class Gradient(NamedTuple):
 def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     """Rebuilds a step of a run, from the nearest checkpoint before it or from the start.
 
+    Where the experiment was edited between two starts, each step is taken by the source of the
+    start that took it.
+
     Args:
       run_folder: of the run; nothing in it is changed.
       step: which step, counted from 1 as the log and `train.NonFiniteError` do.
@@ -92,6 +95,8 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     step = checks.positive_integer("step", step)
     folder = record.Folder(Path(run_folder))
     opened = runner.reopen(folder)
+    runner.say(opened.remarks)
+    stages = runner.Stages(folder, opened)
     whole, seeds = opened.whole, opened.whole.learner.seeds
     if step > whole.num_steps:
         raise ValueError(f"step must be one of the run's {whole.num_steps} steps, got {step}")
@@ -104,16 +109,20 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     key = runner.keys(whole, opened.config.seed)
     shapes = runner.check(whole, opened.config.seed)
     origin, carry = checkpoint.restore_before(folder.checkpoints, shapes, step) or (0, None)
-    carry = carry or train.start(whole.learner, key, whole.batch_at)
+    if carry is None:
+        first = stages.at(1).whole
+        carry = train.start(first.learner, key, first.batch_at)
     try:
-        carry = train.advance(whole.learner, key, whole.batch_at, carry, step - 1 - origin)
+        carry = stages.advance(key, carry, step - 1 - origin)
     except train.NonFiniteError as error:
         raise ValueError(f"step must be at most {error.step}, got {step}: {error}") from None
+    took = stages.at(step)
+    whole = took.whole
     seen, state = train.next_step(whole.learner, key, whole.batch_at, carry), carry.state
     if seeds is not None:
         seen, state, key = jax.tree.map(lambda leaf: leaf[index], (seen, state, key))
         seen = seen._replace(metrics={n: value.tolist() for n, value in seen.metrics.items()})
-    inspect = opened.single.learner.inspect
+    inspect = took.single.learner.inspect
     inspection = None if inspect is None else jax.jit(inspect)(seen.key, state, seen.batch)
     places = data.indices_of(whole.batch_at, rng.stream(key, "data"), step - 1)
     indices = None if places is None else np.asarray(places)
@@ -121,7 +130,7 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     return Replayed(
         step=step,
         origin=origin,
-        num_steps=whole.num_steps,
+        num_steps=opened.whole.num_steps,
         key=seen.key,
         state=state,
         batch=seen.batch,

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import re
 import sys
 import time
@@ -16,6 +17,7 @@ import numpy as np
 from genmod import (
     checks,
     cluster,
+    configs,
     data,
     devices,
     disk,
@@ -23,6 +25,7 @@ from genmod import (
     record,
     report,
     rng,
+    starts,
     terminal,
     train,
 )
@@ -54,26 +57,99 @@ class Reopened(NamedTuple):
       config: its configuration.
       single: the experiment, as one run.
       whole: the experiment as it was trained, over its seeds, on one device.
+      remarks: what is not as it was when the run began.
     """
 
     recorded: dict[str, Any]
     config: Any
     single: Experiment
     whole: Experiment
+    remarks: Sequence[str] = ()
 
 
-def reopen(folder: record.Folder) -> Reopened:
+def reopen(folder: record.Folder, step: int | None = None) -> Reopened:
     """Builds the experiment of a run again, from the copy in its folder.
+
+    Paths in its configuration are those of the folder where the run was started, or of the working
+    directory where that is gone.
+
+    Args:
+      folder: of the run.
+      step: the step, counted from 1, for which it is wanted: an experiment that was edited is as it
+        was in the start that took this step; in the last start if None.
 
     Raises:
       ValueError: if the folder is not that of a run, or does not fit together.
+      DataError: if the data are not found.
     """
     recorded = record.read(folder)
-    module = experiments.load(folder.experiment)
+    module = experiments.load(folder.path / starts.of_step(recorded, step))
     config = experiments.config_from_json(module.Config, recorded["config"])
-    single = module.build(config)
+    single = _built(module, config, recorded.get("directory"))
     whole = experiments.over(single, config.seed, recorded.get("seeds", 1))
-    return Reopened(recorded, config, single, whole)
+    added = configs.defaults(module.Config, recorded["config"])
+    remarks = [f"{folder.path}: {record.without(name, value)}" for name, value in added.items()]
+    if step is None:
+        remarks = [*starts.edited(recorded, folder.path), *remarks]
+    return Reopened(recorded, config, single, whole, remarks)
+
+
+def _built(module: Any, config: Any, directory: str | None) -> Experiment:
+    """Builds an experiment where its run was started; or else here, as where data were moved."""
+    places = [str(Path.cwd())]
+    if directory is not None and Path(directory).is_dir():
+        places = list(dict.fromkeys([directory, *places]))
+    failed: list[Exception] = []
+    for place in places:
+        with contextlib.chdir(place):
+            try:
+                return module.build(configs.located(config, place))
+            except (OSError, ValueError, DataError) as error:
+                failed.append(error)
+    first = failed[0]
+    kind = ValueError if isinstance(first, ValueError) else DataError
+    gone = directory is not None and directory not in places
+    raise kind(
+        f"{first} (in {', and in '.join(places)}"
+        f"{f'; {directory}, where the run was started, is gone' if gone else ''})"
+    ) from first
+
+
+def say(remarks: Sequence[str]) -> None:
+    """Prints remarks about runs, for the person at the terminal."""
+    for remark in remarks:
+        print(f"note: {remark}", file=sys.stderr, flush=True)
+
+
+class Stages:
+    """The experiments that took the steps of a run: several, where it was edited between starts."""
+
+    def __init__(self, folder: record.Folder, opened: Reopened):
+        """Of a run that has been opened."""
+        self._folder, self._recorded = folder, opened.recorded
+        self._built = {starts.of_step(opened.recorded): opened}
+
+    def at(self, step: int) -> Reopened:
+        """The experiment that took a step, counted from 1."""
+        where = starts.of_step(self._recorded, step)
+        if where not in self._built:
+            self._built[where] = reopen(self._folder, step)
+        return self._built[where]
+
+    def advance(
+        self, key: Key | Keys, carry: train.Carry, num_steps: int, *, compiled: bool = True
+    ) -> train.Carry:
+        """So many steps further, each as it was taken: see `train.advance`."""
+        at = int(carry.step)
+        begins = [start["step"] for start in self._recorded.get("starts", [])]
+        end = at + num_steps
+        for until in sorted({step for step in [*begins, end] if at < step <= end}):
+            whole = self.at(at + 1).whole
+            carry = train.advance(
+                whole.learner, key, whole.batch_at, carry, until - at, compiled=compiled
+            )
+            at = until
+        return carry
 
 
 def trained(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
@@ -89,9 +165,11 @@ def trained(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
     Raises:
       ValueError: if the folder is not that of a run, or has no run of that index.
       CheckpointError: if no checkpoint can be restored.
+      DataError: if the data are not found.
     """
     folder = record.Folder(Path(path))
     opened = reopen(folder)
+    say(opened.remarks)
     seeds = opened.whole.learner.seeds
     checks.index_of_run(index, seeds or 1)
     carry = checkpoint.restore(folder.checkpoints, check(opened.whole, opened.config.seed))
@@ -109,9 +187,19 @@ def check(experiment: Experiment, seed: int) -> Any:
     """What a run of this experiment carries, as shapes and types; nothing is computed.
 
     Raises:
-      ValueError: if seed is none, or the parts of the experiment do not fit together.
+      ValueError: if seed is none, the parts of the experiment do not fit together, or a metric has
+        a name that the log itself uses.
     """
-    return train.shapes(experiment.learner, keys(experiment, seed), experiment.batch_at)
+    found = train.shapes(experiment.learner, keys(experiment, seed), experiment.batch_at)
+    for name in found.totals:
+        if record.is_reserved(name):
+            raise ValueError(
+                f"the metric {name!r} has a name that the log itself uses; expected none of "
+                f"{', '.join(record.RESERVED)}, and none that ends in _se: call it otherwise, such "
+                f"as {record.renamed(name)!r}"
+            )
+    experiment.check_batch_size()
+    return found
 
 
 def run(
@@ -200,10 +288,11 @@ def run(
 
             unlogged = record.read_unlogged(folder, at) if leads else None
             if devices.agree(unlogged is not None) and carry is not None:
-                note(joined(unlogged or {}, watch.look(at, carry.state)))
+                row = unlogged or {}
+                note(joined(row, watch.look(at, carry.state, row)))
             if leads:
                 folder.unlogged.unlink(missing_ok=True)
-            if leads and at < experiment.num_steps:
+            if leads:
                 mesh = experiment.learner.mesh
                 start = {
                     "step": at,
@@ -228,11 +317,12 @@ def run(
                     at, carry = point.step, point.carry
                     if point.metrics:
                         row = log_row(experiment, at, point.metrics)
-                        row["examples_per_s"] = bar.rate
+                        if bar.rate is not None:
+                            row["examples_per_s"] = bar.rate
                         bar.log_point(row)
                         try:
                             with _cut_short(stop, functools.partial(save, at, carry, row)):
-                                seen = watch.look(at, point.state)
+                                seen = watch.look(at, point.state, row)
                         except Cut:
                             save(at, carry, row)
                             break
@@ -282,14 +372,18 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
     if experiment.evaluate is None or (drawn is None and not failed):
         with _put_off(failed):  # one look for both: they speak of the same samples
             last = experiment.look(rng.stream(key, "evaluate"), state)
-    evaluation = summary(last.numbers)
+    taken: Mapping[str, Any] = last.numbers
     if experiment.evaluate is not None:
         with _put_off(failed):
-            evaluation = summary(experiment.evaluate(rng.stream(key, "evaluate"), state))
+            taken = experiment.evaluate(rng.stream(key, "evaluate"), state)
+    taken, remarks = named(taken)
+    for remark in remarks:
+        print(f"warning: evaluation: {remark}", file=sys.stderr, flush=True)
+    evaluation = summary(taken)
     if evaluation:
         record.write_json(folder.evaluation, evaluation)
         for name, value in record.readable(evaluation).items():
-            print(f"{name}: {value}")
+            print(f"{name}: {value}{_not_finite(evaluation[name])}")
     figures = dict(last.figures if drawn is None else drawn)
     rows = record.read_metrics(folder)
     if rows and report.is_game(rows):
@@ -337,8 +431,8 @@ class _Watch:
         self._every = experiment.observe_every or experiment.steps_per_epoch
         self._said: set[str] = set()
 
-    def look(self, step: int, state: Any) -> dict[str, Any]:
-        """What the log should hold of this look; nothing if it is not time for one."""
+    def look(self, step: int, state: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the log should hold of this look beside its row; nothing if it is not its time."""
         # By the steps alone, so that a run that was stopped in between looks at the same steps.
         last_log_point = (step - 1) // self._log_every * self._log_every
         if step // self._every == last_log_point // self._every:
@@ -366,7 +460,10 @@ class _Watch:
                 self._warn(step, f"the picture {name} failed: {_in_a_line(error)}")
         for warning in seen.warnings:
             self._warn(step, warning)
-        return summary(seen.numbers)
+        numbers, remarks = named(seen.numbers, row)
+        for remark in remarks:
+            self._warn(step, remark)
+        return summary(numbers)
 
     def tell(self, logger: record.Logger, row: Mapping[str, Any]) -> None:
         """Gives a log point to a logger."""
@@ -381,6 +478,35 @@ class _Watch:
         if kind not in self._said:
             self._said.add(kind)
             print(f"warning: step {step:,}: {warning}", file=sys.stderr, flush=True)
+
+
+def named(
+    values: Mapping[str, Any], row: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Numbers of a look or an evaluation under names that are free, and what to say of others.
+
+    Args:
+      values: by name.
+      row: what the log holds already.
+    """
+    found, remarks = {}, []
+    for name, value in values.items():
+        free = name
+        while record.is_reserved(free) or free in (row or {}) or (free != name and free in values):
+            free = record.renamed(free)
+        if free != name:
+            remarks.append(
+                f"the name {name!r} is the log's own, or a metric's: it is {free!r} here"
+            )
+        found[free] = value
+    return found, remarks
+
+
+def _not_finite(value: float) -> str:
+    """What to say beside a number that is none."""
+    if math.isfinite(value):
+        return ""
+    return " (not a number)" if math.isnan(value) else " (not finite)"
 
 
 def summary(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -476,8 +602,13 @@ class _Progress:
         return False
 
     @property
-    def rate(self) -> float:
-        """Examples per second since the last log point, of all runs together."""
+    def rate(self) -> float | None:
+        """Examples per second since the last log point, of all runs together.
+
+        None where it would be that of compiling: after the first call alone.
+        """
+        if self._calls <= 1:
+            return None
         runs = self._experiment.learner.seeds or 1
         return round(self._steps * runs * self._experiment.batch_size / max(self._seconds, 1e-9), 1)
 
@@ -486,12 +617,15 @@ class _Progress:
         shown = record.readable(record.losses(row))
         self._bar.set_postfix(shown)
         if self._lines:
-            runs = self._experiment.learner.seeds or 1
-            left = (self._experiment.num_steps - row["step"]) * runs * self._experiment.batch_size
             losses = "  ".join(f"{n} {v}" for n, v in shown.items())
-            print(
-                f"epoch {row['epoch']:g}  step {row['step']:,}  {losses}  "
-                f"{row['examples_per_s']:,.0f} examples/s  "
-                f"{left / max(row['examples_per_s'], 1e-9):.0f} s left",
-                flush=True,
-            )
+            line = f"epoch {row['epoch']:g}  step {row['step']:,}  {losses}"
+            print(f"{line}{self._pace(row)}", flush=True)
+
+    def _pace(self, row: Mapping[str, Any]) -> str:
+        """Rate and time left, where they are known."""
+        rate = row.get("examples_per_s")
+        if rate is None:
+            return ""
+        runs = self._experiment.learner.seeds or 1
+        left = (self._experiment.num_steps - row["step"]) * runs * self._experiment.batch_size
+        return f"  {rate:,.0f} examples/s  {left / max(rate, 1e-9):.0f} s left"

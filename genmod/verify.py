@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from genmod import checks, record, rng, runner, train
+from genmod import checks, record, rng, runner, source, starts, train
 from genmod.train import checkpoint
 from genmod.train.loop import runs_one_by_one
 
@@ -41,7 +41,8 @@ class Verified(NamedTuple):
 def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = False) -> Verified:
     """Repeats the first steps of a run in memory, and compares log points and checkpoints.
 
-    Timings are left out. A run on several devices is repeated on one.
+    Timings are left out. A run on several devices is repeated on one. Where the experiment was
+    edited between two starts, each step is repeated by the source of the start that took it.
 
     Args:
       run_folder: of the run; nothing in it is changed.
@@ -55,6 +56,7 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
     """
     folder = record.Folder(Path(run_folder))
     opened = runner.reopen(folder)
+    stages = runner.Stages(folder, opened)
     whole, seed = opened.whole, opened.config.seed
     saved = checkpoint.steps(folder.checkpoints)
     rows = _rows(folder, saved)
@@ -77,26 +79,25 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
     starts = opened.recorded.get("starts", [])
     points = _log_points(starts, rows, reached)
     key, at = runner.keys(whole, seed), 0
+    whole = stages.at(1).whole
     carry = train.start(whole.learner, key, whole.batch_at)
     agreed: dict[str, list[int]] = {"log": [], "checkpoints": []}
     num_values, difference = 0, None
     for mark in sorted(step for step in {*points, *rows, *saved} if step <= steps):
         compiled = all(s.get("compiled", True) for s in starts if s["step"] < mark)
         try:
-            carry = train.advance(
-                whole.learner, key, whole.batch_at, carry, mark - at, compiled=compiled
-            )
+            carry = stages.advance(key, carry, mark - at, compiled=compiled)
         except train.NonFiniteError as error:
             difference = f"step {error.step}: in the run all was finite, and now {error}"
             at = error.step
             break
-        at = mark
+        at, whole = mark, stages.at(mark).whole
         if mark in points or mark in rows:
             metrics, carry = train.drain(carry)
             row = runner.log_row(whole, mark, metrics)
             if mark in rows and set(rows[mark]) - set(row) - set(_TIMINGS):  # there was a look
                 seen = whole.look(rng.stream(key, "observe"), carry.state)
-                row = runner.joined(row, runner.summary(seen.numbers))
+                row = runner.joined(row, runner.summary(runner.named(seen.numbers, row)[0]))
             difference = _row_difference(mark, rows.get(mark), row)
             num_values += len(row)
             agreed["log"] += [mark] * (difference is None)
@@ -179,19 +180,18 @@ def _numbers(leaf: Any) -> np.ndarray:
 def _changes(folder: record.Folder, opened: runner.Reopened) -> list[str]:
     """What is no longer as it was when the run began."""
     recorded, fingerprint = opened.recorded, opened.whole.dataset.fingerprint
-    changes = record.changes(recorded)
-    copy = folder.experiment.read_bytes()
+    changes = [*opened.remarks, *record.changes(recorded)]
     code = recorded.get("code", {})
-    if code and hashlib.sha256(copy).hexdigest() != code["experiment"]:
-        changes.append(f"{folder.experiment} is not the experiment file that the run began with")
     if code:
-        source = Path(code["source"])
-        if not source.is_file():
-            changes.append(f"{source} is no longer there (its copy is {folder.experiment})")
-        elif source.read_bytes() != copy:
-            changes.append(
-                f"{source} has changed since the run began (its copy is {folder.experiment})"
-            )
+        first = hashlib.sha256(folder.experiment.read_bytes()).hexdigest()
+        if first != code["experiment"]:
+            said = "is not the experiment file that the run began with"
+            changes.append(f"{folder.experiment} {said}")
+        file = Path(code["source"])
+        if file.is_file():
+            changes += starts.changes(recorded, folder.path, source.read(file), file)
+        else:
+            changes.append(f"{file} is no longer there (its copy is {folder.experiment})")
     if fingerprint != recorded["data"]:
         changes.append(f"the data set was {recorded['data']} and is {fingerprint} now")
     devices = max((start.get("devices", 1) for start in recorded.get("starts", [])), default=1)

@@ -24,8 +24,8 @@ class Estimate(NamedTuple):
 def estimate(values: Array | np.ndarray) -> Estimate:
     """Mean and standard error of independent values [N], in float64.
 
-    Where a value is not finite, neither are both of these. One value has an error that is not a
-    number: nothing is known of how others would differ from it.
+    The error of one value is not a number (NaN): nothing is known of how others would differ from
+    it. Nor is that of values that are not all finite.
 
     Raises:
       ValueError: if values have another shape, or there are none.
