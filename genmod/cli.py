@@ -369,6 +369,9 @@ def _print_completion(shell: str, train: Callable[..., int]) -> int:
 
 
 def _parse(module: Any, name: str, arguments: Sequence[str]) -> tuple[Any, RunOptions]:
+    from genmod import configs
+
+    configs.check_defaults(module.Config)  # tyro would say less of them
     return tyro.cli(
         _options(module),
         args=list(arguments),

@@ -41,22 +41,36 @@ def as_json(config: Any) -> dict[str, Any]:
     Raises:
       ValueError: if a field holds what cannot be written down and read back.
     """
-    written = {}
-    for name, kind in _fields(type(config)).items():
-        value = getattr(config, name)
-        try:
-            written[name] = _encode(kind, value)
-            if _same(_decode(kind, written[name]), value):
-                continue
-        except _WRONG:
-            pass
-        raise ValueError(
-            f"{type(config).__name__}.{name} is {_shortened(value)}, of type "
-            f"{type(value).__name__}, and cannot be written down and read back as "
-            f"{_called(kind)}; expected numbers, text, paths, enums, dates, and tuples, lists, "
-            "sets, dictionaries or dataclasses of them, annotated as what they are"
-        )
-    return written
+    kinds = _fields(type(config))
+    return {n: _written(type(config), n, kind, getattr(config, n)) for n, kind in kinds.items()}
+
+
+def check_defaults(kind: type) -> None:
+    """Refuses a class of configurations whose defaults `as_json` would refuse.
+
+    Raises:
+      ValueError: with the name of the field.
+    """
+    hints = _fields(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in hints and _has_default(field):
+            _written(kind, field.name, hints[field.name], _default(field))
+
+
+def _written(config: type, name: str, kind: Any, value: Any) -> Any:
+    """What stands in JSON for the value of a field."""
+    try:
+        written = _encode(kind, value)
+        if _same(_decode(kind, written), value):
+            return written
+    except _WRONG:
+        pass
+    raise ValueError(
+        f"{config.__name__}.{name} is {_shortened(value)}, of type {type(value).__name__}, and "
+        f"cannot be written down and read back as {_called(kind)}; expected numbers, text, paths, "
+        "enums, dates, and tuples, lists, sets, dictionaries or dataclasses of them, annotated as "
+        "what they are"
+    )
 
 
 def from_json(kind: type, values: Mapping[str, Any]) -> Any:

@@ -532,7 +532,8 @@ def settings() -> dict[str, Any]:
     """Which of JAX's settings, and of the variables of its devices, change what is computed."""
     import jax
 
-    values = {name: getattr(jax.config, name, None) for name in _SETTINGS}
+    known = getattr(jax.config, "values", {})
+    values = {name: getattr(jax.config, name, known.get(name)) for name in _SETTINGS}
     found = {name: getattr(value, "value", value) for name, value in values.items()}
     return {**found, **{name: os.environ.get(name, "") for name in _VARIABLES}}
 
@@ -549,6 +550,8 @@ def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = disk.numbers(json.loads(line))
             int(row["step"])
+            if not all(isinstance(v, int | float) for n, v in row.items() if n != "seeds"):
+                raise TypeError
         except (ValueError, TypeError, KeyError, RecursionError):
             raise ValueError(f"{folder.metrics} is damaged: {line!r} is no log point") from None
         yield end, row

@@ -110,7 +110,7 @@ def _built(module: Any, config: Any, directory: str | None) -> Experiment:
     kind = ValueError if isinstance(first, ValueError) else DataError
     gone = directory is not None and directory not in places
     raise kind(
-        f"{first} (in {', and in '.join(places)}"
+        f"{first} (sought in {' and in '.join(places)}"
         f"{f'; {directory}, where the run was started, is gone' if gone else ''})"
     ) from first
 
