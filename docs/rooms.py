@@ -28,7 +28,7 @@ NO_ROOMS = {"__main__", "cli"}
 INNER = ["train.checkpoint"]
 # Rooms that serve other rooms only: their pages stand apart.
 BENEATH = {"caches", "checks", "commands", "decoding", "disk", "errors", "lock", "machine"}
-BENEATH |= {"catalogue", "startup", "stop", "terminal"}
+BENEATH |= {"catalogue", "configs", "source", "starts", "startup", "stop", "terminal"}
 
 
 def rooms():

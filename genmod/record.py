@@ -36,7 +36,7 @@ import genmod
 from genmod import catalogue, configs, disk, lock, machine, starts
 from genmod import source as sources
 from genmod.disk import write_json
-from genmod.source import Source
+from genmod.source import Code
 
 _FIELDS = {
     "experiment": str,
@@ -130,7 +130,7 @@ def open_folder(
     path: str | Path,
     *,
     experiment: str,
-    source: Path | Source,
+    source: Path | Code,
     config: Mapping[str, Any],
     fingerprint: str,
     command: str,
@@ -163,8 +163,8 @@ def open_folder(
         or data set: each difference is named.
     """
     folder = Folder(Path(path))
-    read_now = source if isinstance(source, Source) else sources.read(source)
-    called = source.path if isinstance(source, Source) else source
+    read_now = source if isinstance(source, Code) else sources.read(source)
+    called = source.path if isinstance(source, Code) else source
     now = {
         "experiment": experiment,
         "config": dict(config),
@@ -490,7 +490,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "genmod": genmod.__version__, **found}
 
 
-def code(source: Source) -> dict[str, str]:
+def code(source: Code) -> dict[str, str]:
     """Which code a run is: SHA-256 of genmod and of the experiment file, and where that lies."""
     return {
         "genmod": package_hash(),

@@ -101,11 +101,11 @@ def _built(module: Any, config: Any, directory: str | None) -> Experiment:
         places = list(dict.fromkeys([directory, *places]))
     failed: list[Exception] = []
     for place in places:
-        with contextlib.chdir(place):
-            try:
+        try:
+            with contextlib.chdir(place):
                 return module.build(configs.located(config, place))
-            except (OSError, ValueError, DataError) as error:
-                failed.append(error)
+        except (OSError, ValueError, DataError) as error:
+            failed.append(error)
     first = failed[0]
     kind = ValueError if isinstance(first, ValueError) else DataError
     gone = directory is not None and directory not in places

@@ -30,7 +30,7 @@ _NEVER_OWN = frozenset({*sys.stdlib_module_names, "genmod"})
 
 
 @dataclass(frozen=True)
-class Source:
+class Code:
     """A Python file with the modules below its folder that it imports, directly or through others.
 
     Attributes:
@@ -51,14 +51,14 @@ class Source:
         return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
-def read(path: str | Path) -> Source:
+def read(path: str | Path) -> Code:
     """Reads a Python file, and the modules that import statements in it reach below its folder.
 
     Raises:
       OSError: if it cannot be read.
     """
     path = _absolute(path)
-    source = Source(path, {path.name: path.read_bytes()})
+    source = Code(path, {path.name: path.read_bytes()})
     waiting = [path]
     while waiting:
         file = waiting.pop()
@@ -97,12 +97,12 @@ def load(path: str | Path) -> ModuleType:
     return module
 
 
-def of(module: ModuleType) -> Source:
+def of(module: ModuleType) -> Code:
     """What a module that `load` gave was made of, with all that it has imported until now."""
     return _SOURCES[module.__name__.partition(".")[0]]
 
 
-def keep(source: Source, folder: Path) -> None:
+def keep(source: Code, folder: Path) -> None:
     """Writes a source into a folder that is not there yet, whole or not at all.
 
     Raises:
@@ -119,7 +119,7 @@ def keep(source: Source, folder: Path) -> None:
             whole.rename(folder)
 
 
-_SOURCES: dict[str, Source] = {}
+_SOURCES: dict[str, Code] = {}
 """What has been loaded, by the name under which its modules stand in `sys.modules`."""
 
 
@@ -127,7 +127,7 @@ def _absolute(path: str | Path) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def _relative(source: Source, file: Path) -> str:
+def _relative(source: Code, file: Path) -> str:
     return file.relative_to(source.path.parent).as_posix()
 
 
@@ -243,7 +243,7 @@ def _importlib(root: str, name: str, fromlist: Any) -> ModuleType:
     return whole
 
 
-def _places(source: Source) -> list[str]:
+def _places(source: Code) -> list[str]:
     """Where a source's modules lie: its folder, and what of `sys.path` the file adds below it."""
     folder = source.path.parent
     below = [path for path in sys.path if Path(path).is_relative_to(folder)]

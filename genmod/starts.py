@@ -1,8 +1,7 @@
 """The sources that a run was started with, kept in its folder: each once, by its hash.
 
-experiment.py          the experiment file of the first start
-sources/HASH/FILE.py   that of a start which was another, or which imports modules beside it: those
-                       lie there, too
+`experiment.py` is the experiment file of the first start; `sources/HASH/FILE.py` that of a start
+which had another, or which imports modules beside it: those lie there, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from genmod import source
-from genmod.source import Source
+from genmod.source import Code
 
 FIRST = "experiment.py"
 _FOLDER = "sources"
 
 
-def place(folder: Path, code: Source) -> str:
+def place(folder: Path, code: Code) -> str:
     """Where a run folder keeps this source, from the folder on; it may not be there yet."""
     first, file = folder / FIRST, code.path.name
     if len(code.files) == 1 and (not first.exists() or first.read_bytes() == code.files[file]):
@@ -24,7 +23,7 @@ def place(folder: Path, code: Source) -> str:
     return f"{_FOLDER}/{code.hash[:12]}/{file}"
 
 
-def keep(folder: Path, code: Source) -> str:
+def keep(folder: Path, code: Code) -> str:
     """Keeps a source, if the run folder has it not; gives where, from the folder on.
 
     Raises:
@@ -63,9 +62,7 @@ def edited(content: Mapping[str, Any], folder: Path) -> list[str]:
     ]
 
 
-def changes(
-    content: Mapping[str, Any], folder: Path, code: Source, called: str | Path
-) -> list[str]:
+def changes(content: Mapping[str, Any], folder: Path, code: Code, called: str | Path) -> list[str]:
     """What of a source is not as it was when the run began, a line each.
 
     Args:

@@ -74,7 +74,10 @@ ALLOWED = {
     "gan": {"checks", "gan", "rng", "types"},
     "train": {"checks", "devices", "disk", "rng", "train", "types"},
     "evaluate": {"checks", "evaluate", "rng", "types"},
-    "data": {"caches", "checks", "data", "decoding", "errors", "machine", "rng", "types"},
+    "data": {
+        *("caches", "checks", "configs", "data", "decoding", "errors", "machine", "rng"),
+        *("source", "types"),
+    },
     "report": {"checks", "data", "errors", "evaluate", "report", "rng", "train", "types"},
 }
 
