@@ -188,6 +188,9 @@ class _Loader(importlib.abc.SourceLoader):
     def get_filename(self, fullname: str) -> str:
         return str(self._path)
 
+    def path_stats(self, path: str | bytes) -> Any:
+        raise OSError  # no time of change: so bytecode is neither read nor written
+
     def get_data(self, path: str | bytes) -> bytes:
         source = _SOURCES[self._root]
         name = _relative(source, Path(str(path)))
