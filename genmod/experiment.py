@@ -68,7 +68,7 @@ class Experiment(NamedTuple):
       batch_at: `(key, step) -> batch`, as from `data.batches`.
       dataset: the training data; its length and batch_size make an epoch, its fingerprint the
         record.
-      batch_size: number of examples in a batch.
+      batch_size: number of examples in a batch, as `batch_at` has them.
       epochs: where the run ends. Nothing else may depend on it: that lets a finished run go on.
       observe: `(key, state) -> Observation`, at log points during training, always with the same
         key: samples keep their noise from look to look. If None, a grid of samples where `latents`
