@@ -1,5 +1,6 @@
 """A decoder followed by JavaScript makes the pixels that JAX makes."""
 
+import base64
 import functools
 import json
 import shutil
@@ -20,7 +21,11 @@ FOLLOW = """
 const interpreter = require(process.argv[1]);
 const { program, draws } = JSON.parse(require("fs").readFileSync(0));
 const decode = interpreter.decoder(program);
-process.stdout.write(JSON.stringify(draws.map((z) => Array.from(decode(z)))));
+const numbers = new Float32Array(new Uint8Array(Buffer.from(draws, "base64")).buffer);
+for (let i = 0; i < numbers.length; i += program.latentDim) {
+  const pixels = decode(numbers.slice(i, i + program.latentDim));
+  process.stdout.write(Buffer.from(pixels.buffer).toString("base64") + " ");
+}
 """
 
 
@@ -33,15 +38,19 @@ def node():
 
 
 def followed(program, draws):
-    """The pixels that the interpreter makes of draws [N, L], float64 [N, H * W * C]."""
+    """The pixels that the interpreter makes of draws [N, L], float32 [N, H * W * C].
+
+    Draws and pixels are handed over as bytes: JSON has no NaN, no infinity and no negative zero.
+    """
+    numbers = base64.b64encode(np.asarray(draws, "<f4").tobytes()).decode()
     done = subprocess.run(
         [node(), "-e", FOLLOW, INTERPRETER],
-        input=json.dumps({"program": program, "draws": np.asarray(draws).tolist()}),
+        input=json.dumps({"program": program, "draws": numbers}, allow_nan=False),
         capture_output=True,
         text=True,
         check=True,
     )
-    return np.array(json.loads(done.stdout), np.float64)
+    return np.stack([np.frombuffer(base64.b64decode(x), "<f4") for x in done.stdout.split()])
 
 
 def decoder_of(net, dim, scale=1.0):

@@ -6,7 +6,7 @@ down to a few operations: functions of single numbers, matrix products, convolut
 maxima, and `view`, which copies by strides. `assets/interpreter.js` is their other half.
 """
 
-import base64
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from genmod import checks, rng
+from genmod.report import unfolded, weights
+from genmod.report.unfolded import Reference, Unfolded
 from genmod.types import Array
 
 OPERATIONS = {
@@ -26,12 +27,10 @@ OPERATIONS = {
     *("select_n", "clamp", "is_finite"),
 }
 """Functions of single numbers, by the names of JAX's primitives."""
-_SAME = {"copy", "optimization_barrier", "reduce_precision", "reshape", "squeeze", "expand_dims"}
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
-_CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat2": "jaxpr"}
-_CALLS |= {"checkpoint": "jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
-_SHORT_CONSTANTS = 64
-"""Constants of at most so many numbers keep all their bits."""
+_RESHAPED = {"reshape", "squeeze", "expand_dims"}
+_PLACED = {"transpose", "broadcast_in_dim", "slice", "rev", "split", "concatenate", "pad"}
+_OF_WHOLE = {"convert_element_type", "select_n", "max", "min", "clamp"} | _PLACED | _RESHAPED
+"""What may give whole numbers: none of these makes larger ones than it was given."""
 _CLOSE = 2e-4
 """16 bits a weight will do where no pixel of some draws differs by more."""
 _TRIED = 16
@@ -41,15 +40,18 @@ class UnsupportedError(ValueError):
     """A function holds an operation that the browser does not know."""
 
 
-def program(decode: Callable[[Array], Array], latent_dim: int) -> dict[str, Any]:
+def program(
+    decode: Callable[[Array], Array], latent_dim: int, *, tried: Any = None
+) -> dict[str, Any]:
     """Breaks a decoder down, for `assets/interpreter.js`.
 
-    Weights are given in 16 bits where no pixel of some draws from N(0, I) changes by more than
-    2e-4, else in 32.
+    Weights are given in 16 bits where no pixel of what is tried changes by more than 2e-4, else in
+    32.
 
     Args:
       decode: `z [B, L] -> images [B, H, W, C]`, its weights inside; each image of its own z alone.
       latent_dim: L.
+      tried: latents [T, L] for which pixels are compared; some draws from N(0, I) if None.
 
     Returns:
       What JSON can hold: `latentDim` L, `shape` [H, W, C]; `steps`, operations in order, each with
@@ -59,39 +61,59 @@ def program(decode: Callable[[Array], Array], latent_dim: int) -> dict[str, Any]
 
     Raises:
       UnsupportedError: if it holds an operation, or a form of one, that the browser does not know.
-      ValueError: if it does not make images.
+      ValueError: if it does not make images, or `tried` has another shape.
     """
     checks.positive_integer("latent_dim", latent_dim)
-    closed = jax.make_jaxpr(decode)(jax.ShapeDtypeStruct((1, latent_dim), jnp.float32))
-    shapes = [list(aval.shape) for aval in closed.out_avals]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] != 1:
-        raise ValueError(f"decode must return images [B, H, W, C], got the shapes {shapes} for B=1")
-    rounded = [_rounded(value) for value in closed.consts]
-    short = _close(closed, rounded, latent_dim)
-    writer = _Writer()
-    (image,) = writer.walk(
-        closed.jaxpr, rounded if short else closed.consts, [_Value(0, (1, latent_dim))]
-    )
-    image = writer.register(image)
+    if tried is None:
+        tried = jax.random.normal(rng.root(0), (_TRIED, latent_dim))
+    tried = jnp.asarray(tried, jnp.float32)
+    if tried.ndim != 2 or tried.shape[1] != latent_dim or not len(tried):
+        raise ValueError(f"tried must have the shape [T, {latent_dim}], got {list(tried.shape)}")
+    with jax.default_matmul_precision("highest"):  # a browser's products are not rounded
+        closed = jax.make_jaxpr(decode)(jax.ShapeDtypeStruct((1, latent_dim), jnp.float32))
+        shapes = [list(aval.shape) for aval in closed.out_avals]
+        if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] != 1:
+            raise ValueError(
+                f"decode must return images [B, H, W, C], got the shapes {shapes} for B=1"
+            )
+        function = unfolded.unfold(closed)
+        writer = _Writer()
+        image = writer.write(function, latent_dim)
+        level = _level(function, tried)
     return {
         "latentDim": latent_dim,
         "shape": shapes[0][1:],
         "steps": writer.steps,
         "result": image.number,
-        "constants": {str(n): _as_text(v, short) for n, v in writer.constants.items()},
+        "constants": {str(n): weights.as_text(v, level) for n, v in writer.constants.items()},
     }
 
 
-def _close(exact: ClosedJaxpr, rounded: Sequence[Any], latent_dim: int) -> bool:
-    """Whether rounded constants make the same pixels of some draws."""
-    draws = jax.random.normal(rng.root(0), (_TRIED, 1, latent_dim))
+def _level(function: Unfolded, tried: Array) -> int | None:
+    """The first of `weights.LEVELS` with which pixels stay as they are.
+
+    The constants that are compared are those that are written: each is rounded after all that is
+    computed of weights alone, and before anything that is computed of latents.
+    """
+    exact = unfolded.constants(function)
 
     @jax.jit
-    def pixels(consts: Sequence[Any]) -> Array:
-        (images,) = jax.lax.map(jaxpr_as_fun(ClosedJaxpr(exact.jaxpr, consts)), draws)
-        return images
+    def pixels(constants: Sequence[Any]) -> Array:
+        evaluate = functools.partial(unfolded.evaluate, function, given=constants)
+        return jax.lax.map(evaluate, tried[:, None])
 
-    return bool(jnp.abs(pixels(exact.consts) - pixels(rounded)).max() <= _CLOSE)
+    wanted = pixels(exact)
+    for level in weights.LEVELS[:-1]:
+        rounded = [_as_given(weights.written(value, level), value) for value in exact]
+        # What is not a number is close to nothing: then all bits are kept.
+        if bool(jnp.abs(pixels(rounded) - wanted).max() <= _CLOSE):
+            return level
+    return weights.LEVELS[-1]
+
+
+def _as_given(values: np.ndarray, given: Any) -> Any:
+    """What was written of a constant, where the constant stood."""
+    return given if np.asarray(given).dtype != np.float32 else values
 
 
 class _Value(NamedTuple):
@@ -110,31 +132,30 @@ class _Writer:
         self._numbers = itertools.count(1)  # 0 is z
         self._known: dict[int, tuple[Any, _Value]] = {}
 
-    def walk(self, jaxpr: Jaxpr, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
-        """Follows a function; values are arrays where they are known, else `_Value`."""
-        found: dict[Any, Any] = {
-            **dict(zip(jaxpr.constvars, consts, strict=True)),
-            **dict(zip(jaxpr.invars, given, strict=True)),
-        }
+    def write(self, function: Unfolded, latent_dim: int) -> _Value:
+        """Writes a function of z [1, L] down; what it returns is the number of its result."""
+        found: dict[int, _Value] = {0: _Value(0, (1, latent_dim))}
 
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, Literal) else found[atom]
+        def read(value: Any) -> Any:
+            return found[value.number] if isinstance(value, Reference) else value
 
-        for equation in jaxpr.eqns:
-            values = [read(atom) for atom in equation.invars]
-            if any(isinstance(value, _Value) for value in values):
-                outputs = self._equation(equation, values)
-            else:
-                outputs = _computed(jaxpr, equation, values)
-            found.update(zip(equation.outvars, outputs, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
+        for operation in function.operations:
+            outputs = self._operation(operation.equation, [read(one) for one in operation.given])
+            numbers = (one.number for one in operation.outputs)
+            found.update(zip(numbers, outputs, strict=True))
+        return self.register(read(function.result))
 
     def register(self, value: Any) -> _Value:
         """A value as the browser has it; known arrays become constants."""
         if isinstance(value, _Value):
             return value
         if id(value) not in self._known:
-            array = np.asarray(value, np.float32)
+            array = np.asarray(value)
+            whole = np.issubdtype(array.dtype, np.integer)
+            if whole and array.size and np.abs(array.astype(np.float64)).max() > weights.MOST_WHOLE:
+                raise UnsupportedError(
+                    f"whole numbers above {weights.MOST_WHOLE:,} are not known in the browser"
+                )
             number = next(self._numbers)
             self.constants[number] = array.ravel()
             self._known[id(value)] = value, _Value(number, array.shape)  # kept: ids are not reused
@@ -149,26 +170,22 @@ class _Writer:
         self.steps.append({"f": name, "a": numbers, "out": out, "n": size, **more})
         return _Value(out, tuple(int(side) for side in shape))
 
-    def _equation(self, equation: Any, given: list[Any]) -> list[Any]:
-        name, options = equation.primitive.name, equation.params
+    def _operation(self, equation: Any, given: list[Any]) -> list[_Value]:
+        name = equation.primitive.name
         shapes = [variable.aval.shape for variable in equation.outvars]
-        if name == "cond" and options.get("branches_platforms"):
-            # `lax.platform_dependent`: the one that is for no platform in particular.
-            platforms = list(options["branches_platforms"])
-            branch = options["branches"][platforms.index(None)]
-            return self.walk(branch.jaxpr, branch.consts, given[1:])
-        if name in _CALLS:
-            inner = options[_CALLS[name]]
-            closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-            return self.walk(closed.jaxpr, closed.consts, given)
-        if name in _SAME:
-            return [self.register(value)._replace(shape=s) for value, s in zip(given, shapes)]  # noqa: B905
-        rule = getattr(self, f"_{name}", None)
+        for variable in equation.outvars:
+            _refuse_type(name, variable.aval.dtype)
+        if name in _RESHAPED:
+            return [self.register(given[0])._replace(shape=shapes[0])]
+        rule = getattr(self, f"_rule_{name}", None)
         if rule is not None:
             return rule(equation, given, shapes[0])
         if name not in OPERATIONS:
             raise UnsupportedError(f"the operation {name!r} is not known in the browser")
-        return [self._emit(name, [self._spread(value, shapes[0]) for value in given], shapes[0])]
+        return [self._elementwise(name, given, shapes[0])]
+
+    def _elementwise(self, name: str, given: Sequence[Any], shape: Sequence[int]) -> _Value:
+        return self._emit(name, [self._spread(value, shape) for value in given], shape)
 
     def _spread(self, value: Any, shape: Sequence[int]) -> _Value:
         """A value in the shape of what is computed of it, where it is more than one number."""
@@ -199,22 +216,41 @@ class _Writer:
         strides = _strides(kept.shape)
         return self._view(kept, [kept.shape[i] for i in order], [strides[i] for i in order])
 
-    def _convert_element_type(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
-        whole = jnp.issubdtype(equation.params["new_dtype"], jnp.integer)
-        if whole and jnp.issubdtype(equation.invars[0].aval.dtype, jnp.floating):
+    def _rule_convert_element_type(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+        old, new = equation.invars[0].aval.dtype, equation.params["new_dtype"]
+        if new == old or new == np.float32:
+            return [self.register(given[0])]
+        if new == np.bool_:  # NaN is true, too
+            return [self._elementwise("ne", [given[0], np.float32(0)], shape)]
+        if jnp.issubdtype(old, jnp.floating):
             raise UnsupportedError("conversion of z to whole numbers is not known in the browser")
+        if not np.can_cast(old, new) and new.itemsize < 4:
+            raise UnsupportedError(f"conversion of {old} to {new} is not known in the browser")
         return [self.register(given[0])]
 
-    def _add_any(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_reduce_precision(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+        bits = equation.params["exponent_bits"], equation.params["mantissa_bits"]
+        if bits[0] < 8 or bits[1] < 23:
+            raise UnsupportedError(
+                f"numbers with {bits[0]} bits of exponent and {bits[1]} of mantissa are not known "
+                "in the browser"
+            )
+        return [self.register(given[0])]
+
+    def _rule_round(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+        to_even = equation.params["rounding_method"] == jax.lax.RoundingMethod.TO_NEAREST_EVEN
+        return [self._elementwise("round" if to_even else "round_away", given, shape)]
+
+    def _rule_add_any(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         return [self._emit("add", given, shape)]  # its shapes are always the same
 
-    def _integer_pow(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_integer_pow(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         return [self._emit("pow", [*given, np.float32(equation.params["y"])], shape)]
 
-    def _transpose(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_transpose(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         return [self._transposed(given[0], equation.params["permutation"])]
 
-    def _broadcast_in_dim(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_broadcast_in_dim(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         kept = self.register(given[0])
         strides = [0] * len(shape)
         own = _strides(kept.shape)
@@ -222,7 +258,7 @@ class _Writer:
             strides[target] = own[axis] if kept.shape[axis] != 1 else 0
         return [self._view(kept, shape, strides)]
 
-    def _slice(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_slice(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         kept = self.register(given[0])
         own = _strides(kept.shape)
         steps = equation.params["strides"] or (1,) * len(own)
@@ -231,14 +267,14 @@ class _Writer:
         strides = [stride * step for stride, step in zip(own, steps, strict=True)]
         return [self._view(kept, shape, strides, offset)]
 
-    def _rev(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_rev(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         strides, axes = list(_strides(shape)), equation.params["dimensions"]
         offset = sum((shape[axis] - 1) * strides[axis] for axis in axes)
         for axis in axes:
             strides[axis] *= -1
         return [self._view(given[0], shape, strides, offset)]
 
-    def _split(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_split(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         kept = self.register(given[0])
         axis, own = equation.params["axis"], _strides(kept.shape)
         starts = np.cumsum([0, *equation.params["sizes"]])[:-1]
@@ -263,14 +299,14 @@ class _Writer:
             )
         return value
 
-    def _concatenate(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_concatenate(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         axis, own = equation.params["dimension"], _strides(shape)
         sides = [self.register(value).shape[axis] for value in given]
         starts = np.cumsum([0, *sides])[:-1]
         pieces = [(v, own, start * own[axis]) for v, start in zip(given, starts, strict=True)]
         return [self._placed(pieces, np.float32(0), shape)]
 
-    def _pad(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_pad(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         configuration = equation.params["padding_config"]
         if any(low < 0 or high < 0 for low, high, _ in configuration):
             raise UnsupportedError("padding by less than nothing is not known in the browser")
@@ -282,7 +318,7 @@ class _Writer:
         ]
         return [self._placed([(given[0], strides, offset)], given[1], shape)]
 
-    def _dot_general(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_dot_general(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         (left_axes, right_axes), (left_batch, right_batch) = equation.params["dimension_numbers"]
         if left_batch or right_batch:
             raise UnsupportedError("products of batches of matrices are not known in the browser")
@@ -293,7 +329,13 @@ class _Writer:
         inner = int(np.prod([sides[0][axis] for axis in left_axes]))
         left = self._transposed(left, [*rows, *left_axes])
         right = self._transposed(right, [*right_axes, *columns])
-        return [self._emit("matmul", [left, right], shape, k=inner)]
+        finite = self._is_finite(right)
+        return [self._emit("matmul", [left, right], shape, k=inner, finite=finite)]
+
+    def _is_finite(self, value: _Value) -> bool:
+        """Whether it is known that zero times each of its numbers is zero."""
+        known = self.constants.get(value.number)
+        return known is not None and bool(np.isfinite(known.astype(np.float32)).all())
 
     def _reduce(self, name: str, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         kept, axes = self.register(given[0]), equation.params["axes"]
@@ -301,13 +343,13 @@ class _Writer:
         k = int(np.prod([kept.shape[axis] for axis in axes]))
         return [self._emit(name, [self._transposed(kept, [*rest, *axes])], shape, k=k)]
 
-    def _reduce_sum(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_reduce_sum(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         return self._reduce("sum", equation, given, shape)
 
-    def _reduce_max(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_reduce_max(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         return self._reduce("maximum", equation, given, shape)
 
-    def _conv_general_dilated(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
+    def _rule_conv_general_dilated(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         options = equation.params
         numbers = options["dimension_numbers"]
         groups = options["feature_group_count"], options["batch_group_count"]
@@ -331,47 +373,19 @@ class _Writer:
             stride=[int(step) for step in options["window_strides"]],
             dilation=[int(step) for step in options["lhs_dilation"]],
             before=[int(low) for low, _ in options["padding"]],
+            finite=self._is_finite(kernel),
         )
         return [self._transposed(result, np.argsort([batch, *sides, channels]).tolist())]
 
 
-def _computed(jaxpr: Jaxpr, equation: Any, values: Sequence[Any]) -> list[Any]:
-    """The results of an operation on what is known."""
-    given = {
-        atom: value
-        for atom, value in zip(equation.invars, values, strict=True)
-        if not isinstance(atom, Literal)
-    }
-    alone = jaxpr.replace(
-        constvars=[],
-        invars=list(given),
-        eqns=[equation],
-        outvars=equation.outvars,
-    )
-    return list(jaxpr_as_fun(ClosedJaxpr(alone, ()))(*given.values()))
+def _refuse_type(name: str, dtype: Any) -> None:
+    """Refuses results that the browser's numbers, float32, do not stand for."""
+    if dtype in (np.float32, np.bool_):
+        return
+    if jnp.issubdtype(dtype, jnp.integer) and name in _OF_WHOLE:
+        return
+    raise UnsupportedError(f"the operation {name!r} on {dtype} is not known in the browser")
 
 
 def _strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
-
-
-def _rounded(value: Any) -> Any:
-    """What 16 bits keep of a weight."""
-    values = np.asarray(value)
-    if values.size <= _SHORT_CONSTANTS or not np.issubdtype(values.dtype, np.floating):
-        return value
-    scale = _scale(values)
-    return jnp.asarray(np.round(values / scale) * scale, values.dtype)
-
-
-def _scale(values: np.ndarray) -> np.float32:
-    largest = max(float(np.abs(values).max()), float(np.finfo(np.float32).tiny))
-    return np.float32(largest / 32767)
-
-
-def _as_text(values: np.ndarray, short: bool) -> dict[str, Any]:
-    if not short or values.size <= _SHORT_CONSTANTS:
-        return {"f32": base64.b64encode(values.astype("<f4").tobytes()).decode()}
-    scale = _scale(values)
-    whole = np.round(values / scale).astype("<i2")
-    return {"i16": base64.b64encode(whole.tobytes()).decode(), "scale": float(scale)}

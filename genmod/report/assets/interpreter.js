@@ -2,13 +2,35 @@
 "use strict";
 
 const genmodInterpreter = (() => {
-  const ERF = [0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429];
+  // By its power series, for |x| < 2.
+  function erfNearZero(x) {
+    let [term, total] = [x, x];
+    for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(total); n++) {
+      term *= (-x * x) / n;
+      total += term / (2 * n + 1);
+    }
+    return (2 / Math.sqrt(Math.PI)) * total;
+  }
 
-  // Abramowitz and Stegun 7.1.26: to 1.5e-7.
+  // 1 - erf(x) by its continued fraction, for x >= 2.
+  function erfcFarOut(x) {
+    let fraction = x;
+    for (let n = 40; n > 0; n--) fraction = x + n / 2 / fraction;
+    return Math.exp(-x * x) / (Math.sqrt(Math.PI) * fraction);
+  }
+
   function erf(x) {
-    const t = 1 / (1 + 0.3275911 * Math.abs(x));
-    const sum = ERF.reduceRight((total, c) => (total + c) * t, 0);
-    return Math.sign(x) * (1 - sum * Math.exp(-x * x));
+    return Math.abs(x) < 2 ? erfNearZero(x) : Math.sign(x) * (1 - erfcFarOut(Math.abs(x)));
+  }
+
+  function erfc(x) {
+    if (x >= 2) return erfcFarOut(x);
+    return x <= -2 ? 2 - erfcFarOut(-x) : 1 - erfNearZero(x);
+  }
+
+  // As C has it: 1 to the power of NaN, and -1 to that of infinity, are 1.
+  function pow(x, y) {
+    return x === 1 || (x === -1 && Math.abs(y) === Infinity) ? 1 : Math.pow(x, y);
   }
 
   // Half to even, as NumPy and XLA round.
@@ -24,7 +46,7 @@ const genmodInterpreter = (() => {
     div: (x, y) => x / y,
     max: (x, y) => Math.max(x, y),
     min: (x, y) => Math.min(x, y),
-    pow: (x, y) => Math.pow(x, y),
+    pow,
     rem: (x, y) => x % y,
     lt: (x, y) => +(x < y),
     le: (x, y) => +(x <= y),
@@ -41,6 +63,7 @@ const genmodInterpreter = (() => {
     floor: Math.floor,
     ceil: Math.ceil,
     round,
+    round_away: (x) => Math.sign(x) * Math.floor(Math.abs(x) + 0.5),
     exp: Math.exp,
     expm1: Math.expm1,
     log: Math.log,
@@ -53,9 +76,9 @@ const genmodInterpreter = (() => {
     tanh: Math.tanh,
     logistic: (x) => 1 / (1 + Math.exp(-x)),
     erf,
-    erfc: (x) => 1 - erf(x),
+    erfc,
     is_finite: (x) => +Number.isFinite(x),
-    select_n: (which, x, y) => (which ? y : x),
+    select_n: (which, ...cases) => cases[which],
     clamp: (low, x, high) => Math.min(Math.max(x, low), high),
   };
 
@@ -83,7 +106,8 @@ const genmodInterpreter = (() => {
       out.set(x);
       places(step, (place, i) => (out[place] = piece[i]));
     },
-    matmul({ k }, out, [x, y]) {
+    // Where all of y is finite, zeros add nothing: half of what a rectifier lets through.
+    matmul({ k, finite }, out, [x, y]) {
       const rows = x.length / k;
       const columns = y.length / k;
       const total = new Float64Array(columns);
@@ -91,7 +115,7 @@ const genmodInterpreter = (() => {
         total.fill(0);
         for (let i = 0; i < k; i++) {
           const factor = x[row * k + i];
-          if (factor === 0) continue; // half of what a rectifier lets through
+          if (factor === 0 && finite) continue;
           const start = i * columns;
           for (let j = 0; j < columns; j++) total[j] += factor * y[start + j];
         }
@@ -119,19 +143,23 @@ const genmodInterpreter = (() => {
       const [stepDown, stepRight] = step.stride;
       const [gapDown, gapRight] = step.dilation;
       const total = new Float64Array(depth);
+      // The first number of a pixel; -1 in the padding, and between what is dilated.
+      const pixel = (down, right) => {
+        if (down < 0 || down % gapDown || down / gapDown >= height) return -1;
+        if (right < 0 || right % gapRight || right / gapRight >= width) return -1;
+        return ((down / gapDown) * width + right / gapRight) * channels;
+      };
       for (let row = 0; row < rows; row++) {
         for (let column = 0; column < columns; column++) {
           total.fill(0);
           for (let i = 0; i < tall; i++) {
-            const down = row * stepDown - step.before[0] + i;
-            if (down < 0 || down % gapDown || down / gapDown >= height) continue;
             for (let j = 0; j < broad; j++) {
-              const right = column * stepRight - step.before[1] + j;
-              if (right < 0 || right % gapRight || right / gapRight >= width) continue;
-              const pixel = ((down / gapDown) * width + right / gapRight) * channels;
+              const down = row * stepDown - step.before[0] + i;
+              const place = pixel(down, column * stepRight - step.before[1] + j);
+              if (place < 0 && step.finite) continue;
               for (let c = 0; c < channels; c++) {
-                const factor = x[pixel + c];
-                if (factor === 0) continue;
+                const factor = place < 0 ? 0 : x[place + c];
+                if (factor === 0 && step.finite) continue;
                 const start = ((i * broad + j) * channels + c) * depth;
                 for (let d = 0; d < depth; d++) total[d] += factor * kernel[start + d];
               }
@@ -146,12 +174,13 @@ const genmodInterpreter = (() => {
   function elementwise(step, out, given) {
     const f = ELEMENTWISE[step.f];
     const [x, y, z] = given;
-    const [dx, dy, dz] = given.map((values) => (values.length === 1 ? 0 : 1));
+    const strides = given.map((values) => (values.length === 1 ? 0 : 1));
+    const [dx, dy, dz] = strides;
     if (given.length === 1) for (let i = 0; i < out.length; i++) out[i] = f(x[i * dx]);
-    if (given.length === 2) for (let i = 0; i < out.length; i++) out[i] = f(x[i * dx], y[i * dy]);
-    if (given.length === 3) {
+    else if (given.length === 2) for (let i = 0; i < out.length; i++) out[i] = f(x[i * dx], y[i * dy]);
+    else if (given.length === 3) {
       for (let i = 0; i < out.length; i++) out[i] = f(x[i * dx], y[i * dy], z[i * dz]);
-    }
+    } else for (let i = 0; i < out.length; i++) out[i] = f(...given.map((v, k) => v[i * strides[k]]));
   }
 
   function bytes(text) {
