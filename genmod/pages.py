@@ -1,16 +1,22 @@
 """Gathers what the report page says of runs, from their folders.
 
 What stands in a folder is always shown. Where the run can also be built again and its checkpoint
-restored, its latent space can be walked in; where it cannot, a note says why.
+restored, its latent space can be walked in; where it cannot, a note says why. A run that cannot be
+read is named, and the others are shown.
 """
 
+import contextlib
 import functools
 import json
+import math
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+import string
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,7 +32,8 @@ _LEVELS = ((24, True), (8, True), (3, True), (3, False))
 """How many pictures over time, and whether explorers, a page is made of."""
 _CODES = 3000
 """So many codes are on the map."""
-_DRAWN_HERE = ("curves", "game", "latents")
+_TRIED = 16
+"""At so many codes are a decoder's pixels compared with those of the browser's weights."""
 _TIMINGS = ("examples_per_s",)
 _NO_METRICS = {"step", "epoch", "seeds"}
 
@@ -63,13 +70,41 @@ def gather(path: str | Path) -> Gathered:
       ValueError: if it is not that of a run, or damaged.
     """
     folder = record.Folder(Path(path))
-    return Gathered(
-        Path(path),
-        folder,
-        record.read(folder),
-        record.read_metrics(folder),
-        record.read_evaluation(folder),
+    recorded = record.read(folder)
+    seeds = recorded.get("seeds", 1)
+    rows = [_numbers(row, seeds, folder.metrics) for row in record.read_metrics(folder)]
+    evaluation = _numbers(record.read_evaluation(folder), seeds, folder.evaluation)
+    return Gathered(Path(path), folder, recorded, rows, evaluation)
+
+
+def _numbers(values: Any, seeds: int, file: Path) -> dict[str, Any]:
+    """A log point or an evaluation, with NaN and infinity as numbers however they are written."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{file} is damaged: expected numbers by name, got {values!r}")
+    found = {n: _number(v, f"{file}: {n}") for n, v in values.items() if n != "seeds"}
+    if "seeds" not in values:
+        return found
+    own = values["seeds"]
+    whole = isinstance(own, Mapping) and all(
+        isinstance(of_runs, list) and len(of_runs) == seeds for of_runs in own.values()
     )
+    if not whole:
+        raise ValueError(f"{file} is damaged: expected {seeds} numbers of each name in seeds")
+    found["seeds"] = {n: [_number(v, f"{file}: {n}") for v in runs] for n, runs in own.items()}
+    return found
+
+
+def _number(value: Any, place: str) -> float:
+    """A number as a log may hold it: null for what is none, or the name of what is not finite."""
+    if value is None:
+        return math.nan
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            if not math.isfinite(number := float(value)):
+                return number
+    elif isinstance(value, int | float):
+        return value
+    raise ValueError(f"{place} is damaged: expected a number, got {value!r}")
 
 
 def below(path: str | Path) -> list[Path]:
@@ -99,15 +134,18 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
       ValueError: if a folder holds no run, or the page cannot be as small as that.
       MissingError: if Jinja2 is not installed.
     """
-    runs = _gathered([run for path in paths for run in below(path)])
-    explorers = [_explorer(run) for run in runs]
-    comparison = _comparison(runs) if len(runs) > 1 else None
+    runs, left_out = _gathered([run for path in paths for run in below(path)])
+    shown = _Shown(runs)
     size = 0
     for frames, with_explorers in _LEVELS:
-        sheets = _sheets(runs, explorers, frames, with_explorers)
-        html = page.page(sheets, comparison)
+        sheets, failed = _sheets(shown, frames, with_explorers)
+        if not sheets:
+            raise ValueError(failed[0])
+        html = page.page(sheets, shown.comparison, [*left_out, *failed, *shown.notes])
         size = len(html.encode())
         if size <= most_bytes:
+            _say([*left_out, *failed, *shown.notes])
+            _say(f"{one.name}: {note}" for one in sheets for note in one.notes)
             return html
     raise ValueError(
         f"the page of {len(runs)} runs would have {size:,} bytes; "
@@ -115,49 +153,117 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
     )
 
 
-def _gathered(paths: Sequence[Path]) -> list[Gathered]:
-    """All that can be read; what cannot is said, unless there is nothing else."""
+def _say(notes: Iterable[str]) -> None:
+    """Tells the person at the terminal what the page says, too."""
+    for note in notes:
+        print(f"note: {page.text(note)}", file=sys.stderr, flush=True)
+
+
+def _in_words(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _gathered(paths: Sequence[Path]) -> tuple[list[Gathered], list[str]]:
+    """All runs that can be read, and what to say of the others.
+
+    Raises:
+      ValueError: if there is nothing else.
+    """
     found, failed = [], []
     for path in paths:
         try:
             found.append(gather(path))
-        except ValueError as error:
-            failed.append(error)
-    if not found and failed:
-        raise failed[0]
-    runner.say([f"a run is left out: {error}" for error in failed])
-    return found
+        except (ValueError, OSError) as error:
+            failed.append(f"{path} is left out: {_in_words(error)}")
+            if len(paths) == 1:
+                raise
+    if not found:
+        raise ValueError(f"none of {len(paths)} runs can be read; the first: {failed[0]}")
+    return found, failed
 
 
-def _sheets(
-    runs: Sequence[Gathered],
-    found: Sequence[tuple[page.Explorer | None, list[str]]],
-    frames: int,
-    explorers: bool,
-) -> list[page.Sheet]:
-    sheets = []
-    for run, (explorer, notes) in zip(runs, found, strict=True):
-        if explorer is not None and not explorers:
-            explorer, notes = None, ["The page would be too large with an explorer."]
-        sheets.append(_sheet(run, explorer, notes, frames))
-    return sheets
+class _Pictures:
+    """Reads pictures as a page holds them, each of them once."""
+
+    def __init__(self):
+        self._found: dict[Path, tuple[str, bool] | None] = {}
+
+    def source(self, path: Path) -> tuple[str, bool] | None:
+        """A picture, and whether it is a small grid of pixels; None if it cannot be read."""
+        if path not in self._found:
+            try:
+                with Image.open(path) as image:
+                    self._found[path] = page.source_of(image)
+            except Exception:  # Pillow raises what it likes
+                self._found[path] = None
+        return self._found[path]
+
+    def unreadable(self, folder: Path) -> list[Path]:
+        """Those below a folder that could not be read."""
+        return [p for p, one in self._found.items() if one is None and p.is_relative_to(folder)]
 
 
-def _sheet(
-    run: Gathered, explorer: page.Explorer | None, notes: Sequence[str], frames: int
-) -> page.Sheet:
+class _Shown:
+    """What a page shows of runs whatever its size: all that takes time, done once."""
+
+    def __init__(self, runs: Sequence[Gathered]):
+        self.runs = runs
+        self.pictures = _Pictures()
+        self.notes: list[str] = []
+        self.curves = [self._drawn(run) for run in runs]
+        self.explorers = [_explorer(run) for run in runs]
+        self.comparison = None
+        if len(runs) > 1:
+            try:
+                self.comparison = _comparison(runs, self.pictures)
+            # Each for itself is still right.
+            except Exception as error:
+                self.notes.append(f"The runs cannot be shown side by side ({_in_words(error)}).")
+
+    def _drawn(self, run: Gathered) -> tuple[str | None, list[str]]:
+        """The log of a run, drawn; and why it is not."""
+        if not run.rows:
+            return None, ["This run has not logged anything yet."]
+        try:
+            draw = report.game if report.is_game(run.rows) else report.curves
+            return page.svg(draw(run.rows)), []
+        except Exception as error:
+            return None, [f"There are no curves ({_in_words(error)})."]
+
+
+def _sheets(shown: _Shown, frames: int, explorers: bool) -> tuple[list[page.Sheet], list[str]]:
+    """What a page says of each run; and of which it cannot, and why."""
+    sheets, failed = [], []
+    for place, run in enumerate(shown.runs):
+        try:
+            sheets.append(_sheet(shown, place, frames, explorers))
+        except Exception as error:
+            failed.append(f"{run.path} is left out: {_in_words(error)}")
+    return sheets, failed
+
+
+def _sheet(shown: _Shown, place: int, frames: int, with_explorer: bool) -> page.Sheet:
+    run = shown.runs[place]
     recorded = run.recorded
+    explorer, notes = shown.explorers[place]
+    if explorer is not None and not with_explorer:
+        explorer, notes = None, ["The page would be too large with an explorer."]
+    curves, why_none = shown.curves[place]
     parts = (recorded.get(part, {}) for part in ("versions", "device", "settings"))
     versions = {name: value for part in parts for name, value in part.items()}
-    curves = report.game if report.is_game(run.rows) else report.curves
     last = run.rows[-1] if run.rows else {}
+    over_time = _frames(run.folder, frames, shown.pictures)
+    drawn_here = {"curves", "game"} if curves else set()
+    drawn_here |= {"latents"} if explorer is not None and explorer.plane is not None else set()
+    stills = _stills(run, shown.pictures, drawn_here)
+    unreadable = shown.pictures.unreadable(run.folder.path)
     return page.Sheet(
         name=str(run.path),
         facts=_facts(run),
-        curves=curves(run.rows) if run.rows else None,
+        curves=curves,
         explorer=explorer,
-        frames=_frames(run.folder, frames),
-        stills=_stills(run),
+        frames=over_time,
+        stills=stills,
         evaluation={
             **{f"{n} (last log point)": v for n, v in record.readable(record.losses(last)).items()},
             **record.readable(run.evaluation),
@@ -165,13 +271,17 @@ def _sheet(
         config=recorded["config"],
         versions={n: value for n, value in versions.items() if value not in ("", None)},
         repeat=_repeat(run),
-        notes=[*notes, *([] if run.rows else ["This run has not logged anything yet."])],
+        notes=[
+            *notes,
+            *why_none,
+            *(f"{p.relative_to(run.folder.path)} is no picture that opens." for p in unreadable),
+        ],
     )
 
 
 def _facts(run: Gathered) -> dict[str, str]:
     recorded, config, seeds = run.recorded, run.recorded["config"], run.seeds
-    last = run.rows[-1] if run.rows else {"epoch": 0}
+    last = run.rows[-1] if run.rows else {}
     device = recorded.get("device", {})
     speed = last.get("examples_per_s")
     return {
@@ -183,14 +293,18 @@ def _facts(run: Gathered) -> dict[str, str]:
         **record.readable(record.losses(last)),
         "begun": recorded["created"][:16].replace("T", " "),
         "device": f"{device.get('kind', '?')}, {device.get('cores', '?')} cores",
-        **({} if speed is None else {"speed": f"{speed:,.0f} examples/s"}),
+        **(
+            {}
+            if speed is None or not math.isfinite(speed)
+            else {"speed": f"{speed:,.0f} examples/s"}
+        ),
         "data": recorded["data"].removeprefix("sha256:")[:12],
     }
 
 
 def _repeat(run: Gathered) -> list[tuple[str, str]]:
     versions = run.recorded.get("versions", {})
-    path = shlex.quote(str(run.path))
+    path = _quoted(str(run.path))
     needed = [n for n in ("jax", "flax", "optax", "orbax-checkpoint", "numpy") if n in versions]
     pinned = " ".join(f"{name}=={versions[name]}" for name in needed)
     return [
@@ -204,71 +318,160 @@ def _repeat(run: Gathered) -> list[tuple[str, str]]:
     ]
 
 
-def _frames(folder: record.Folder, most: int) -> list[page.Frames]:
+def _quoted(path: str) -> str:
+    """A path for a shell; one with bytes that are no text as bash reads it."""
+    if page.text(path) == path:
+        return shlex.quote(path)
+    plain = set(string.ascii_letters + string.digits + "/._- ")
+    return (
+        "$'"
+        + "".join(
+            chr(byte) if chr(byte) in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)
+        )
+        + "'"
+    )
+
+
+def _frames(folder: record.Folder, most: int, pictures: _Pictures) -> list[page.Frames]:
     """Pictures that were drawn over training, thinned out."""
     found = []
     for place in sorted(path for path in folder.pictures.glob("*") if path.is_dir()):
-        files = sorted(place.glob("step-*.png"))
-        if not files:
-            continue
-        chosen = sorted({round(i) for i in np.linspace(0, len(files) - 1, min(most, len(files)))})
-        sources = [_source(files[i]) for i in chosen]
-        captions = [f"step {int(files[i].stem.removeprefix('step-')):,}" for i in chosen]
-        pixelated = all(small for _, small in sources)
-        found.append(page.Frames(place.name, captions, [text for text, _ in sources], pixelated))
+        files = _by_step(place)
+        steps = list(files)
+        chosen = {round(i) for i in np.linspace(0, len(steps) - 1, min(most, len(steps)))}
+        read = {steps[i]: pictures.source(files[steps[i]]) for i in sorted(chosen)}
+        sources = {step: source for step, source in read.items() if source is not None}
+        if sources:
+            captions = [f"step {step:,}" for step in sources]
+            texts = [text for text, _ in sources.values()]
+            pixelated = all(small for _, small in sources.values())
+            found.append(page.Frames(place.name, captions, texts, pixelated))
     return found
 
 
-def _stills(run: Gathered) -> dict[str, tuple[str, bool]]:
-    """Pictures of the end; of several seeds, those of the first."""
+def _by_step(place: Path) -> dict[int, Path]:
+    """The pictures of looks in a folder, by step, in order."""
+    names = {path: path.stem.removeprefix("step-") for path in place.glob("step-*.png")}
+    return dict(sorted((int(name), path) for path, name in names.items() if name.isdecimal()))
+
+
+def _stills(
+    run: Gathered, pictures: _Pictures, drawn_here: Collection[str]
+) -> dict[str, tuple[str, bool]]:
+    """Pictures of the end, but those that the page draws; of several seeds, those of the first."""
     places = [run.folder.pictures, run.folder.pictures / f"seed-{run.seeds[0]}"]
     return {
-        path.stem: _source(path)
+        path.stem: source
         for place in places
         for path in sorted(place.glob("*.png"))
-        if path.stem not in _DRAWN_HERE
+        if path.stem not in drawn_here and (source := pictures.source(path)) is not None
     }
-
-
-def _source(path: Path) -> tuple[str, bool]:
-    with Image.open(path) as image:
-        return page.source_of(image)
 
 
 def _explorer(run: Gathered) -> tuple[page.Explorer | None, list[str]]:
     """The latent space of a run, of several seeds that of the first; and why there is none."""
     try:
         built, state = runner.trained(run.path)
+        if built.latents is None:
+            return None, []
+        return _walked(run, built, rng.stream(rng.root(run.seeds[0]), "figures"), state)
     # Its experiment file may raise anything: the data are gone, or genmod is another one.
     except Exception as error:
-        said = str(error).partition("\n")[0]
+        said = _in_words(error)
         return None, [f"There is no explorer: the run cannot be opened ({said})."]
-    if built.latents is None:
-        return None, []
-    return _walked(built, rng.stream(rng.root(run.seeds[0]), "figures"), state)
 
 
-def _walked(built: Experiment, key: jax.Array, state: Any) -> tuple[page.Explorer, list[str]]:
+class _Codes(NamedTuple):
+    """Where images lie in a latent space.
+
+    Attributes:
+      codes: float64 [N, L].
+      labels: the classes of the images, [N].
+      caption: which images they are.
+      note: why there are none, or not all; empty if they are.
+      are_wrong: whether there should be some, but are none that are the run's.
+    """
+
+    codes: np.ndarray
+    labels: np.ndarray
+    caption: str = ""
+    note: str = ""
+    are_wrong: bool = False
+
+
+def _codes(run: Gathered, built: Experiment, state: Any) -> _Codes:
+    """The codes of test images, where the data are still those of the run."""
+    latents, test = built.latents, built.test
+    assert latents is not None
+    none = _Codes(np.zeros((0, latents.dim)), np.zeros(0, int))
+    if latents.encode is None or test is None:
+        return none
+    if changed := _changed(run, built):
+        return none._replace(note=f"There is no map: {changed}.", are_wrong=True)
+    # Evenly from all of them: those of a class may lie side by side.
+    num = len(test.images)
+    places = np.unique(np.linspace(0, num - 1, min(num, _CODES)).round().astype(int))
+    try:
+        images = np.asarray(test.images[places], np.float32) / 255
+        codes = np.asarray(jax.jit(functools.partial(latents.encode, state))(images), np.float64)
+    except Exception as error:
+        note = f"There is no map: its codes cannot be computed ({_in_words(error)})."
+        return none._replace(note=note, are_wrong=True)
+    finite = np.isfinite(codes).all(axis=1)
+    lost = int((~finite).sum())
+    return _Codes(
+        codes[finite],
+        np.asarray(test.labels)[places][finite],
+        f"{len(places):,} of {num:,} test images",
+        f"{lost:,} of {len(codes):,} codes are not finite and not on the map." if lost else "",
+    )
+
+
+def _changed(run: Gathered, built: Experiment) -> str:
+    """What tells that data are not those of the run; empty if nothing does."""
+    recorded = {"training": run.recorded["data"], "test": run.recorded.get("test_data")}
+    loaded = {"training": built.dataset, "test": built.test}
+    for part, before in recorded.items():
+        now = None if loaded[part] is None else loaded[part].fingerprint
+        if before is not None and now != before:
+            return (
+                f"the {part} data are not those of the run (their fingerprint is {_short(now)}, "
+                f"the record's {_short(before)})"
+            )
+    return ""
+
+
+def _short(fingerprint: str | None) -> str:
+    return "none" if fingerprint is None else fingerprint.removeprefix("sha256:")[:12]
+
+
+def _walked(
+    run: Gathered, built: Experiment, key: jax.Array, state: Any
+) -> tuple[page.Explorer | None, list[str]]:
     latents = built.latents
     assert latents is not None
-    program, notes = None, []
-    try:
-        program = programs.program(latents.decoder(key, state), latents.dim)
-    except programs.UnsupportedError as error:
-        notes = [f"There are no sliders: {error}."]
-    codes, labels = np.zeros((0, latents.dim)), np.zeros(0, int)
-    if latents.encode is not None and built.test is not None:
-        shown = np.asarray(built.test.images[:_CODES], np.float32) / 255
-        encode = jax.jit(functools.partial(latents.encode, state))
-        codes = np.asarray(encode(shown), np.float64)
-        finite = np.isfinite(codes).all(axis=1)
-        codes, labels = codes[finite], built.test.labels[:_CODES][finite]
-    centre = np.zeros(latents.dim) if latents.normal or not len(codes) else codes.mean(0)
-    start = codes[0] if len(codes) else np.asarray(jax.random.normal(key, (latents.dim,)))
+    found = _codes(run, built, state)
+    codes, notes = found.codes, [found.note] * bool(found.note)
+    if not len(codes) and not latents.normal:
+        why = "no codes tell where in its latent space images lie"
+        return None, [*notes, f"There is no explorer: {why}."]
+    draws = np.asarray(jax.random.normal(key, (_TRIED, latents.dim)), np.float64)
+    centre = np.zeros(latents.dim) if latents.normal else codes.mean(0)
+    start = codes[0] if len(codes) else draws[0]
     far = np.abs(codes - centre).max(0) if len(codes) else np.zeros(latents.dim)
     spread = codes.std(0) if len(codes) else np.zeros(latents.dim)
+    # A dimension in which all codes are alike still has a slider to be moved.
+    reach = np.maximum(far, 3.0 if latents.normal else 1e-3 * max(far.max(), 1e-6))
+    tried = [codes[:_TRIED], centre[None] + reach, centre[None] - reach]
+    program = None
+    try:
+        decode = latents.decoder(key, state)
+        tried += [draws] * latents.normal
+        program = programs.program(decode, latents.dim, tried=np.concatenate(tried))
+    except programs.UnsupportedError as error:
+        notes.append(f"There are no sliders: {error}.")
     plane = None
-    if latents.dim >= 2:
+    if latents.dim >= 2 and not found.are_wrong:
         axes = (
             report.latent_axes(codes)
             if len(codes)
@@ -279,13 +482,15 @@ def _walked(built: Experiment, key: jax.Array, state: Any) -> tuple[page.Explore
     explorer = page.Explorer(
         program=program,
         order=np.argsort(-spread, kind="stable").tolist(),
-        reach=np.maximum(far, 3.0 if latents.normal else 1e-3).tolist(),
+        reach=reach.tolist(),
         centre=centre.tolist(),
         start=start.tolist(),
         normal=latents.normal,
         plane=plane,
         points=codes if plane else np.zeros((0, 2)),
-        labels=labels if plane else np.zeros(0, int),
+        labels=found.labels if plane else np.zeros(0, int),
+        classes=getattr(built.test, "classes", ()) or run.recorded.get("classes", ()),
+        caption=found.caption,
     )
     return explorer, notes
 
@@ -305,9 +510,9 @@ class _Arm:
     ends: dict[int, dict[str, float]]
 
 
-def _comparison(runs: Sequence[Gathered]) -> page.Comparison:
+def _comparison(runs: Sequence[Gathered], pictures: _Pictures) -> page.Comparison:
     arms = _arms(runs)
-    names = _names([arm.recorded for arm in arms])
+    names = [page.text(name) for name in _names([arm.recorded for arm in arms])]
     logs = {name: _joined(arm.rows) for name, arm in zip(names, arms, strict=True)}
     logged = [name for rows in logs.values() for name in {n for row in rows for n in row}]
     shared = {name for name in logged if logged.count(name) > 1 or len(arms) == 1}
@@ -334,8 +539,9 @@ def _comparison(runs: Sequence[Gathered]) -> page.Comparison:
             "all have), then averaged."
             + (" One seed has no standard error." if len(seeds) < 2 else "")
         )
-    samples = {str(run.path): found for run in runs if (found := _last_samples(run))}
-    return page.Comparison(report.compared(logs) if logs else None, columns, table, samples, note)
+    samples = {str(run.path): found for run in runs if (found := _last_samples(run, pictures))}
+    curves = page.svg(report.compared(logs)) if logs else None
+    return page.Comparison(curves, columns, table, samples, note)
 
 
 def _counted(num: int) -> str:
@@ -348,7 +554,10 @@ def _estimated(values: Sequence[float], signed: bool = False) -> str:
         return "-"
     if len(values) == 1:
         return f"{values[0]:{'+' if signed else ''}.4f}"
-    mean, error = evaluate.estimate(np.asarray(values))
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean, error = evaluate.estimate(np.asarray(values))
+    if not math.isfinite(error):
+        return f"{mean:{'+' if signed else ''}.4f}"
     text = record.readable({"value": mean, "value_se": error})["value"]
     return f"+{text}" if signed and mean > 0 else text
 
@@ -387,8 +596,9 @@ def _joined(rows: Mapping[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     for step in steps:
         points = [own[step] for own in by_step]
         names = [n for n in points[0] if all(n in p for p in points) and n not in ("step", "epoch")]
-        means = runner.summary({name: np.array([p[name] for p in points]) for name in names})
-        found.append({"step": step, "epoch": points[0]["epoch"], **means})
+        with np.errstate(invalid="ignore", over="ignore"):
+            means = runner.summary({name: np.array([p[name] for p in points]) for name in names})
+        found.append({"step": step, "epoch": points[0].get("epoch", math.nan), **means})
     return found
 
 
@@ -408,7 +618,7 @@ def _names(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def _last_samples(run: Gathered) -> tuple[str, bool] | None:
-    files = sorted((run.folder.pictures / "samples").glob("step-*.png"))
+def _last_samples(run: Gathered, pictures: _Pictures) -> tuple[str, bool] | None:
+    files = list(_by_step(run.folder.pictures / "samples").values())
     files += [run.folder.pictures / "samples.png"] * (not files)
-    return _source(files[-1]) if files[-1].is_file() else None
+    return pictures.source(files[-1]) if files[-1].is_file() else None

@@ -60,8 +60,19 @@ def colour(index: int) -> tuple[float, float, float, float]:
     return colormaps["tab10"](index % 10)
 
 
-def hex_colour(index: int) -> str:
-    """The same colour as #rrggbb, for what is drawn elsewhere."""
+def colours(num: int) -> list[tuple[float, float, float, float]]:
+    """As many colours, no two of them the same; up to ten are those of `colour`."""
+    from matplotlib import colormaps
+
+    if num <= 10:
+        return [colour(index) for index in range(num)]
+    if num <= 20:
+        return [colormaps["tab20"](index) for index in range(num)]
+    return [colormaps["gist_rainbow"](index / (num - 1)) for index in range(num)]
+
+
+def hex_colours(num: int) -> list[str]:
+    """The same as #rrggbb, for what is drawn elsewhere."""
     from matplotlib.colors import to_hex
 
-    return to_hex(colour(index))
+    return [to_hex(one) for one in colours(num)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +34,8 @@ def curves(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Fi
 
     Args:
       rows: log points as `metrics.jsonl` holds them: `step`, `epoch` and metrics by name; a metric
-        may be missing from some. Of several runs the mean is drawn in a band of one standard error
-        to either side.
+        may be missing from some. What is not finite, or None, is a gap, and is counted. Of several
+        runs the mean is drawn in a band of one standard error to either side.
       title: shown above.
 
     Raises:
@@ -45,7 +46,7 @@ def curves(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Fi
         raise ValueError(f"rows must hold at least one metric, got {list(rows[0])}")
     figure, panels = _panels(len(names), title)
     for name, panel in zip(names, panels, strict=True):
-        _draw(panel, rows, [name], name)
+        _draw(panel, [_Line(rows, name)], name)
     return figure
 
 
@@ -65,14 +66,14 @@ def compared(
         raise ValueError("runs must hold at least one run, got none")
     names = list(dict.fromkeys(name for rows in runs.values() for name in _names(rows)))
     figure, panels = _panels(len(names), title)
+    colours = canvas.colours(len(runs))
     for name, panel in zip(names, panels, strict=True):
-        for index, rows in enumerate(runs.values()):
-            _draw(panel, rows, [name], name, colour=canvas.colour(index))
-    handles = [
-        figure.axes[0].plot([], [], color=canvas.colour(index), label=name)[0]
-        for index, name in enumerate(runs)
-    ]
-    figure.legend(handles=handles, loc="outside upper left", fontsize=9, frameon=False)
+        lines = [_Line(r, name, c) for r, c in zip(runs.values(), colours, strict=True)]
+        _draw(panel, lines, name)
+    handles = [figure.axes[0].plot([], [], color=colour)[0] for colour in colours]
+    legend = figure.legend(handles, list(runs), loc="outside upper left", fontsize=9, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
@@ -97,11 +98,11 @@ def game(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Figu
     rest = [name for name in names if not any(name in shown for shown in _GAME.values())]
     figure, panels = _panels(len(_GAME) + len(rest), title)
     for panel, (heading, shown) in zip(panels, _GAME.items(), strict=False):
-        _draw(panel, rows, shown, heading)
+        _draw(panel, [_Line(rows, name) for name in shown], heading)
         if len(shown) > 1:
             panel.legend([name.split("_")[0] for name in shown], fontsize=9, frameon=False)
     for panel, name in zip(panels[len(_GAME) :], rest, strict=True):
-        _draw(panel, rows, [name], name)
+        _draw(panel, [_Line(rows, name)], name)
     return figure
 
 
@@ -128,30 +129,48 @@ def _panels(num: int, title: str | None) -> tuple[Figure, list[Axes]]:
     return figure, panels[:num]
 
 
-def _draw(
-    panel: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    heading: str,
-    colour: Any = None,
-) -> None:
-    over = "epoch" if "epoch" in rows[0] else "step"
-    for name in names:
-        points = [(row[over], row[name]) for row in rows if name in row]
-        if not points:
+class _Line(NamedTuple):
+    """A metric of a run."""
+
+    rows: Sequence[Mapping[str, Any]]
+    name: str
+    colour: Any = None
+
+
+def _draw(panel: Axes, lines: Sequence[_Line], heading: str) -> None:
+    over = "epoch" if any("epoch" in row for line in lines for row in line.rows[:1]) else "step"
+    found = [_values(line, over) for line in lines]
+    for line, (at, means, errors) in zip(lines, found, strict=True):
+        if not len(at):
             continue
-        at, values = zip(*points, strict=True)
-        (line,) = panel.plot(at, values, marker=".", markersize=4, color=colour)
-        bands = [(row[over], row[name], row[f"{name}_se"]) for row in rows if f"{name}_se" in row]
-        if bands:
-            at, means, errors = np.array(bands).T
-            panel.fill_between(
-                at, means - errors, means + errors, color=line.get_color(), alpha=0.3
-            )
-    if set(names) & set(_AT_A_HALF):
+        (drawn,) = panel.plot(at, means, marker=".", markersize=4, color=line.colour)
+        if np.isfinite(errors).any():
+            below, above = means - errors, means + errors
+            panel.fill_between(at, below, above, color=drawn.get_color(), alpha=0.3)
+    names = {line.name for line in lines}
+    if names & set(_AT_A_HALF):
         panel.axhline(0.5, color="black", linewidth=1, linestyle=":")
         panel.set_ylim(-0.02, 1.02)
-    panel.set_title(heading, fontsize=11)
+    gaps = sum(int(np.isnan(means).sum()) for _, means, _ in found)
+    points = sum(len(means) for _, means, _ in found)
+    note = f" ({gaps:,} of {points:,} not finite)" if gaps else ""
+    panel.set_title(heading + note, fontsize=11, parse_math=False)
     panel.set_xlabel(over)
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _values(line: _Line, over: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the points of a line are, their values, and the errors of these; NaN for gaps."""
+    rows = [row for row in line.rows if line.name in row]
+    at, means, errors = (
+        np.array([_number(row.get(name)) for row in rows])
+        for name in (over, line.name, f"{line.name}_se")
+    )
+    return at, means, errors
+
+
+def _number(value: Any) -> float:
+    """A number of a log, which may hold None or a text such as "NaN" for what is none."""
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def latent_plane(codes: Any, labels: Any, *, title: str | None = None) -> Figure:
+def latent_plane(
+    codes: Any, labels: Any, *, title: str | None = None, classes: Sequence[str] = ()
+) -> Figure:
     """Codes in the plane, coloured by class.
 
     Two-dimensional codes are shown as they are; of longer ones, the first two principal components.
@@ -23,6 +26,7 @@ def latent_plane(codes: Any, labels: Any, *, title: str | None = None) -> Figure
       codes: posterior means, [N, L] with L at least 2.
       labels: integers, [N].
       title: shown above.
+      classes: names of the classes, by label; a label without a name is its own.
 
     Raises:
       ValueError: if the shapes are others.
@@ -38,14 +42,30 @@ def latent_plane(codes: Any, labels: Any, *, title: str | None = None) -> Figure
 
     figure = canvas.figure(6.4, 5.6, layout="constrained")
     panel = figure.subplots()
-    for index, label in enumerate(np.unique(labels)):
-        x, y = codes[labels == label].T
+    found = np.unique(labels)
+    dots = [
         panel.scatter(
-            x, y, s=4, color=canvas.colour(index), alpha=0.6, linewidths=0, label=str(label)
+            *codes[labels == label].T,
+            s=4,
+            color=canvas.colour(index),
+            alpha=0.6,
+            linewidths=0,
+            label=str(label),
         )
-    panel.legend(
-        markerscale=4, fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+        for index, label in enumerate(found)
+    ]
+    # Not as labels of the dots: a name that begins with "_" would be left out of the legend.
+    legend = panel.legend(
+        dots,
+        class_names(found, classes),
+        markerscale=4,
+        fontsize=9,
+        frameon=False,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     panel.set_xlabel(names[0])
     panel.set_ylabel(names[1])
     panel.set_aspect("equal", adjustable="datalim")
@@ -53,6 +73,14 @@ def latent_plane(codes: Any, labels: Any, *, title: str | None = None) -> Figure
     if title:
         panel.set_title(title, fontsize=11, loc="left")
     return figure
+
+
+def class_names(labels: Any, classes: Sequence[str]) -> list[str]:
+    """What to call labels [K]: the names of their classes where they have names."""
+    return [
+        str(classes[label]) if 0 <= label < len(classes) else str(label)
+        for label in np.asarray(labels).tolist()
+    ]
 
 
 def manifold_points(side: int) -> np.ndarray:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,6 +21,7 @@ import numpy as np
 
 from genmod.errors import MissingError
 from genmod.report import canvas
+from genmod.report.latents import class_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,6 +62,8 @@ class Explorer:
       plane: `centre` [L], `directions` [2, L] and `names` of the map's axes; None without a map.
       points: codes of test images in that plane, [N, 2]; none for a model without an encoder.
       labels: their classes, [N].
+      classes: names of the classes, by label, where they have names.
+      caption: says what the points are.
     """
 
     program: Mapping[str, Any] | None
@@ -70,6 +75,8 @@ class Explorer:
     plane: Mapping[str, Any] | None
     points: np.ndarray
     labels: np.ndarray
+    classes: Sequence[str] = ()
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Sheet:
     Attributes:
       name: of the run, as it was asked for.
       facts: what to say first, by name.
-      curves: the log, drawn.
+      curves: the log, drawn, as `svg` gives it.
       explorer: the latent space, if there is one.
       frames: pictures over time.
       stills: single pictures, by name, as `source_of` gives them, and whether they are pixelated.
@@ -92,7 +99,7 @@ class Sheet:
 
     name: str
     facts: Mapping[str, str]
-    curves: Figure | None = None
+    curves: str | None = None
     explorer: Explorer | None = None
     frames: Sequence[Frames] = ()
     stills: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
@@ -108,22 +115,29 @@ class Comparison:
     """What a page says of several runs together.
 
     Attributes:
-      curves: the logs, one over the other.
+      curves: the logs, one over the other, as `svg` gives it.
       columns: heads of the table of numbers.
       rows: the table, a row for each number of each run.
       samples: of each run, a picture as `source_of` gives it, and whether it is pixelated.
       note: what the table's numbers are.
     """
 
-    curves: Figure | None
+    curves: str | None
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     samples: Mapping[str, tuple[str, bool]]
     note: str
 
 
-def page(sheets: Sequence[Sheet], comparison: Comparison | None = None) -> str:
+def page(
+    sheets: Sequence[Sheet], comparison: Comparison | None = None, notes: Sequence[str] = ()
+) -> str:
     """The HTML of a page about runs; the same runs give the same page.
+
+    Args:
+      sheets: what it says of each.
+      comparison: what it says of all.
+      notes: which runs are left out, and why.
 
     Raises:
       MissingError: if Jinja2 is not installed.
@@ -144,9 +158,11 @@ def page(sheets: Sequence[Sheet], comparison: Comparison | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # A browser reads no NaN: it must not come so far.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     # What is marked as safe is ours: figures by matplotlib, whose text it escapes, and two files.
     safe = {
-        "svg": lambda figure: jinja2.utils.markupsafe.Markup(svg(figure)),
+        "svg": jinja2.utils.markupsafe.Markup,
         "script": lambda name: jinja2.utils.markupsafe.Markup(_asset(name)),
     }
     title = sheets[0].name if len(sheets) == 1 else f"{len(sheets)} runs"
@@ -159,11 +175,21 @@ def page(sheets: Sequence[Sheet], comparison: Comparison | None = None) -> str:
         title=title,
         sheets=sheets,
         comparison=comparison,
+        notes=notes,
         explorers=explorers,
-        colours=[canvas.hex_colour(index) for index in range(10)],
         **safe,
     )
-    return canvas.spelt(html)
+    return text(html)
+
+
+def text(of: str) -> str:
+    r"""Text as UTF-8 can hold it: a byte of a file's name that is none is shown as `\xff`."""
+
+    def shown(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+    return re.sub("[\ud800-\udfff]", shown, of)
 
 
 def svg(figure: Figure) -> str:
@@ -172,10 +198,13 @@ def svg(figure: Figure) -> str:
 
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": "genmod"}):
+    # Text stays text: a browser has letters that matplotlib's font has not.
+    options = {"svg.hashsalt": "genmod", "svg.fonttype": "none"}
+    with matplotlib.rc_context(options), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="svg", metadata=nothing)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    drawn = buffer.getvalue()
+    return drawn[drawn.index("<svg") :]
 
 
 def source_of(image: Image) -> tuple[str, bool]:
@@ -186,8 +215,8 @@ def source_of(image: Image) -> tuple[str, bool]:
         image.save(buffer, "PNG", optimize=True)
     else:
         image.convert("RGB").save(buffer, "WEBP", quality=80, method=4)
-    text = base64.b64encode(buffer.getvalue()).decode()
-    return f"data:image/{'png' if small else 'webp'};base64,{text}", small
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{'png' if small else 'webp'};base64,{encoded}", small
 
 
 def _asset(name: str) -> str:
@@ -197,20 +226,34 @@ def _asset(name: str) -> str:
 def _explorer(found: Explorer) -> dict[str, Any]:
     """What the page's script needs of an explorer."""
     plane = found.plane and {
-        "centre": np.asarray(found.plane["centre"]).round(6).tolist(),
-        "directions": np.asarray(found.plane["directions"]).round(6).tolist(),
+        "centre": _digits(found.plane["centre"]),
+        "directions": [_digits(axis) for axis in found.plane["directions"]],
         "names": [re.sub(r"\$z_(\d)\$", r"z\1", name) for name in found.plane["names"]],
     }
-    names, places = np.unique(found.labels, return_inverse=True)
+    labels, places = np.unique(found.labels, return_inverse=True)
     return {
         "program": found.program,
         "order": list(found.order),
-        "reach": [round(float(x), 6) for x in found.reach],
-        "centre": [round(float(x), 6) for x in found.centre],
-        "start": [round(float(x), 6) for x in found.start],
+        "reach": _digits(found.reach),
+        "centre": _digits(found.centre),
+        "start": _digits(found.start),
         "normal": found.normal,
         "plane": plane,
-        "points": np.asarray(found.points, np.float64).round(3).ravel().tolist(),
+        "points": _within_a_pixel(np.asarray(found.points, np.float64)),
         "labels": places.ravel().tolist(),
-        "classes": [str(name) for name in names],
+        "classes": class_names(labels, found.classes),
+        "colours": canvas.hex_colours(len(labels)),
+        "caption": found.caption,
     }
+
+
+def _digits(values: Any) -> list[float]:
+    """Numbers to seven digits each, whatever their scale: those of float32."""
+    return [float(f"{value:.7g}") for value in np.asarray(values, np.float64)]
+
+
+def _within_a_pixel(points: np.ndarray) -> list[float]:
+    """Points [N, 2] to a thousandth of what they spread over, one coordinate after the other."""
+    spread = float(np.ptp(points, axis=0).max()) if len(points) else 0.0
+    places = 3 - math.floor(math.log10(spread)) if spread > 0 else 6
+    return points.round(places).ravel().tolist()

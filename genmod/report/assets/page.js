@@ -4,7 +4,6 @@
 window.genmod = (() => {
   const MOST_SLIDERS = 16;
   const explorers = JSON.parse(document.getElementById("explorers").textContent);
-  const colours = JSON.parse(document.getElementById("colours").textContent);
   const decoders = {};
 
   function decode(run, z) {
@@ -21,12 +20,18 @@ window.genmod = (() => {
     canvas.height = height;
     const image = new ImageData(width, height);
     for (let i = 0; i < width * height; i++) {
-      for (let c = 0; c < 3; c++) {
-        image.data[4 * i + c] = Math.round(255 * pixels[i * channels + (channels === 1 ? 0 : c)]);
-      }
+      const colour = [0, 1, 2].map((c) => pixels[i * channels + (channels === 1 ? 0 : c)]);
+      // What is not a number is none of the colours of an image: pink.
+      const shown = colour.some(Number.isNaN) ? [1, 0, 1] : colour;
+      shown.forEach((value, c) => (image.data[4 * i + c] = Math.round(255 * value)));
       image.data[4 * i + 3] = 255;
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  // So many digits after the point show where a slider that goes so far stands.
+  function digits(reach) {
+    return Math.min(Math.max(2 - Math.floor(Math.log10(reach)), 0), 20);
   }
 
   // How the plane of the latents lies on a square canvas.
@@ -41,7 +46,7 @@ window.genmod = (() => {
         middle[axis] = (low + high) / 2;
         return (high - low) / 2;
       });
-      half = 1.06 * Math.max(...sides, 1e-6);
+      half = 1.06 * (Math.max(...sides) || 1);
     }
     return {
       to: (a, b, size) => [(0.5 + (a - middle[0]) / half / 2) * size, (0.5 - (b - middle[1]) / half / 2) * size],
@@ -64,7 +69,7 @@ window.genmod = (() => {
       if (image) paint(image, found.program.shape, decode(run, z));
       for (const [input, output, axis] of inputs) {
         input.value = z[axis];
-        output.textContent = z[axis].toFixed(2);
+        output.textContent = z[axis].toFixed(digits(found.reach[axis]));
       }
       if (map) {
         const context = map.getContext("2d");
@@ -154,21 +159,24 @@ window.genmod = (() => {
     context.globalAlpha = 0.6;
     found.labels.forEach((label, i) => {
       const [x, y] = lying.to(found.points[2 * i], found.points[2 * i + 1], size);
-      context.fillStyle = colours[label % colours.length];
+      context.fillStyle = found.colours[label];
       context.beginPath();
       context.arc(x, y, 3.5, 0, 7);
       context.fill();
     });
-    element.querySelector(".axes").textContent = `across: ${found.plane.names[0]}; up: ${found.plane.names[1]}`;
+    const names = `across: ${found.plane.names[0]}; up: ${found.plane.names[1]}`;
+    element.querySelector(".axes").textContent = names + (found.caption && `; ${found.caption}`);
     const legend = element.querySelector(".legend");
     if (found.classes.length > 1 && found.classes.length <= 30) {
       found.classes.forEach((name, i) => {
         const entry = document.createElement("span");
         const dot = document.createElement("i");
-        dot.style.background = colours[i % colours.length];
+        dot.style.background = found.colours[i];
         entry.append(dot, name);
         legend.append(entry);
       });
+    } else if (found.classes.length > 1) {
+      legend.textContent = `${found.classes.length} classes, too many to be named here`;
     }
     return canvas;
   }
