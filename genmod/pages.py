@@ -82,16 +82,16 @@ def _numbers(values: Any, seeds: int, file: Path) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise ValueError(f"{file} is damaged: expected numbers by name, got {values!r}")
     found = {n: _number(v, f"{file}: {n}") for n, v in values.items() if n != "seeds"}
-    if "seeds" not in values:
+    own = values.get("seeds")
+    if own is None:
         return found
-    own = values["seeds"]
     whole = isinstance(own, Mapping) and all(
         isinstance(of_runs, list) and len(of_runs) == seeds for of_runs in own.values()
     )
     if not whole:
         raise ValueError(f"{file} is damaged: expected {seeds} numbers of each name in seeds")
-    found["seeds"] = {n: [_number(v, f"{file}: {n}") for v in runs] for n, runs in own.items()}
-    return found
+    each = {n: [_number(v, f"{file}: {n}") for v in runs] for n, runs in own.items()}
+    return {**found, "seeds": each}
 
 
 def _number(value: Any, place: str) -> float:
@@ -298,7 +298,7 @@ def _facts(run: Gathered) -> dict[str, str]:
             if speed is None or not math.isfinite(speed)
             else {"speed": f"{speed:,.0f} examples/s"}
         ),
-        "data": recorded["data"].removeprefix("sha256:")[:12],
+        "data": _short(recorded["data"]),
     }
 
 
@@ -429,11 +429,13 @@ def _codes(run: Gathered, built: Experiment, state: Any) -> _Codes:
 
 def _changed(run: Gathered, built: Experiment) -> str:
     """What tells that data are not those of the run; empty if nothing does."""
-    recorded = {"training": run.recorded["data"], "test": run.recorded.get("test_data")}
-    loaded = {"training": built.dataset, "test": built.test}
-    for part, before in recorded.items():
-        now = None if loaded[part] is None else loaded[part].fingerprint
-        if before is not None and now != before:
+    assert built.test is not None
+    recorded = run.recorded
+    for part, before, now in (
+        ("training", recorded["data"], built.dataset.fingerprint),
+        ("test", recorded.get("test_data", built.test.fingerprint), built.test.fingerprint),
+    ):
+        if now != before:
             return (
                 f"the {part} data are not those of the run (their fingerprint is {_short(now)}, "
                 f"the record's {_short(before)})"
@@ -441,8 +443,8 @@ def _changed(run: Gathered, built: Experiment) -> str:
     return ""
 
 
-def _short(fingerprint: str | None) -> str:
-    return "none" if fingerprint is None else fingerprint.removeprefix("sha256:")[:12]
+def _short(fingerprint: str) -> str:
+    return fingerprint.removeprefix("sha256:")[:12]
 
 
 def _walked(
@@ -549,15 +551,14 @@ def _counted(num: int) -> str:
 
 
 def _estimated(values: Sequence[float], signed: bool = False) -> str:
-    """A mean with its standard error, where there are several values."""
+    """A mean with its standard error, where there are several values and they are finite."""
     if not values:
         return "-"
-    if len(values) == 1:
-        return f"{values[0]:{'+' if signed else ''}.4f}"
-    with np.errstate(invalid="ignore", over="ignore"):
-        mean, error = evaluate.estimate(np.asarray(values))
-    if not math.isfinite(error):
-        return f"{mean:{'+' if signed else ''}.4f}"
+    if len(values) == 1 or not np.isfinite(values).all():
+        with np.errstate(invalid="ignore"):
+            mean = float(np.mean(values))
+        return f"{mean:{'+' if signed and not math.isnan(mean) else ''}.4f}"
+    mean, error = evaluate.estimate(np.asarray(values))
     text = record.readable({"value": mean, "value_se": error})["value"]
     return f"+{text}" if signed and mean > 0 else text
 
@@ -605,14 +606,14 @@ def _joined(rows: Mapping[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def _names(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to call arms: by what they differ in."""
     flat = [{"experiment": r["experiment"], **r["config"], "data": r["data"][:18]} for r in records]
-    keys = [key for key in dict.fromkeys(k for one in flat for k in one) if key != "seed"]
-    differing = [key for key in keys if len({str(one.get(key)) for one in flat}) > 1]
-    several_experiments = "experiment" in differing
+    several_experiments = len({one["experiment"] for one in flat}) > 1
     names = []
     for index, one in enumerate(flat):
-        own = [one["experiment"]] if several_experiments else []
-        if not several_experiments:
-            own += [f"{key} {one[key]}" for key in differing if key in one]
+        alike = [other for other in flat if other["experiment"] == one["experiment"]]
+        keys = [key for key in dict.fromkeys(k for other in alike for k in other) if key != "seed"]
+        differing = [key for key in keys if len({str(other.get(key)) for other in alike}) > 1]
+        own = [one["experiment"]] * several_experiments
+        own += [f"{key} {one[key]}" for key in differing if key in one]
         name = ", ".join(own) or one["experiment"]
         names.append(name if name not in names else f"{name} ({index + 1})")
     return names

@@ -1,18 +1,30 @@
 """Troubles that people had with the report page: each test shows what happens instead."""
 
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import unescape
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import refused
 from jax import lax
+from PIL import Image
 from test_report_programs import followed, kinds
 
-from genmod import rng
+from genmod import cli, data, pages, report, rng
 from genmod.report import programs
 
 EDGES = np.array(
-    [0.0, -0.0, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 0.49999997, 1.0, -1.0, 0.3, -7.25, 9.0]
-    + [8388609.0, -8388609.0, 1e10, -1e10, 3e38, -3e38, np.nan, np.inf, -np.inf],
+    [
+        *(0.0, -0.0, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 0.49999997, 1.0, -1.0, 0.3, -7.25, 9.0),
+        *(8388609.0, -8388609.0, 1e10, -1e10, 3e38, -3e38, np.nan, np.inf, -np.inf),
+    ],
     np.float32,
 )
 """Halves, signs of zero, numbers without a fraction, the largest, and what is none."""
@@ -237,3 +249,397 @@ def test_weights_are_compared_where_the_page_is_walked():
     assert kinds(program) == {"f32"}
     with pytest.raises(ValueError, match=r"tried must have the shape \[T, 4\], got \[5, 3\]"):
         programs.program(decode, 4, tried=far[:, :3])
+
+
+def text_of(html):
+    """What can be read of a page, and of its figures."""
+    html = re.sub(r"<(script|style)\b.*?</\1>|<!--.*?-->", " ", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", html)))
+
+
+def explorer_of(html, run=0):
+    held = re.search(r'<script id="explorers"[^>]*>(.*?)</script>', html, re.DOTALL)
+    return json.loads(held[1], parse_constant=pytest.fail)[str(run)]
+
+
+def made(path, rows=(), evaluation=None, **fields):
+    """A run folder as a run leaves it, without what is needed to open it."""
+    path.mkdir(parents=True)
+    recorded = {
+        "experiment": "small",
+        "config": {"seed": 0, "epochs": 3},
+        "data": "sha256:0",
+        "versions": {},
+        "device": {},
+        "command": "genmod train small",
+        "created": "2026-11-25T00:00:00+00:00",
+    }
+    (path / "record.json").write_text(json.dumps(recorded | fields))
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    if evaluation is not None:
+        (path / "evaluation.json").write_text(json.dumps(evaluation))
+    return path
+
+
+ROWS = [
+    {"step": 1, "epoch": 1.0, "loss": 5.5, "kl": "Infinity", "examples_per_s": None},
+    '{"step": 2, "epoch": 2.0, "loss": NaN, "kl": -Infinity}',
+    {"step": 3, "epoch": 3.0, "loss": None, "kl": "NaN", "examples_per_s": "NaN"},
+    {"step": 4, "epoch": 4.0, "loss": 3.25, "kl": 1.0},
+]
+"""Log points with whatever may stand for a number that is none."""
+
+
+def test_numbers_that_are_not_finite_are_gaps_in_the_curves():
+    """Case 14 of the reported troubles."""
+    rows = [json.loads(row) if isinstance(row, str) else row for row in ROWS]
+    loss, kl = report.curves(rows).axes
+    assert loss.get_title() == "loss (2 of 4 not finite)"
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), [5.5, np.nan, np.nan, 3.25])
+    assert kl.get_title() == "kl (3 of 4 not finite)"
+    of_runs = [{"step": i, "loss": float(i), "loss_se": e} for i, e in enumerate([0.1, None, 0.3])]
+    (panel,) = report.curves(of_runs).axes
+    (band,) = panel.collections
+    assert np.isfinite(band.get_datalim(panel.transData).bounds).all()
+    nothing = report.curves([{"step": 1, "loss": "NaN"}])
+    nothing.canvas.draw()
+    both = report.compared({"a $x$ b": rows, "_hidden": rows})
+    assert [text.get_text() for text in both.legends[0].get_texts()] == ["a $x$ b", "_hidden"]
+    assert both.axes[0].get_title() == "loss (4 of 8 not finite)"
+    both.canvas.draw()
+
+
+def test_numbers_that_are_not_finite_are_shown_as_such(tmp_path, capsys):
+    """Case 14 of the reported troubles: one run with such numbers does not fail the whole tree."""
+    odd = made(tmp_path / "odd", ROWS, {"divergence": "Infinity", "kid": None, "fid": -np.inf})
+    good = made(tmp_path / "good", [{"step": 1, "epoch": 1.0, "loss": 2.0}], {"divergence": 1.0})
+    found = text_of(pages.build([odd]))
+    for said in ("divergence inf", "kid nan", "fid -inf", "loss (2 of 4 not finite)"):
+        assert said in found, said
+    seeds = made(
+        tmp_path / "seeds",
+        [{"step": 1, "epoch": 1.0, "loss": 2.0, "seeds": {"loss": [1.0, "NaN"]}}],
+        {"divergence": "Infinity", "seeds": {"divergence": ["Infinity", 1.0]}},
+        seeds=2,
+        data="sha256:1",
+    )
+    found = text_of(pages.build([odd, good, seeds]))
+    assert "less data sha256:0 loss 3.2500 2.0000 nan -1.2500 -2.2500 divergence inf" in found
+    assert "divergence inf 1.0000 inf -inf nan kid nan - - - - fid -inf - - - - Means" in found
+    assert "is left out" not in capsys.readouterr().err
+
+
+def test_runs_of_several_experiments_are_called_by_what_they_differ_in(tmp_path):
+    runs = [
+        made(
+            tmp_path / str(i),
+            evaluation={"fid": float(i)},
+            experiment=name,
+            config={"seed": 0, "epochs": 3, "width": width},
+        )
+        for i, (name, width) in enumerate([("one", 1), ("one", 2), ("other", 2)])
+    ]
+    found = text_of(pages.build(runs))
+    assert "one, width 1 one, width 2 other one, width 2 less one, width 1 other less" in found
+
+
+DAMAGED = {
+    "no record": lambda run: (run / "record.json").write_text("{"),
+    "no log": lambda run: (run / "metrics.jsonl").write_text("garbage\n"),
+    "no numbers": lambda run: (run / "evaluation.json").write_text("[1]"),
+    "half an evaluation": lambda run: (run / "evaluation.json").write_text('{"fid": '),
+    "text for a number": lambda run: (run / "evaluation.json").write_text('{"fid": "low"}'),
+    "numbers of too few seeds": lambda run: (run / "evaluation.json").write_text(
+        '{"fid": 1.0, "seeds": {"fid": [1.0, 2.0]}}'
+    ),
+    "a seed that is none": lambda run: made(
+        run.parent / "again", config={"seed": "x", "epochs": 1}
+    ).rename(run.parent / "b-odd"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_run_that_cannot_be_read_is_named_and_the_others_are_shown(
+    damage, genmod, tmp_path, monkeypatch
+):
+    """Case 14 of the reported troubles: one run's trouble never fails the page of several."""
+    row = {"step": 1, "epoch": 1.0, "loss": 2.0}
+    for name in ("a", "b", "c"):
+        made(tmp_path / "runs" / name, [row], {"fid": 3.0})
+    DAMAGED[damage](tmp_path / "runs" / "b")
+    monkeypatch.chdir(tmp_path)
+    ended = genmod("report", "runs")
+    assert ended.code == 0, ended
+    assert "Traceback" not in ended.err
+    (said,) = [line for line in ended.err.splitlines() if "is left out: " in line]
+    assert said.startswith("note: runs/b")
+    found = text_of((tmp_path / "report.html").read_text("utf-8"))
+    assert said.removeprefix("note: ") in found
+    assert found.count("fid 3.0000") >= 2
+
+
+def test_if_no_run_can_be_read_the_first_error_is_said(genmod, tmp_path):
+    for name in ("a", "b"):
+        made(tmp_path / name)
+        (tmp_path / name / "record.json").write_text("{")
+    refused(genmod("report", tmp_path, "--out", tmp_path / "x.html"), 2, "none of 2 runs", "a/rec")
+
+
+def test_pictures_that_do_not_open_are_named(tmp_path, capsys):
+    run = made(tmp_path / "run", [{"step": 1, "epoch": 1.0, "loss": 2.0}])
+    looks = run / "pictures" / "samples"
+    looks.mkdir(parents=True)
+    Image.new("L", (4, 4)).save(looks / "step-00000001.png")
+    whole = (looks / "step-00000001.png").read_bytes()
+    (looks / "step-00000002.png").write_bytes(whole[:30])
+    (looks / "step-final.png").write_bytes(whole)
+    (run / "pictures" / "data.png").write_text("no picture")
+    Image.new("L", (4, 4)).save(run / "pictures" / "latents.png")
+    Image.new("L", (4, 4)).save(run / "pictures" / "curves.png")
+    html = pages.build([run])
+    found = text_of(html)
+    said = capsys.readouterr().err
+    for name in ("pictures/samples/step-00000002.png", "pictures/data.png"):
+        assert f"{name} is no picture that opens" in found
+        assert f"{name} is no picture that opens" in said
+    assert 'alt="samples, step 1"' in html
+    assert 'alt="latents"' in html, "there is no map: what the run drew is shown"
+    assert 'alt="curves"' not in html, "the page draws them"
+
+
+@pytest.mark.parametrize("name", [b"\xe7\x8c\xab \xe3\x81\xae \xe7\xb5\xb5", b"caf\xe9 'x' $y$"])
+def test_any_name_of_a_folder_can_stand_on_a_page(name, genmod, tmp_path):
+    """Case 18 of the reported troubles: Japanese names, and bytes that are not UTF-8."""
+    folder = tmp_path / "runs" / os.fsdecode(name)
+    row = {"step": 1, "epoch": 1.0, "loss": 2.0}
+    try:
+        made(folder, [row], config={"seed": 0, "epochs": 3, "dataset": f"folder:{folder}"})
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    made(tmp_path / "runs" / "other", [row], config={"seed": 0, "epochs": 3, "dataset": "$a$b"})
+    ended = genmod("report", tmp_path / "runs", "--out", tmp_path / "page.html")
+    assert ended.code == 0, ended
+    found = text_of((tmp_path / "page.html").read_text("utf-8"))
+    shown = name.decode("utf-8", "backslashreplace")
+    assert found.count(shown) > 3
+    assert "dataset $a$b" in found, "no formula"
+    named = " ".join(re.findall(r"genmod verify (.*?) the first", found))
+    told = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {named}"], capture_output=True, check=True
+    )
+    assert os.fsencode(folder) in told.stdout.split(b"\0")
+
+
+WALKED = '''
+"""A VAE on images of a file."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import optax
+
+from genmod import data, nets, train, vae
+from genmod.experiment import Experiment, Latents
+
+
+class Named(NamedTuple):
+    images: np.ndarray
+    labels: np.ndarray
+    fingerprint: str
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    epochs: int = 1
+
+
+def build(config):
+    held = np.load("FILE")
+    images, test = data.from_arrays(held["x"]), data.from_arrays(held["x_test"], held["y_test"])
+    model = vae.make(nets.mlp((4,), 4, heads=2), nets.mlp((4,), (4, 4, 1)), latent_dim=2)
+    draw = vae.generate(model)
+    learner = train.learner(model.init, vae.elbo(model), optax.adam(1e-3), sample=draw)
+    return Experiment(
+        learner,
+        data.batches(images.images, batch_size=8),
+        images,
+        batch_size=8,
+        epochs=config.epochs,
+        figures=lambda key, state: {},
+        latents=Latents(
+            2,
+            decoder=lambda key, state: partial(vae.images(model), state.params),
+            encode=lambda state, x: 1.0 * model.encode(state.params, x)[0],
+        ),
+        test=Named(*test, classes=()),
+    )
+'''
+
+
+def arrays(seed=0, num_test=24, classes=12):
+    draw = np.random.default_rng(seed)
+    x, x_test = (draw.integers(0, 256, (n, 4, 4, 1), np.uint8) for n in (16, num_test))
+    return {"x": x, "x_test": x_test, "y_test": np.arange(num_test) * classes // num_test}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of it, as the command leaves it, and the file of its data."""
+    folder = tmp_path_factory.mktemp("walked")
+    np.savez(folder / "data.npz", **arrays())
+    source = folder / "walked.py"
+    source.write_text(WALKED.replace("FILE", str(folder / "data.npz")))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", str(source), "--run-dir", str(folder / "run")])
+    assert ended.value.code == 0
+    return folder
+
+
+@pytest.fixture
+def walked(trained, tmp_path):
+    """A copy of that run, and of the file that it reads."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    shutil.copy(trained / "data.npz", tmp_path)
+    edit(tmp_path / "run", str(trained), str(tmp_path))
+    return tmp_path / "run"
+
+
+def edit(run, old, new):
+    """Changes what the run's experiment does when it is opened again."""
+    copy = run / "experiment.py"
+    text = copy.read_text()
+    assert old in text
+    copy.write_text(text.replace(old, new))
+
+
+def test_codes_of_other_data_are_not_shown(walked, genmod):
+    """Case 21 of the reported troubles: the file behind the data was replaced."""
+    before = pages.build([walked])
+    assert '<canvas class="map"' in before
+    assert "are not those of the run" not in before
+    np.savez(walked.parent / "data.npz", **arrays(seed=1))
+    ended = genmod("report", walked)
+    assert ended.code == 0, ended
+    (said,) = ended.err.splitlines()
+    assert "There is no map: the training data are not those of the run (their finger" in said
+    html = (walked / "report.html").read_text("utf-8")
+    assert said.partition(": There")[2] in text_of(html)
+    assert '<canvas class="map"' not in html
+    explorer = explorer_of(html)
+    assert explorer["points"] == explorer["labels"] == explorer["classes"] == []
+    assert explorer["program"] == explorer_of(before)["program"]
+
+
+def test_codes_of_other_test_data_are_not_shown(walked, capsys):
+    """Case 21 of the reported troubles, where the training data are still the same."""
+    recorded = json.loads((walked / "record.json").read_text())
+    test = data.from_arrays(arrays()["x_test"], arrays()["y_test"])
+    recorded["test_data"] = test.fingerprint
+    (walked / "record.json").write_text(json.dumps(recorded))
+    assert '<canvas class="map"' in pages.build([walked])
+    np.savez(walked.parent / "data.npz", **{**arrays(), "y_test": arrays()["y_test"][::-1]})
+    assert '<canvas class="map"' not in pages.build([walked])
+    assert "There is no map: the test data are not those of the run" in capsys.readouterr().err
+
+
+def test_data_that_are_gone_leave_the_rest_of_the_page(walked, genmod):
+    """Case 21 of the reported troubles, where there is no file any more."""
+    (walked.parent / "data.npz").unlink()
+    ended = genmod("report", walked)
+    assert ended.code == 0, ended
+    (said,) = ended.err.splitlines()
+    assert "There is no explorer: the run cannot be opened (" in said
+    assert "data.npz" in said
+    assert "There is no explorer" in text_of((walked / "report.html").read_text("utf-8"))
+
+
+def test_codes_that_cannot_be_computed_leave_the_sliders(walked, capsys):
+    edit(walked, "1.0 * model.encode(state.params, x)[0]", "1 // 0")
+    html = pages.build([walked])
+    assert "There is no map: its codes cannot be computed (" in capsys.readouterr().err
+    assert '<canvas class="map"' not in html
+    assert explorer_of(html)["program"]
+
+
+def test_codes_that_are_left_out_are_counted(walked, capsys):
+    edit(walked, "x)[0]", "x)[0].at[:5].set(np.nan)")
+    assert len(explorer_of(pages.build([walked]))["labels"]) == 19
+    assert "5 of 24 codes are not finite and not on the map." in capsys.readouterr().err
+
+
+def test_without_codes_an_autoencoder_has_no_explorer(walked, capsys):
+    """Nothing else tells how far from zero its images lie."""
+    edit(walked, "encode=lambda", "normal=False, encode=lambda")
+    assert explorer_of(pages.build([walked]))["centre"] != [0, 0]
+    np.savez(walked.parent / "data.npz", **arrays(seed=1))
+    html = pages.build([walked])
+    assert 'data-run="0"' not in html
+    said = capsys.readouterr().err
+    assert "are not those of the run" in said
+    assert "There is no explorer: no codes tell where" in said
+
+
+def test_codes_of_any_scale_are_drawn_where_they_are(walked):
+    edit(walked, "1.0 * model", "1e-6 * model")
+    small = explorer_of(pages.build([walked]))
+    edit(walked, "1e-6 * model", "1.0 * model")
+    usual = explorer_of(pages.build([walked]))
+    points = np.reshape(usual["points"], (-1, 2))
+    spread = np.ptp(points, axis=0).max()
+    np.testing.assert_allclose(
+        np.reshape(small["points"], (-1, 2)) * 1e6, points, atol=spread / 500
+    )
+    np.testing.assert_allclose(np.array(small["start"]) * 1e6, usual["start"], rtol=1e-5)
+
+
+def test_the_map_is_of_all_of_the_test_images(walked, monkeypatch):
+    """Images in the order of their classes: the first ones would show a few classes."""
+    monkeypatch.setattr(pages, "_CODES", 12)
+    explorer = explorer_of(pages.build([walked]))
+    assert len(explorer["labels"]) == 12
+    assert explorer["classes"] == [str(i) for i in range(12)]
+    assert explorer["caption"] == "12 of 24 test images"
+
+
+def test_the_map_names_the_classes(walked):
+    """Case 23 of the reported troubles."""
+    names = [f"class {i} </script>" for i in range(12)]
+    recorded = json.loads((walked / "record.json").read_text())
+    (walked / "record.json").write_text(json.dumps(recorded | {"classes": names}))
+    html = pages.build([walked])
+    assert "</script>" not in re.search(r'id="explorers"[^>]*>(.*?)</script>\n', html)[1]
+    explorer = explorer_of(html)
+    assert explorer["classes"] == names
+    assert len(set(explorer["colours"])) == 12, "no two classes look alike"
+    edit(walked, "classes=()", "classes=('first', 'second')")
+    assert explorer_of(pages.build([walked]))["classes"][:4] == ["first", "second", "2", "3"]
+
+
+def test_the_plane_of_codes_names_the_classes():
+    """Case 23 of the reported troubles, in the picture of the end."""
+    codes = np.random.default_rng(0).normal(size=(8, 2))
+    names = ("_hidden", "$a$", "猫")
+    (axes,) = report.latent_plane(codes, np.arange(8) % 4, classes=names).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [*names, "3"]
+
+    class Named(NamedTuple):
+        images: np.ndarray
+        labels: np.ndarray
+        fingerprint: str = ""
+        classes: tuple[str, ...] = names
+
+    images = np.zeros((8, 4, 4, 1), np.uint8)
+    figures = report.autoencoder_figures(
+        Named(images, np.arange(8) % 3),
+        Named(images, np.arange(8) % 3),
+        encode=lambda x: codes,
+        decode=lambda z: np.zeros((len(z), 4, 4, 1)),
+        manifold=False,
+    )
+    (axes,) = figures["latents"].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(names)
