@@ -71,7 +71,9 @@ def gather(path: str | Path) -> Gathered:
     """
     folder = record.Folder(Path(path))
     recorded = record.read(folder)
-    seeds = recorded.get("seeds", 1)
+    seeds, first = recorded.get("seeds", 1), recorded["config"].get("seed", 0)
+    if not isinstance(first, int):
+        raise ValueError(f"{folder.record} is damaged: seed is {first!r}, expected a whole number")
     rows = [_numbers(row, seeds, folder.metrics) for row in record.read_metrics(folder)]
     evaluation = _numbers(record.read_evaluation(folder), seeds, folder.evaluation)
     return Gathered(Path(path), folder, recorded, rows, evaluation)
@@ -274,9 +276,22 @@ def _sheet(shown: _Shown, place: int, frames: int, with_explorer: bool) -> page.
         notes=[
             *notes,
             *why_none,
+            *_of_an_earlier_end(run),
             *(f"{p.relative_to(run.folder.path)} is no picture that opens." for p in unreadable),
         ],
     )
+
+
+def _of_an_earlier_end(run: Gathered) -> list[str]:
+    """What to say where a run that had ended goes on and has not reached its new end."""
+    end = max((start.get("num_steps", 0) for start in run.recorded.get("starts", [])), default=0)
+    step = run.rows[-1]["step"] if run.rows else 0
+    if not run.evaluation or step >= end:
+        return []
+    return [
+        f"This run goes on to step {end:,} and is at {step:,}: the numbers and pictures of its end "
+        "are those of an earlier end."
+    ]
 
 
 def _facts(run: Gathered) -> dict[str, str]:
@@ -299,6 +314,7 @@ def _facts(run: Gathered) -> dict[str, str]:
             else {"speed": f"{speed:,.0f} examples/s"}
         ),
         "data": _short(recorded["data"]),
+        **({"pictures and latent space": f"of seed {seeds[0]}"} if len(seeds) > 1 else {}),
     }
 
 

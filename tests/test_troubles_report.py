@@ -330,6 +330,20 @@ def test_numbers_that_are_not_finite_are_shown_as_such(tmp_path, capsys):
     assert "is left out" not in capsys.readouterr().err
 
 
+def test_numbers_of_an_earlier_end_are_said_to_be_that(tmp_path, capsys):
+    """A run that was made longer and stopped keeps the evaluation of its first end."""
+    starts = [{"step": 0, "num_steps": 4}, {"step": 4, "num_steps": 12}]
+    rows = [{"step": step, "epoch": step / 4, "loss": 1.0} for step in (4, 8, 12)]
+    made(tmp_path / "stopped", rows[:2], {"fid": 1.0}, starts=starts)
+    made(tmp_path / "ended", rows, {"fid": 1.0}, starts=starts, seeds=2, config={"seed": 3})
+    said = "goes on to step 12 and is at 8: the numbers and pictures of its end are those of an ear"
+    assert said in text_of(pages.build([tmp_path / "stopped"]))
+    assert said in capsys.readouterr().err
+    found = text_of(pages.build([tmp_path / "ended"]))
+    assert "goes on" not in found
+    assert "pictures and latent space of seed 3" in found
+
+
 def test_runs_of_several_experiments_are_called_by_what_they_differ_in(tmp_path):
     runs = [
         made(
