@@ -24,7 +24,7 @@ from PIL import Image
 
 from genmod import evaluate, record, report, rng, runner
 from genmod.experiment import Experiment
-from genmod.report import page, programs
+from genmod.report import canvas, page, programs
 
 MOST_BYTES = 6_000_000
 """A page is made of less and less until it is smaller."""
@@ -158,7 +158,7 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
 def _say(notes: Iterable[str]) -> None:
     """Tells the person at the terminal what the page says, too."""
     for note in notes:
-        print(f"note: {page.text(note)}", file=sys.stderr, flush=True)
+        print(f"note: {canvas.spelt(note)}", file=sys.stderr, flush=True)
 
 
 def _in_words(error: Exception) -> str:
@@ -336,7 +336,7 @@ def _repeat(run: Gathered) -> list[tuple[str, str]]:
 
 def _quoted(path: str) -> str:
     """A path for a shell; one with bytes that are no text as bash reads it."""
-    if page.text(path) == path:
+    if canvas.spelt(path) == path:
         return shlex.quote(path)
     plain = set(string.ascii_letters + string.digits + "/._- ")
     return (
@@ -530,7 +530,7 @@ class _Arm:
 
 def _comparison(runs: Sequence[Gathered], pictures: _Pictures) -> page.Comparison:
     arms = _arms(runs)
-    names = [page.text(name) for name in _names([arm.recorded for arm in arms])]
+    names = [canvas.spelt(name) for name in _names([arm.recorded for arm in arms])]
     logs = {name: _joined(arm.rows) for name, arm in zip(names, arms, strict=True)}
     logged = [name for rows in logs.values() for name in {n for row in rows for n in row}]
     shared = {name for name in logged if logged.count(name) > 1 or len(arms) == 1}

@@ -435,7 +435,7 @@ def test_any_name_of_a_folder_can_stand_on_a_page(name, genmod, tmp_path):
     ended = genmod("report", tmp_path / "runs", "--out", tmp_path / "page.html")
     assert ended.code == 0, ended
     found = text_of((tmp_path / "page.html").read_text("utf-8"))
-    shown = name.decode("utf-8", "backslashreplace")
+    shown = os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
     assert found.count(shown) > 3
     assert "dataset $a$b" in found, "no formula"
     named = " ".join(re.findall(r"genmod verify (.*?) the first", found))

@@ -179,17 +179,7 @@ def page(
         explorers=explorers,
         **safe,
     )
-    return text(html)
-
-
-def text(of: str) -> str:
-    r"""Text as UTF-8 can hold it: a byte of a file's name that is none is shown as `\xff`."""
-
-    def shown(found: re.Match[str]) -> str:
-        code = ord(found[0])
-        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-
-    return re.sub("[\ud800-\udfff]", shown, of)
+    return canvas.spelt(html)
 
 
 def svg(figure: Figure) -> str:
