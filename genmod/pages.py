@@ -74,8 +74,16 @@ def gather(path: str | Path) -> Gathered:
     seeds, first = recorded.get("seeds", 1), recorded["config"].get("seed", 0)
     if not isinstance(first, int):
         raise ValueError(f"{folder.record} is damaged: seed is {first!r}, expected a whole number")
-    rows = [_numbers(row, seeds, folder.metrics) for row in record.read_metrics(folder)]
-    evaluation = _numbers(record.read_evaluation(folder), seeds, folder.evaluation)
+    if seeds < 1:
+        raise ValueError(f"{folder.record} is damaged: seeds is {seeds}, expected at least 1")
+    file = folder.metrics
+    try:
+        rows = [_numbers(row, seeds, file) for row in record.read_metrics(folder)]
+        file = folder.evaluation
+        evaluation = _numbers(record.read_evaluation(folder), seeds, file)
+    # Half a file, a step without an end, JSON that is nested deeper than any that we write.
+    except (json.JSONDecodeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {_in_words(error)}") from None
     return Gathered(Path(path), folder, recorded, rows, evaluation)
 
 
@@ -105,7 +113,9 @@ def _number(value: Any, place: str) -> float:
             if not math.isfinite(number := float(value)):
                 return number
     elif isinstance(value, int | float):
-        return value
+        with contextlib.suppress(OverflowError):  # whole numbers that no float holds
+            float(value)
+            return value
     raise ValueError(f"{place} is damaged: expected a number, got {value!r}")
 
 
@@ -161,7 +171,9 @@ def _say(notes: Iterable[str]) -> None:
         print(f"note: {canvas.spelt(note)}", file=sys.stderr, flush=True)
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it ended with {error}" if error.args else "it ended"
     return str(error).partition("\n")[0] or type(error).__name__
 
 
@@ -175,7 +187,8 @@ def _gathered(paths: Sequence[Path]) -> tuple[list[Gathered], list[str]]:
     for path in paths:
         try:
             found.append(gather(path))
-        except (ValueError, OSError) as error:
+        # A damaged file may hold what nobody thought of; that is no trouble of the other runs.
+        except Exception as error:
             failed.append(f"{path} is left out: {_in_words(error)}")
             if len(paths) == 1:
                 raise
@@ -388,13 +401,16 @@ def _explorer(run: Gathered) -> tuple[page.Explorer | None, list[str]]:
     """The latent space of a run, of several seeds that of the first; and why there is none."""
     try:
         built, state = runner.trained(run.path)
-        if built.latents is None:
-            return None, []
+    # Its experiment file may raise anything, and end as a script does: the data are gone, genmod is
+    # another one, or it has options of its own that are not given here.
+    except (Exception, SystemExit) as error:
+        return None, [f"There is no explorer: the run cannot be opened ({_in_words(error)})."]
+    if built.latents is None:
+        return None, []
+    try:
         return _walked(run, built, rng.stream(rng.root(run.seeds[0]), "figures"), state)
-    # Its experiment file may raise anything: the data are gone, or genmod is another one.
     except Exception as error:
-        said = _in_words(error)
-        return None, [f"There is no explorer: the run cannot be opened ({said})."]
+        return None, [f"There is no explorer: its latents cannot be shown ({_in_words(error)})."]
 
 
 class _Codes(NamedTuple):
@@ -447,16 +463,30 @@ def _changed(run: Gathered, built: Experiment) -> str:
     """What tells that data are not those of the run; empty if nothing does."""
     assert built.test is not None
     recorded = run.recorded
-    for part, before, now in (
-        ("training", recorded["data"], built.dataset.fingerprint),
-        ("test", recorded.get("test_data", built.test.fingerprint), built.test.fingerprint),
+    for part, before, dataset in (
+        ("training", recorded["data"], built.dataset),
+        ("test", recorded.get("test_data"), built.test),
     ):
-        if now != before:
+        now = str(getattr(dataset, "fingerprint", "none"))
+        if before is not None and now != before:
             return (
                 f"the {part} data are not those of the run (their fingerprint is {_short(now)}, "
                 f"the record's {_short(before)})"
             )
     return ""
+
+
+def _classes(run: Gathered, built: Experiment) -> Sequence[str]:
+    """Names of the classes of the images on the map, by their numbers; none where none are known.
+
+    Those of the test images come first: it is their labels that are shown.
+    """
+    known = (
+        getattr(built.test, "classes", ()),
+        run.recorded.get("classes", ()),
+        getattr(built.dataset, "classes", ()),
+    )
+    return next((names for names in known if names), ())
 
 
 def _short(fingerprint: str) -> str:
@@ -488,6 +518,8 @@ def _walked(
         program = programs.program(decode, latents.dim, tried=np.concatenate(tried))
     except programs.UnsupportedError as error:
         notes.append(f"There are no sliders: {error}.")
+    except Exception as error:
+        notes.append(f"There are no sliders: the decoder cannot be run ({_in_words(error)}).")
     plane = None
     if latents.dim >= 2 and not found.are_wrong:
         axes = (
@@ -507,7 +539,7 @@ def _walked(
         plane=plane,
         points=codes if plane else np.zeros((0, 2)),
         labels=found.labels if plane else np.zeros(0, int),
-        classes=getattr(built.test, "classes", ()) or run.recorded.get("classes", ()),
+        classes=_classes(run, built),
         caption=found.caption,
     )
     return explorer, notes

@@ -367,6 +367,14 @@ DAMAGED = {
     "numbers of too few seeds": lambda run: (run / "evaluation.json").write_text(
         '{"fid": 1.0, "seeds": {"fid": [1.0, 2.0]}}'
     ),
+    "a step without an end": lambda run: (run / "metrics.jsonl").write_text(
+        '{"step": 1e400, "epoch": 1.0, "loss": 2.0}\n'
+    ),
+    "more than a float holds": lambda run: (run / "metrics.jsonl").write_text(
+        f'{{"step": 1, "epoch": 1.0, "loss": 1{"0" * 400}}}\n'
+    ),
+    "nested without an end": lambda run: (run / "evaluation.json").write_text("[" * 200_000),
+    "no seed": lambda run: made(run.parent / "again", seeds=0).rename(run.parent / "b-none"),
     "a seed that is none": lambda run: made(
         run.parent / "again", config={"seed": "x", "epochs": 1}
     ).rename(run.parent / "b-odd"),
@@ -391,6 +399,9 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_shown(
     found = text_of((tmp_path / "report.html").read_text("utf-8"))
     assert said.removeprefix("note: ") in found
     assert found.count("fid 3.0000") >= 2
+    assert "cannot be shown side by side" not in found
+    (run,) = {path for path in (tmp_path / "runs").iterdir() if f"runs/{path.name} is" in said}
+    refused(genmod("report", run, "--out", tmp_path / "x.html"), 2, "is damaged")
 
 
 def test_if_no_run_can_be_read_the_first_error_is_said(genmod, tmp_path):
@@ -580,6 +591,26 @@ def test_codes_that_cannot_be_computed_leave_the_sliders(walked, capsys):
     assert explorer_of(html)["program"]
 
 
+def test_a_run_whose_file_ends_as_a_script_does_is_no_trouble_of_the_page(walked, genmod):
+    """Case 14 of the reported troubles, where options of one's own are read when it is opened."""
+    copy = walked / "experiment.py"
+    copy.write_text(copy.read_text() + "\nraise SystemExit('--data is missing')\n")
+    made(walked.parent / "other", [{"step": 1, "epoch": 1.0, "loss": 2.0}])
+    ended = genmod("report", walked.parent, "--out", walked.parent / "page.html")
+    assert ended.code == 0, ended
+    said = "run: There is no explorer: the run cannot be opened (it ended with --data is missing)."
+    assert said in ended.err
+    assert said.partition(": ")[2] in text_of((walked.parent / "page.html").read_text("utf-8"))
+
+
+def test_a_decoder_that_fails_leaves_the_map(walked, capsys):
+    edit(walked, "partial(vae.images(model), state.params)", "1 // 0")
+    html = pages.build([walked])
+    assert "There are no sliders: the decoder cannot be run (" in capsys.readouterr().err
+    assert explorer_of(html)["program"] is None
+    assert len(explorer_of(html)["labels"]) == 24
+
+
 def test_codes_that_are_left_out_are_counted(walked, capsys):
     edit(walked, "x)[0]", "x)[0].at[:5].set(np.nan)")
     assert len(explorer_of(pages.build([walked]))["labels"]) == 19
@@ -632,6 +663,12 @@ def test_the_map_names_the_classes(walked):
     assert len(set(explorer["colours"])) == 12, "no two classes look alike"
     edit(walked, "classes=()", "classes=('first', 'second')")
     assert explorer_of(pages.build([walked]))["classes"][:4] == ["first", "second", "2", "3"]
+
+
+def test_the_map_takes_names_from_the_training_data_where_nothing_else_has_them(walked):
+    """Case 23 of the reported troubles, for a run that was recorded without names."""
+    edit(walked, "        images,\n", "        Named(*images, classes=('cat', 'dog')),\n")
+    assert explorer_of(pages.build([walked]))["classes"][:3] == ["cat", "dog", "2"]
 
 
 def test_the_plane_of_codes_names_the_classes():
