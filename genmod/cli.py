@@ -144,6 +144,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
                 source=source.of(module),
                 config=written,
                 fingerprint=built.dataset.fingerprint,
+                test_fingerprint=getattr(built.test, "fingerprint", ""),
                 command=shlex.join(["genmod", "train", name, *arguments]),
                 seeds=options.seeds,
                 protocol=_protocol(config, built),

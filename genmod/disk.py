@@ -70,8 +70,11 @@ def json_line(content: Mapping[str, Any]) -> str:
 def numbers(content: Any) -> Any:
     """What was read from JSON, with the numbers that are not finite in place of their names.
 
-    Only for what holds no other text: earlier versions wrote NaN as Python does, which is read too.
+    Only for what holds no other text: earlier versions wrote NaN as Python does, which is read too,
+    and so is null, which other programs write.
     """
+    if content is None:
+        return math.nan
     if isinstance(content, dict):
         return {name: numbers(value) for name, value in content.items()}
     if isinstance(content, list):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from genmod import catalogue, checks, configs, data, report, source, train
+from genmod import catalogue, checks, configs, data, report, rng, source, train
 from genmod.data import Dataset
 from genmod.train import Learner
 from genmod.types import Array, BatchAt, Key, Keys, Stream

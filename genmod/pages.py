@@ -88,7 +88,7 @@ def gather(path: str | Path) -> Gathered:
 
 
 def _numbers(values: Any, seeds: int, file: Path) -> dict[str, Any]:
-    """A log point or an evaluation, with NaN and infinity as numbers however they are written."""
+    """A log point or an evaluation, if it holds what the page needs: numbers, as many as seeds."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{file} is damaged: expected numbers by name, got {values!r}")
     found = {n: _number(v, f"{file}: {n}") for n, v in values.items() if n != "seeds"}
@@ -105,14 +105,8 @@ def _numbers(values: Any, seeds: int, file: Path) -> dict[str, Any]:
 
 
 def _number(value: Any, place: str) -> float:
-    """A number as a log may hold it: null for what is none, or the name of what is not finite."""
-    if value is None:
-        return math.nan
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            if not math.isfinite(number := float(value)):
-                return number
-    elif isinstance(value, int | float):
+    """A number as a log may hold it."""
+    if isinstance(value, int | float):
         with contextlib.suppress(OverflowError):  # whole numbers that no float holds
             float(value)
             return value

@@ -57,6 +57,7 @@ _OPTIONAL_FIELDS = {
     "directory": str,
     "source": str,
     "classes": list,
+    "test_data": str,
 }
 RESERVED = ("step", "epoch", "seeds", "examples_per_s")
 """Names that the log itself uses; so does it those that end in `_se`, for standard errors."""
@@ -133,6 +134,7 @@ def open_folder(
     source: Path | Code,
     config: Mapping[str, Any],
     fingerprint: str,
+    test_fingerprint: str = "",
     command: str,
     seeds: int = 1,
     protocol: Mapping[str, Any] | None = None,
@@ -149,6 +151,8 @@ def open_folder(
       config: the configuration as JSON holds it. `epochs` may differ from the folder's, and so may
         the places of data; what it has more than the folder's must be as it is by default.
       fingerprint: of the training data.
+      test_fingerprint: of the test data, where there are some. Other ones are told: they change the
+        numbers of the evaluation, not the run.
       command: how to start the run again.
       seeds: number of runs in one, the first of which has the configuration's seed.
       protocol: what is done with the data: how they are divided and prepared, as JSON holds it.
@@ -172,6 +176,7 @@ def open_folder(
         "data": fingerprint,
         "protocol": dict(protocol or {}),
         **({"classes": list(classes)} if classes else {}),
+        **({"test_data": test_fingerprint} if test_fingerprint else {}),
         "versions": versions(),
         "device": device(),
         "settings": settings(),
@@ -190,6 +195,7 @@ def open_folder(
             *changes(before),
             *starts.changes(before, folder.path, read_now, called),
             *_moved(before, now, kind),
+            *_tested_on_others(before, now),
         ]
         starts.keep(folder.path, read_now)
         _update(folder, before, now)
@@ -220,6 +226,16 @@ def _moved(before: Mapping[str, Any], now: Mapping[str, Any], kind: type | None)
             for name, value in before["config"].items()
             if name != "epochs" and now["config"][name] != value
         ),
+    ]
+
+
+def _tested_on_others(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    there, here = before.get("test_data"), now.get("test_data", "none")
+    if there in (None, here):
+        return []
+    return [
+        f"the test data were {there} when the run began and are {here} now: numbers of the "
+        "evaluation differ"
     ]
 
 
@@ -322,6 +338,8 @@ def read(folder: Folder) -> dict[str, Any]:
             for name, kind in _OPTIONAL_FIELDS.items()
             if not isinstance(content.get(name, kind()), kind)
         ]
+        if not all(isinstance(start["step"], int) for start in content.get("starts", [])):
+            wrong.append("a step in starts")
     # RecursionError: JSON that is nested deeper than any that we write.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder.record} is damaged: {error!r}") from None
@@ -552,7 +570,7 @@ def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
             int(row["step"])
             if not all(isinstance(v, int | float) for n, v in row.items() if n != "seeds"):
                 raise TypeError
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             raise ValueError(f"{folder.metrics} is damaged: {line!r} is no log point") from None
         yield end, row
 

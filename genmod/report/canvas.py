@@ -53,11 +53,6 @@ def spelt(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def spelt(text: str) -> str:
-    """A text whose characters are all Unicode: the bytes of a file's name may be none."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def colour(index: int) -> tuple[float, float, float, float]:
     """The colour of class number `index`; there are ten, then they repeat."""
     from matplotlib import colormaps
