@@ -1,4 +1,4 @@
-"""What goes wrong with data on disk, and with what is not installed."""
+"""What goes wrong with data on disk."""
 
 
 class DataError(Exception):
@@ -7,7 +7,3 @@ class DataError(Exception):
 
 class NoSuchSplit(ValueError):
     """A data set has no part of that name."""
-
-
-class MissingError(ValueError):
-    """What is asked for needs a package that is not installed."""

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.export
 import numpy as np
+import safetensors.numpy
 
 from genmod import checks, disk, record, rng, runner
-from genmod.errors import MissingError
 from genmod.experiment import Experiment
 from genmod.types import Array, Key
 
@@ -53,10 +53,8 @@ def write(
 
     Raises:
       ValueError: if num is not positive or the learner cannot sample.
-      MissingError: if safetensors is not installed.
       DiskError: if a file cannot be written.
     """
-    save = _safetensors().save
     checks.positive_integer("num", num)
     named = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
@@ -75,7 +73,7 @@ def write(
     exported = jax.export.export(jax.jit(sample), platforms=PLATFORMS)(used, key_data)
     (images,) = exported.out_avals
     program = exported.serialize()
-    weights = save({name: np.asarray(value) for name, value in used.items()})
+    weights = safetensors.numpy.save({name: np.asarray(value) for name, value in used.items()})
     content = {
         **about,
         "num": num,
@@ -100,10 +98,8 @@ def load(folder: str | Path) -> Exported:
 
     Raises:
       ValueError: if a file is missing, or not the one that was written.
-      MissingError: if safetensors is not installed.
     """
     folder = Path(folder)
-    read = _safetensors().load
     try:
         about = json.loads((folder / _ABOUT).read_text())
         contents = {name: (folder / name).read_bytes() for name in about["sha256"]}
@@ -116,7 +112,7 @@ def load(folder: str | Path) -> Exported:
                 f"{folder / name} is damaged: SHA-256 {found}, expected {about['sha256'][name]}"
             )
     exported = jax.export.deserialize(bytearray(contents[_SAMPLER]))
-    parameters = read(contents[_PARAMETERS])
+    parameters = safetensors.numpy.load(contents[_PARAMETERS])
     call = jax.jit(exported.call)
     return Exported(lambda key: call(parameters, jax.random.key_data(key)), parameters, about)
 
@@ -163,13 +159,3 @@ def _used(
     kept = set(whole.module_kept_var_idx)
     # Arguments are numbered in the order of the tree, whose dictionaries are sorted.
     return {name: named[name] for place, name in enumerate(sorted(named)) if place in kept}
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError:
-        raise MissingError(
-            "an export needs safetensors, which is not installed: pip install 'genmod[export]'"
-        ) from None
-    return safetensors.numpy

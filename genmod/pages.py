@@ -138,7 +138,6 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
 
     Raises:
       ValueError: if a folder holds no run, or the page cannot be as small as that.
-      MissingError: if Jinja2 is not installed.
     """
     runs, left_out = _gathered([run for path in paths for run in below(path)])
     shown = _Shown(runs)

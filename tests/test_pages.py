@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -197,12 +196,6 @@ def test_what_is_no_run_is_refused(genmod, tmp_path):
     (tmp_path / "record.json").write_text("{}")
     refused(genmod("report", tmp_path, "--out", tmp_path / "a" / "b.html"), 2, "does not exist")
     refused(genmod("report", tmp_path), 2, "record.json is damaged")
-
-
-def test_without_jinja2_its_extra_is_named(genmod, run, monkeypatch):
-    folder = run("run", "--seed", 0)
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    refused(genmod("report", folder), 2, "pip install 'genmod[report]'")
 
 
 @pytest.fixture

@@ -198,6 +198,7 @@ def train_torch(turns: Turns, job: Job) -> None:
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     real = 2 * torch.rand(BATCH_SIZE, 1, 28, 28) - 1
+    loss = torch.zeros(())
     while True:
         turns.begin()
         for _ in range(job.steps):

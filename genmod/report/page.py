@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genmod.errors import MissingError
 from genmod.report import canvas
 from genmod.report.latents import class_names
 
@@ -140,17 +139,12 @@ def page(
       notes: which runs are left out, and why.
 
     Raises:
-      MissingError: if Jinja2 is not installed.
       ValueError: if there is no run.
     """
     if not sheets:
         raise ValueError("a page must be about at least one run, got none")
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingError(
-            "a report needs Jinja2, which is not installed: pip install 'genmod[report]'"
-        ) from None
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("genmod.report", "assets"),
         autoescape=True,
