@@ -17,10 +17,10 @@ test: lint
 
 # Notebooks, the commands of README and docs, processes and what may befall them.
 test-end-to-end: $(VENV)/dev
-	$(BIN)/pytest $(PARALLEL) -m "end_to_end and not slow"
+	GENMOD_TESTS_XLA=fused $(BIN)/pytest $(PARALLEL) -m "end_to_end and not slow"
 
 test-all: lint
-	GENMOD_TESTS_OPTIMISED=1 $(BIN)/pytest $(PARALLEL)
+	GENMOD_TESTS_XLA=usual $(BIN)/pytest $(PARALLEL)
 
 # The oldest versions that setup.cfg admits.
 test-lowest:

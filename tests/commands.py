@@ -59,7 +59,7 @@ class Ended(NamedTuple):
     @property
     def message(self):
         """What was said about an error, as one line, without the frame around it."""
-        return re.sub(r"[\s─│╭╮╰╯]+", " ", self.err)
+        return re.sub(r"[\s─│╭╮╰╯]+", " ", re.sub(r"(?m)^note: .*\n", "", self.err))
 
 
 def refused(ended, code, *said):

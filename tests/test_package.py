@@ -71,9 +71,9 @@ ALLOWED = {
     "devices.py": {"types"},
     "nets": {"checks", "devices", "nets", "rng", "types"},
     "vae": {"checks", "rng", "types", "vae"},
-    "gan": {"checks", "gan", "rng", "types"},
+    "gan": {"checks", "devices", "gan", "rng", "types"},
     "train": {"checks", "devices", "disk", "rng", "train", "types"},
-    "evaluate": {"checks", "evaluate", "rng", "types"},
+    "evaluate": {"checks", "devices", "evaluate", "rng", "types"},
     "data": {
         *("caches", "checks", "configs", "data", "decoding", "errors", "machine", "rng"),
         *("source", "types"),

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from html import unescape
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -461,20 +460,12 @@ WALKED = '''
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import optax
 
 from genmod import data, nets, train, vae
 from genmod.experiment import Experiment, Latents
-
-
-class Named(NamedTuple):
-    images: np.ndarray
-    labels: np.ndarray
-    fingerprint: str
-    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -501,7 +492,7 @@ def build(config):
             decoder=lambda key, state: partial(vae.images(model), state.params),
             encode=lambda state, x: 1.0 * model.encode(state.params, x)[0],
         ),
-        test=Named(*test, classes=()),
+        test=test._replace(classes=()),
     )
 '''
 
@@ -667,7 +658,7 @@ def test_the_map_names_the_classes(walked):
 
 def test_the_map_takes_names_from_the_training_data_where_nothing_else_has_them(walked):
     """Case 23 of the reported troubles, for a run that was recorded without names."""
-    edit(walked, "        images,\n", "        Named(*images, classes=('cat', 'dog')),\n")
+    edit(walked, "        images,\n", "        images._replace(classes=('cat', 'dog')),\n")
     assert explorer_of(pages.build([walked]))["classes"][:3] == ["cat", "dog", "2"]
 
 
@@ -678,16 +669,11 @@ def test_the_plane_of_codes_names_the_classes():
     (axes,) = report.latent_plane(codes, np.arange(8) % 4, classes=names).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [*names, "3"]
 
-    class Named(NamedTuple):
-        images: np.ndarray
-        labels: np.ndarray
-        fingerprint: str = ""
-        classes: tuple[str, ...] = names
-
     images = np.zeros((8, 4, 4, 1), np.uint8)
+    named = data.from_arrays(images, np.arange(8) % 3)._replace(classes=names)
     figures = report.autoencoder_figures(
-        Named(images, np.arange(8) % 3),
-        Named(images, np.arange(8) % 3),
+        named,
+        named,
         encode=lambda x: codes,
         decode=lambda z: np.zeros((len(z), 4, 4, 1)),
         manifold=False,

@@ -634,11 +634,11 @@ def test_other_data_of_one_name_get_a_folder_of_their_own(genmod, mine, tmp_path
     file = mine(*READS)
     monkeypatch.chdir(tmp_path)
     np.save("beside.npy", np.zeros(3))
-    for value in (1, 2):
+    for value in (100, 200):
         (tmp_path / str(value)).mkdir()
         images = np.full((40, 2, 2, 1), value, np.uint8)
         np.savez(tmp_path / str(value) / "set.npz", images=images)
-    commands = [("train", file, "--dataset", f"npz:{value}/set.npz") for value in (1, 2)]
+    commands = [("train", file, "--dataset", f"npz:{value}/set.npz") for value in (100, 200)]
     first, other = (genmod(*command) for command in commands)
     assert (first.code, first.err) == (0, "")
     assert "is of other data: this run's folder is " in other.err
