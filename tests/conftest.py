@@ -7,17 +7,13 @@ import time
 # GENMOD_TESTS_XLA says how programs are compiled: "quick"; "fused", which is not optimised either,
 # and in which one computation has the same bits in any program; or "usual", as users have it. What
 # runs in a process of its own with a plain shell's variables, and notebooks, is always "usual".
-XLA = {
-    "usual": [],
-    "fused": ["--xla_backend_optimization_level=0"],
-    "quick": [
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false",
-        "--xla_cpu_parallel_codegen_split_count=1",
-    ],
-}
-_flags = XLA[os.environ.get("GENMOD_TESTS_XLA", "quick")]
-os.environ["XLA_FLAGS"] = " ".join(["--xla_force_host_platform_device_count=4", *_flags])
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+if os.environ.get("GENMOD_TESTS_XLA") != "usual":
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+if os.environ.get("GENMOD_TESTS_XLA", "quick") == "quick":
+    os.environ["XLA_FLAGS"] += (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

@@ -219,6 +219,7 @@ def table(monkeypatch):
     return importlib.import_module("augmentation")
 
 
+@pytest.mark.end_to_end
 def test_the_table_is_computed_once_and_a_fold_of_it_is_the_experiment(
     archive, tmp_path, table, capsys, monkeypatch
 ):

@@ -204,6 +204,7 @@ def test_how_often_to_log_and_to_save_changes_no_result(genmod, finished, tmp_pa
 # Looking at runs.
 
 
+@pytest.mark.end_to_end
 def test_samples_are_the_same_for_a_seed_and_others_for_another(process, genmod, finished, place):
     def command(seed, out):
         return ("sample", finished.path, "--num", 5, "--seed", seed, "--out", out)
@@ -528,6 +529,7 @@ def damage(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+@pytest.mark.end_to_end
 def test_processes_end_with_the_code_of_what_went_wrong(process, altered, run, tmp_path):
     state = run.checkpoints / "000000012" / "state"
     damage(state / "manifest.ocdbt")
@@ -626,6 +628,7 @@ def stopped(process, place):
     return found
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_run_goes_on_from_there(stopped, genmod, place, number, code):
     folder, ended, seconds = stopped[number]

@@ -13,6 +13,8 @@ from PIL import Image
 from genmod import data, record, startup
 from genmod.train import checkpoint
 
+pytestmark = pytest.mark.end_to_end
+
 
 def rows(folder):
     return record.read_metrics(record.Folder(folder))

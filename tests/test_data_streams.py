@@ -119,6 +119,7 @@ def test_every_source_gives_the_same_batches_streamed(sources, name, split, no_r
     np.testing.assert_array_equal(again.images[[5, 3]], whole.images[[5, 3]])
 
 
+@pytest.mark.end_to_end
 @settings(max_examples=3)
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(0, 500), st.integers(1, 9), st.booleans()
@@ -303,6 +304,7 @@ def test_a_run_goes_on_from_any_step_of_a_stream(short_parts):
     assert_same((ours.batch, ours.metrics), (theirs.batch, theirs.metrics))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_seeds_have_each_their_own_order_of_a_stream(short_parts, one_by_one):
     many = train.over_seeds(small_learner(), 3, one_by_one=one_by_one)
@@ -325,6 +327,7 @@ def test_devices_hold_their_share_of_a_stream(short_parts, how):
     assert {s.data.shape for s in images.addressable_shards} == {(1, 2, 5, 6, 5, 3)}
 
 
+@pytest.mark.end_to_end
 def test_seeds_are_spread_over_devices_with_a_stream(short_parts):
     many = train.over_devices(train.over_seeds(small_learner(), 4), devices=jax.devices()[:2])
     stream, on_device = both()
@@ -409,6 +412,7 @@ SHARES = """
 """
 
 
+@pytest.mark.end_to_end
 def test_two_processes_read_disjoint_shares_that_add_up_to_the_batch():
     with socket.socket() as free:
         free.bind(("localhost", 0))

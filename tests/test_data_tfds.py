@@ -580,6 +580,7 @@ def test_only_what_tfds_has_code_for_is_prepared(stub, tmp_path, name):
     assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.end_to_end
 def test_two_processes_prepare_once(prepared, tmp_path, stub):
     # Both find nothing; the one that waits reads what the other has prepared.
     made = tmp_path / "made" / "mnist" / "1.0.0"

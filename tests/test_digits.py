@@ -17,6 +17,7 @@ def judge():
     return digits.classifier()
 
 
+@pytest.mark.end_to_end
 def test_it_reads_mnist_as_well_as_its_file_says(judge):
     assert judge.accuracy >= 0.993
     assert digits.accuracy(judge) == judge.accuracy
@@ -43,6 +44,7 @@ def test_its_file_says_what_made_it():
     assert about["device"]["platform"] == "cpu"
 
 
+@pytest.mark.end_to_end
 def test_logits_do_not_depend_on_what_is_asked_with_them(judge):
     x = np.asarray(jax.random.uniform(rng.root(1), (1500, 28, 28, 1)))
     logits = judge.logits(x)
@@ -67,6 +69,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(digits, "accuracy", lambda judge: 0.1)
 
 
+@pytest.mark.end_to_end
 def test_it_can_be_made_again(monkeypatch, tmp_path, capsys):
     quick(monkeypatch)
     path = tmp_path / "judge.npz"

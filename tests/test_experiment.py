@@ -412,7 +412,7 @@ def test_a_shipped_experiment_is_built_and_fits_together(name):
 
     key = rng.root(0)
     carry = train.shapes(built.learner, key, built.batch_at)
-    batch = jax.jit(built.batch_at)(key, 0)
+    batch = jax.jit(lambda at, key: at(key, 0))(built.batch_at, key)  # the data are an argument
     assert (batch.shape, batch.dtype) == ((config.batch_size, *shape), np.float32)
     assert low <= float(batch.min()) < float(batch.max()) <= high
     state, metrics = jax.eval_shape(built.learner.step, key, carry.state, batch)

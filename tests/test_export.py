@@ -14,6 +14,8 @@ from commands import SMALL, refused
 from genmod import data, export, gan, nets, rng, runner, train
 from genmod.experiment import Experiment
 
+pytestmark = pytest.mark.end_to_end
+
 WITHOUT = """
 import sys, jax, jax.export, numpy, safetensors.numpy
 folder, out = sys.argv[1:]

@@ -12,6 +12,8 @@ from commands import SMALL, refused
 
 from genmod import evaluate, pages, record, rng, runner
 
+pytestmark = pytest.mark.end_to_end
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WALKED = (
     ("        figures=figures,\n", "        latents=latents,\n        test=images,\n"),

@@ -68,6 +68,7 @@ def test_pictures_that_cannot_be_read_are_no_guide(tmp_path):
         pictures.choose(tmp_path)
 
 
+@pytest.mark.end_to_end
 def test_a_folder_is_trained_on_and_says_what_was_chosen(genmod, tmp_path, monkeypatch):
     # From within it: what the command writes there is no data (case 10 of the reported troubles).
     monkeypatch.chdir(folder(tmp_path / "mine", [(12, 9), (9, 12)] * 10, classes=2))

@@ -40,6 +40,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(vae_run):
     assert [p.step for p in runs[0]] == [7, 14, 21, 28, 30]
 
 
+@pytest.mark.end_to_end
 @settings(max_examples=8)
 @given(stop=st.integers(1, 39), log_every=st.integers(1, 40))
 def test_a_run_continued_from_anywhere_ends_in_the_same_bits(vae_run, stop, log_every):
@@ -75,6 +76,7 @@ def test_a_run_continued_from_anywhere_ends_in_the_same_bits(vae_run, stop, log_
     assert bits(final.carry) == bits(whole[-1].carry)
 
 
+@pytest.mark.end_to_end
 def test_uncompiled_and_jitted_steps_give_the_numbers_of_the_loop(vae_run):
     learner, batch_at = vae_run
     key = rng.root(0)

@@ -68,7 +68,7 @@ def assert_same_run(ours, theirs, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-@pytest.mark.parametrize("how", ["pmap", "sharded"])
+@pytest.mark.parametrize("how", [pytest.param("pmap", marks=pytest.mark.end_to_end), "sharded"])
 @pytest.mark.parametrize("num", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
 def test_one_two_and_four_devices_give_the_same_run(name, how, num):
     learner = LEARNERS[name]()

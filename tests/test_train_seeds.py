@@ -190,6 +190,7 @@ def test_each_combination_is_the_run_with_these_numbers():
         assert_same(train.pick(many.carry, index), alone.carry)
 
 
+@pytest.mark.end_to_end
 def test_a_grid_can_be_run_over_seeds():
     grid = {"beta": [0.5, 4.0]}
     many = last(train.over_seeds(train.over_grid(swept(), grid), 2), rng.root(3), 20)
@@ -198,6 +199,7 @@ def test_a_grid_can_be_run_over_seeds():
     np.testing.assert_allclose(many.metrics["loss"][1, 1], alone.metrics["loss"], rtol=1e-5)
 
 
+@pytest.mark.end_to_end
 def test_a_games_penalty_can_be_swept():
     with pytest.raises(ValueError, match=r"no number 'r1' to sweep, only \[\]"):
         last(train.over_grid(game(), {"r1": [0.1]}), rng.root(0), 1)

@@ -533,6 +533,7 @@ def edit(run, old, new):
     copy.write_text(text.replace(old, new))
 
 
+@pytest.mark.end_to_end
 def test_codes_of_other_data_are_not_shown(walked, genmod):
     """Case 21 of the reported troubles: the file behind the data was replaced."""
     before = pages.build([walked])
@@ -551,6 +552,7 @@ def test_codes_of_other_data_are_not_shown(walked, genmod):
     assert explorer["program"] == explorer_of(before)["program"]
 
 
+@pytest.mark.end_to_end
 def test_codes_of_other_test_data_are_not_shown(walked, capsys):
     """Case 21 of the reported troubles, where the training data are still the same."""
     recorded = json.loads((walked / "record.json").read_text())
@@ -563,6 +565,7 @@ def test_codes_of_other_test_data_are_not_shown(walked, capsys):
     assert "There is no map: the test data are not those of the run" in capsys.readouterr().err
 
 
+@pytest.mark.end_to_end
 def test_data_that_are_gone_leave_the_rest_of_the_page(walked, genmod):
     """Case 21 of the reported troubles, where there is no file any more."""
     (walked.parent / "data.npz").unlink()
@@ -574,6 +577,7 @@ def test_data_that_are_gone_leave_the_rest_of_the_page(walked, genmod):
     assert "There is no explorer" in text_of((walked / "report.html").read_text("utf-8"))
 
 
+@pytest.mark.end_to_end
 def test_codes_that_cannot_be_computed_leave_the_sliders(walked, capsys):
     edit(walked, "1.0 * model.encode(state.params, x)[0]", "1 // 0")
     html = pages.build([walked])
@@ -582,6 +586,7 @@ def test_codes_that_cannot_be_computed_leave_the_sliders(walked, capsys):
     assert explorer_of(html)["program"]
 
 
+@pytest.mark.end_to_end
 def test_a_run_whose_file_ends_as_a_script_does_is_no_trouble_of_the_page(walked, genmod):
     """Case 14 of the reported troubles, where options of one's own are read when it is opened."""
     copy = walked / "experiment.py"
@@ -594,6 +599,7 @@ def test_a_run_whose_file_ends_as_a_script_does_is_no_trouble_of_the_page(walked
     assert said.partition(": ")[2] in text_of((walked.parent / "page.html").read_text("utf-8"))
 
 
+@pytest.mark.end_to_end
 def test_a_decoder_that_fails_leaves_the_map(walked, capsys):
     edit(walked, "partial(vae.images(model), state.params)", "1 // 0")
     html = pages.build([walked])
@@ -602,12 +608,14 @@ def test_a_decoder_that_fails_leaves_the_map(walked, capsys):
     assert len(explorer_of(html)["labels"]) == 24
 
 
+@pytest.mark.end_to_end
 def test_codes_that_are_left_out_are_counted(walked, capsys):
     edit(walked, "x)[0]", "x)[0].at[:5].set(np.nan)")
     assert len(explorer_of(pages.build([walked]))["labels"]) == 19
     assert "5 of 24 codes are not finite and not on the map." in capsys.readouterr().err
 
 
+@pytest.mark.end_to_end
 def test_without_codes_an_autoencoder_has_no_explorer(walked, capsys):
     """Nothing else tells how far from zero its images lie."""
     edit(walked, "encode=lambda", "normal=False, encode=lambda")
@@ -620,6 +628,7 @@ def test_without_codes_an_autoencoder_has_no_explorer(walked, capsys):
     assert "There is no explorer: no codes tell where" in said
 
 
+@pytest.mark.end_to_end
 def test_codes_of_any_scale_are_drawn_where_they_are(walked):
     edit(walked, "1.0 * model", "1e-6 * model")
     small = explorer_of(pages.build([walked]))
@@ -633,6 +642,7 @@ def test_codes_of_any_scale_are_drawn_where_they_are(walked):
     np.testing.assert_allclose(np.array(small["start"]) * 1e6, usual["start"], rtol=1e-5)
 
 
+@pytest.mark.end_to_end
 def test_the_map_is_of_all_of_the_test_images(walked, monkeypatch):
     """Images in the order of their classes: the first ones would show a few classes."""
     monkeypatch.setattr(pages, "_CODES", 12)
@@ -642,6 +652,7 @@ def test_the_map_is_of_all_of_the_test_images(walked, monkeypatch):
     assert explorer["caption"] == "12 of 24 test images"
 
 
+@pytest.mark.end_to_end
 def test_the_map_names_the_classes(walked):
     """Case 23 of the reported troubles."""
     names = [f"class {i} </script>" for i in range(12)]
@@ -656,6 +667,7 @@ def test_the_map_names_the_classes(walked):
     assert explorer_of(pages.build([walked]))["classes"][:4] == ["first", "second", "2", "3"]
 
 
+@pytest.mark.end_to_end
 def test_the_map_takes_names_from_the_training_data_where_nothing_else_has_them(walked):
     """Case 23 of the reported troubles, for a run that was recorded without names."""
     edit(walked, "        images,\n", "        images._replace(classes=('cat', 'dog')),\n")

@@ -123,6 +123,7 @@ def test_what_opens_an_edited_run_uses_its_last_source_and_says_so(edited, genmo
         assert ended.err.count("the experiment was edited") == 1
 
 
+@pytest.mark.end_to_end
 def test_each_step_of_an_edited_run_is_repeated_by_the_source_that_took_it(edited, genmod):
     """Case 5."""
     found = verify.run(edited.path, everything=True)
@@ -145,6 +146,7 @@ def test_a_source_is_kept_once_and_a_start_names_its_own(edited, genmod, mine):
     assert drawn(edited.path) == pytest.approx((1 + 4 * 2 + 4 * 3 + 4 * 2) * 2 / 1000)
 
 
+@pytest.mark.end_to_end
 def test_a_finished_run_that_is_drawn_by_an_edited_source_keeps_that(edited, genmod, mine):
     """Case 5: a start that takes no step, but evaluates and draws."""
     trained(genmod, mine(("FACTOR = 2.0", "FACTOR = 5.0")), edited.path, "--epochs", 2)
@@ -184,6 +186,7 @@ def test_a_module_beside_an_experiment_is_found_and_kept(genmod, mine, tmp_path)
     assert drawn(folder) == pytest.approx(9 * 2 / 1000)
 
 
+@pytest.mark.end_to_end
 def test_runs_whose_modules_have_one_name_are_not_confused(genmod, mine, tmp_path):
     """Case 16: two runs that one process opens, as a report of both does."""
     folders = []
@@ -329,6 +332,7 @@ def strictly(text):
     return json.loads(text, parse_constant=no_token)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("value", "seeds"), [(np.inf, 2), (-np.inf, 1), (np.nan, 1)])
 def test_what_is_not_finite_is_printed_kept_and_drawn(genmod, tmp_path, capsys, value, seeds):
     """Case 14."""

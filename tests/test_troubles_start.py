@@ -21,6 +21,8 @@ from genmod import checks, disk, experiment, rng, terminal
 from genmod.report import canvas, page
 from genmod.stop import Phase, Stop, Stopped
 
+pytestmark = pytest.mark.end_to_end
+
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "experiments"
 EARLY = (
@@ -94,7 +96,6 @@ def test_02_what_is_no_seed_is_refused(seed):
 TINY = "--epochs 1 --batch-size 2000 --hidden 8 --no-progress --run-dir run"
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize("flags", ["--devices 2", "--devices 2 --how pmap", "--seeds 2"])
 def test_02_a_shipped_experiment_uses_the_devices_that_readme_promises(plainly, tmp_path, flags):
     if "seeds" in flags and len(os.sched_getaffinity(0)) < 2:
@@ -104,7 +105,6 @@ def test_02_a_shipped_experiment_uses_the_devices_that_readme_promises(plainly, 
     assert [start["devices"] for start in recorded(tmp_path / "run")["starts"]] == [2]
 
 
-@pytest.mark.end_to_end
 def test_02_two_processes_of_a_shipped_experiment_are_one_run(plainly, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -201,7 +201,6 @@ def test_17_a_run_goes_on_without_its_streams(genmod, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "evaluation.json").is_file()
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "where", [">&-", ">&- 2>&-", "2>&1 | head -n 1", "> /dev/full 2> /dev/full", "<&- >&- 2>&-"]
 )
@@ -216,7 +215,6 @@ def test_17_a_run_ends_well_whatever_its_streams_are(plainly, tmp_path, where):
     assert b"new run" not in b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("command", "code"),
     [("--help > /dev/full", 1), ("runs >&-", 0), ("runs 2>&-", 0), ("--help | true", None)],
@@ -304,7 +302,6 @@ def test_18_a_figure_can_hold_any_name(name):
 # Case 20: a platform that is not there.
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("platform", "command"),
     [
@@ -360,7 +357,6 @@ def test_26_a_signal_that_is_ignored_or_heard_already_stays_so():
             signal.signal(number, handler)
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(("ignored", "code"), [(False, 129), (True, 130)])
 def test_26_a_terminal_that_hangs_up_has_the_run_saved(plainly, tmp_path, ignored, code):
     options = "--run-dir run --epochs 1000000 --log-every 4000"
@@ -437,7 +433,6 @@ def test_a_page_and_an_export_need_no_extra():
     assert not settings["options.extras_require"]["export"].strip()
 
 
-@pytest.mark.end_to_end
 def test_in_an_empty_folder_a_shipped_experiment_is_trained(plainly, installed, tmp_path):
     here = {"PYTHONPATH": str(installed)}
     ended = plainly("$GENMOD train article_vae --epochs 1 --batch-size 2000 --no-progress", **here)
