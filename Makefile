@@ -48,17 +48,20 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "genmod needs Python 3.11 or newer"'
 	$(PYTHON) -m venv $(VENV)
 
+# Modules are compiled when they are first imported: most of what is installed never is.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --editable
+
 $(VENV)/demo: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP_INSTALL) .
 	touch $@
 
-$(VENV)/dev: $(VENV)/demo
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+$(VENV)/dev: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) '.[dev]'
+	touch $(VENV)/demo $@
 
-$(VENV)/docs: $(VENV)/demo
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	touch $@
+$(VENV)/docs: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) '.[docs]'
+	touch $(VENV)/demo $@
 
 clean:
 	rm -rf $(VENV) docs/_build docs/api docs/beneath docs/notebooks

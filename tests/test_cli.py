@@ -159,6 +159,7 @@ def test_the_same_command_again_says_that_the_run_is_trained(genmod, run):
     assert [path.name for path in before if before[path] != after[path]] == []
 
 
+@pytest.mark.end_to_end
 def test_more_epochs_continue_as_if_there_had_been_no_end(genmod, run, tmp_path):
     ended = genmod("train", "small", "--run-dir", run.path, "--epochs", 5)
     assert (ended.code, ended.err) == (0, "")
@@ -184,12 +185,14 @@ def test_what_has_changed_since_the_run_began_is_noted(genmod, run):
     assert ended.first_line.startswith(f"{run.path}: already trained"), "first, where the run is"
 
 
+@pytest.mark.end_to_end
 def test_another_seed_is_another_run(genmod, finished, place):
     assert genmod("train", "small", "--seed", 1, "--epochs", 1).code == 0
     other = record.Folder(place / "runs" / "small" / "seed-1")
     assert record.read_metrics(other)[0]["loss"] != record.read_metrics(finished)[0]["loss"]
 
 
+@pytest.mark.end_to_end
 def test_how_often_to_log_and_to_save_changes_no_result(genmod, finished, tmp_path):
     folder = record.Folder(tmp_path / "run")
     options = ("--log-every", 5, "--checkpoint-every", 5, "--keep", 3, "--no-progress")
@@ -237,6 +240,7 @@ def test_samples_that_cannot_be_are_refused(genmod, finished, place, arguments, 
     assert {path for path in place.rglob("*") if "__pycache__" not in path.parts} <= before
 
 
+@pytest.mark.end_to_end
 def test_an_experiment_shows_its_samples_in_its_own_way(genmod, altered, tmp_path):
     path = altered(
         (
@@ -587,6 +591,7 @@ def test_a_loss_that_turns_nan_stops_at_its_step_and_keeps_the_one_before(genmod
     assert not folder.pictures.exists()
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_an_update_that_ruins_the_state_is_never_saved(genmod, altered, tmp_path, epochs):
     # The loss of that step is still finite: it was computed before the update. It is the last step
@@ -654,6 +659,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(stopped, genmod, place, n
     assert_same_bits(saved(folder), undisturbed(num_steps, EVERY))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_stops_at_once(genmod, altered, tmp_path, number, code):
     kill = f"import os; os.kill(os.getpid(), {int(number)})"

@@ -516,6 +516,7 @@ def assert_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.end_to_end
 def test_gradients_in_pieces_see_the_same_augmentation():
     options = {"augment": data.diffaugment(), "penalty": 0.5 * gan.r1, "loss": gan.nonsaturating}
     assert_close(one_step(pieces=4, **options), one_step(**options))

@@ -281,6 +281,7 @@ def assert_same(ours, theirs, **tolerance):
     jax.tree.map(lambda a, b: compare(a, b, **tolerance), ours, theirs)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("prepare", [data.unit_interval, data.binarized])
 def test_training_on_a_stream_ends_in_the_same_bits(short_parts, prepare):
     learner = small_learner()
@@ -312,6 +313,7 @@ def test_seeds_have_each_their_own_order_of_a_stream(short_parts, one_by_one):
     assert_same(ends(many, stream), ends(many, on_device))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("how", ["sharded", "pmap"])
 def test_devices_hold_their_share_of_a_stream(short_parts, how):
     learner = train.over_devices(small_learner(), how, jax.devices()[:4])
@@ -459,6 +461,7 @@ def test_processes_that_are_killed_are_replaced(sources, no_room, monkeypatch):
         np.testing.assert_array_equal(found, IMAGES[order])
 
 
+@pytest.mark.end_to_end
 def test_a_script_needs_no_guard_and_leaves_no_process(sources, tmp_path):
     """Without `if __name__ == "__main__"`; and killed, it takes those that decode with it."""
     script = tmp_path / "script.py"
@@ -495,6 +498,7 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
         decoding.processes()
 
 
+@pytest.mark.end_to_end
 def test_none_but_this_process_may_decode(sources, no_room, monkeypatch):
     monkeypatch.setenv("GENMOD_WORKERS", "0")
     monkeypatch.setattr(decoding, "_pool", None)

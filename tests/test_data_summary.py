@@ -21,6 +21,7 @@ def test_a_summary_is_what_numpy_says_of_it():
     np.testing.assert_allclose(found.std, values.std((0, 1, 2)), rtol=1e-12)
 
 
+@pytest.mark.end_to_end
 def test_the_command_shows_a_data_set(genmod, tmp_path):
     picture = tmp_path / "data.png"
     ended = genmod("data", "mnist", "--split", "test", "--num", 25, "--out", picture)
@@ -39,6 +40,7 @@ def test_the_command_shows_a_data_set(genmod, tmp_path):
         assert drawn.size[0] > 28 * 5
 
 
+@pytest.mark.end_to_end
 def test_a_folder_of_ones_own_pictures(genmod, tmp_path):
     (tmp_path / "p" / "cats").mkdir(parents=True)
     for i in range(3):
@@ -53,6 +55,7 @@ def test_a_folder_of_ones_own_pictures(genmod, tmp_path):
     assert "3, uint8 [8, 8, 3]" in ended.out
 
 
+@pytest.mark.end_to_end
 def test_a_data_set_that_is_streamed_is_shown_too(genmod, tmp_path, monkeypatch):
     monkeypatch.setenv("GENMOD_DATA_GB", "0.001")
     ended = genmod("data", "mnist", "--split", "test", "--out", tmp_path / "data.png")

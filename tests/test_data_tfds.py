@@ -473,6 +473,7 @@ def left_in(folder):
     return {path.name for path in folder.iterdir()} - {".preparing-mnist.lock", "started"}
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("bytes_first", [0, 3])
 def test_23_a_network_that_does_not_answer_is_given_up(
     stub, tmp_path, monkeypatch, capfd, bytes_first
@@ -520,6 +521,7 @@ def running(pid):
     return True
 
 
+@pytest.mark.end_to_end
 def test_what_takes_long_and_downloads_nothing_is_waited_for(stub, tmp_path, monkeypatch):
     stub("time.sleep(2); sys.exit(7)")
     monkeypatch.setenv("GENMOD_DOWNLOAD_DEADLINE", "0.5")

@@ -279,6 +279,7 @@ def test_other_data_cannot_make_the_batches_again(diverged, tmp_path, monkeypatc
         replay.step(diverged.path, 10)
 
 
+@pytest.mark.end_to_end
 def test_a_run_of_many_seeds_is_replayed_one_by_one(tmp_path):
     folder = small_run(tmp_path / "run", seeds=2, log_every=1, epochs=1)
     row = record.read_metrics(folder)[2]

@@ -100,6 +100,7 @@ def test_a_warning_is_said_once_with_its_step(folder, capsys):
     assert capsys.readouterr().err == "warning: step 20: collapsed by 20%\n"
 
 
+@pytest.mark.end_to_end
 def test_a_run_that_was_stopped_looks_at_the_same_steps(tmp_path):
     class Stop(BaseException):
         pass

@@ -76,7 +76,9 @@ def assert_same(ours, theirs, tolerance=2e-4):
 LEARNERS = {"autoencoder": autoencoder, "game": game}
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(
+    "name", ["autoencoder", pytest.param("game", marks=pytest.mark.end_to_end)]
+)
 def test_run_k_is_the_run_of_seed_plus_k(name):
     learner = LEARNERS[name]()
     alone = [last(learner, rng.root(5 + index), log_every=100) for index in range(SEEDS)]
@@ -177,6 +179,7 @@ def swept(learning_rate=3e-3, beta=2.0):
     return autoencoder_of({"beta": beta}, optimizer)
 
 
+@pytest.mark.end_to_end
 def test_each_combination_is_the_run_with_these_numbers():
     points = train.combinations(GRID)
     assert points[:2] == [

@@ -133,6 +133,7 @@ def test_each_step_of_an_edited_run_is_repeated_by_the_source_that_took_it(edite
     assert [replay.step(edited.path, step).metrics["loss"] for step in (4, 5, 8)] == [7, 9, 18]
 
 
+@pytest.mark.end_to_end
 def test_a_source_is_kept_once_and_a_start_names_its_own(edited, genmod, mine):
     """Case 5: undone again, it is the first copy."""
     file = mine()
@@ -157,6 +158,7 @@ def test_a_finished_run_that_is_drawn_by_an_edited_source_keeps_that(edited, gen
 # Case 16: modules beside a user's file.
 
 
+@pytest.mark.end_to_end
 def test_a_module_beside_an_experiment_is_found_and_kept(genmod, mine, tmp_path):
     """Case 16: also one that is imported within a function, and a package."""
     file = mine(
@@ -207,6 +209,7 @@ def test_runs_whose_modules_have_one_name_are_not_confused(genmod, mine, tmp_pat
     assert genmod("report", *folders).code == 0
 
 
+@pytest.mark.end_to_end
 def test_a_module_that_was_edited_is_said(genmod, mine, tmp_path):
     """Cases 5 and 16."""
     file, folder = mine(("FACTOR = 2.0", "from networks import FACTOR\n")), tmp_path / "run"
@@ -284,6 +287,7 @@ def tiny(epochs=1, **rest):
     )
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_numbers_of_looks_and_evaluations_are_neither_lost_nor_replace_others(
     tmp_path, capsys, seeds
@@ -521,6 +525,7 @@ def test_a_configuration_that_cannot_be_kept_is_refused_before_any_work(genmod, 
 # Cases 26 and 27: where a run is opened, and what it is called.
 
 
+@pytest.mark.end_to_end
 def test_settings_of_jax_that_change_bits_are_recorded_and_said(genmod, mine, tmp_path):
     """Case 26."""
     file, folder = mine(), tmp_path / "run"
@@ -560,6 +565,7 @@ def relative(genmod, mine, tmp_path, monkeypatch):
     return work, file
 
 
+@pytest.mark.end_to_end
 def test_a_run_on_relative_data_is_opened_from_elsewhere(relative, genmod, tmp_path):
     """Case 26."""
     work, _ = relative
@@ -586,6 +592,7 @@ def test_data_that_are_gone_are_named_with_where_they_were_sought(relative, genm
     assert genmod("verify", "moved/run").code == 0
 
 
+@pytest.mark.end_to_end
 def test_data_that_were_moved_are_those_of_the_run(relative, genmod, monkeypatch):
     """Case 27: their fingerprint is what a run is, not their place."""
     work, file = relative
@@ -633,6 +640,7 @@ def test_the_folder_here_has_its_own_name(tmp_path, monkeypatch):
     assert experiment.default_name(OfData(dataset="folder:.")) == name
 
 
+@pytest.mark.end_to_end
 def test_other_data_of_one_name_get_a_folder_of_their_own(genmod, mine, tmp_path, monkeypatch):
     """Case 27: nothing is refused, and nothing overwritten."""
     file = mine(*READS)
@@ -650,6 +658,7 @@ def test_other_data_of_one_name_get_a_folder_of_their_own(genmod, mine, tmp_path
     assert all("already trained" in genmod(*command).out for command in commands)
 
 
+@pytest.mark.end_to_end
 def test_pictures_are_trained_on_once(genmod, mine, tmp_path, monkeypatch):
     """Case 10: the same command again finds its run."""
     np.savez(tmp_path / "set.npz", images=np.zeros((40, 2, 2, 1), np.uint8))

@@ -11,6 +11,8 @@ from commands import load_once, over_seeds_once, small_run
 from genmod import experiment, record, rng, runner, train, verify
 from genmod.train import checkpoint
 
+pytestmark = pytest.mark.end_to_end
+
 
 @pytest.fixture(autouse=True)
 def built_once(monkeypatch):
