@@ -279,6 +279,8 @@ def refuse_foreign(folder: Folder) -> None:
 
 def changes(before: Mapping[str, Any]) -> list[str]:
     """What may change bits and is not as it was when a run with this record began."""
+    from genmod import digits
+
     now = {"versions": versions(), "device": device(), "settings": settings()}
     remarks = [
         f"{name} was {before[part].get(name)} when the run began and is {value} now: "
@@ -292,6 +294,12 @@ def changes(before: Mapping[str, Any]) -> list[str]:
         remarks.append(
             f"genmod's code has changed since the run began (SHA-256 {recorded[:12]} then, "
             f"{package_hash()[:12]} now): bits may differ"
+        )
+    judge = before.get("code", {}).get("judge")
+    if judge is not None and judge != (here := digits.fingerprint()):
+        remarks.append(
+            f"the judge of digits was {judge} when the run began and is {here} now: its scores "
+            "differ"
         )
     return remarks
 
@@ -509,9 +517,15 @@ def versions() -> dict[str, str]:
 
 
 def code(source: Code) -> dict[str, str]:
-    """Which code a run is: SHA-256 of genmod and of the experiment file, and where that lies."""
+    """Which code a run is: SHA-256 of genmod and of the experiment file, and where that lies.
+
+    With the fingerprint of the judge of digits, which its scores depend on.
+    """
+    from genmod import digits
+
     return {
         "genmod": package_hash(),
+        "judge": digits.fingerprint(),
         "experiment": hashlib.sha256(source.files[source.path.name]).hexdigest(),
         "source": str(source.path),
     }

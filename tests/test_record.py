@@ -18,7 +18,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 import genmod
-from genmod import record
+from genmod import digits, record
 
 CONFIG = {"seed": 0, "epochs": 3, "learning_rate": 1e-3, "hidden": [200, 200], "dataset": "mnist"}
 
@@ -211,6 +211,29 @@ def test_another_version_or_device_is_remarked(opened):
     assert record.read(folder) == changed, "what the run began with stays on record"
 
 
+@pytest.mark.parametrize("starts", [[3], [{}], [{"step": "4"}], {}])
+def test_starts_that_are_none_are_damage(opened, starts):
+    folder, _ = opened()
+    record.write_json(folder.record, {**record.read(folder), "starts": starts})
+    with pytest.raises(ValueError, match=r"record\.json is damaged"):
+        record.read(folder)
+
+
+def test_other_test_data_and_another_judge_are_remarked(opened):
+    folder, _ = opened(test_fingerprint="sha256:bb")
+    changed = record.read(folder)
+    assert changed["test_data"] == "sha256:bb"
+    assert opened(test_fingerprint="sha256:bb")[1] == []
+    changed["code"]["judge"] = "sha256:cc"
+    record.write_json(folder.record, changed)
+    assert opened(test_fingerprint="sha256:dd")[1] == [
+        "the judge of digits was sha256:cc when the run began and is "
+        f"{digits.fingerprint()} now: its scores differ",
+        "the test data were sha256:bb when the run began and are sha256:dd now: numbers of the "
+        "evaluation differ",
+    ]
+
+
 def test_a_changed_experiment_file_is_remarked(opened, source):
     folder, _ = opened()
     copy = folder.experiment.read_bytes()
@@ -319,7 +342,8 @@ def test_a_log_cut_anywhere_keeps_its_whole_rows_up_to_the_step(cut, step):
 
 
 @pytest.mark.parametrize(
-    "damage", [b"\x00" * 20, b'{"step": 8', b"[8]", b'{"epoch": 1.0}', b"\xff"]
+    "damage",
+    [b"\x00" * 20, b'{"step": 8', b"[8]", b'{"epoch": 1.0}', b"\xff", b'{"step": 1e400}'],
 )
 def test_a_damaged_line_inside_the_log_is_refused_and_named(tmp_path, damage):
     folder = record.Folder(tmp_path)
@@ -410,3 +434,14 @@ def test_numbers_are_logged_in_full(value, step):
         assert found == {"step": step, "loss": value}
         assert math.copysign(1, found["loss"]) == math.copysign(1, value)
         assert events(folder) == {(step, "loss"): value}
+
+
+def test_null_in_a_log_is_not_a_number(tmp_path):
+    folder = record.Folder(tmp_path)
+    folder.metrics.write_text('{"step": 1, "loss": null, "seeds": {"loss": [null, 1.0]}}\n')
+    (found,) = record.read_metrics(folder)
+    assert np.isnan([found["loss"], found["seeds"]["loss"][0]]).all()
+
+
+def test_a_standard_error_that_is_not_a_number_is_shown():
+    assert record.readable({"loss": 2.0, "loss_se": np.nan}) == {"loss": "2.0000 +- nan"}
