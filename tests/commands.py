@@ -73,31 +73,37 @@ def refused(ended, code, *said):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder to work in, with an experiment in ./experiments and a compilation cache."""
+    """A folder to work in, with an experiment in ./experiments."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "experiments").mkdir()
     shutil.copy(SMALL, folder / "experiments" / "small.py")
     return folder
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where commands in processes of their own keep what they compile: not among the user's."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="module")
-def environment(place):
-    """What real processes get: the cache is not the user's, and no warning goes unseen."""
+def environment(cache):
+    """What real processes get; no warning goes unseen."""
     inherited = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     return {
         **inherited,
-        "GENMOD_CACHE_DIR": str(place / "cache"),
+        "GENMOD_CACHE_DIR": str(cache),
         "PYTHONWARNINGS": "error",
         "COLUMNS": "200",
     }
 
 
 @pytest.fixture
-def shell(place):
-    """The environment of a plain shell; compiled programs are not kept among the user's."""
+def shell(cache):
+    """The environment of a plain shell."""
     ours = ("XLA_", "JAX_", "GENMOD_", "TF_")  # what tests set, and a shell does not
     plain = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**plain, "GENMOD_CACHE_DIR": str(place / "cache"), "COLUMNS": "200"}
+    return {**plain, "GENMOD_CACHE_DIR": str(cache), "COLUMNS": "200"}
 
 
 class Process:
