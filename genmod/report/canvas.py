@@ -23,13 +23,13 @@ def figure(width: float, height: float, **options: Any) -> Figure:
 
 @functools.cache
 def _figure_of_any_names() -> type[Figure]:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Plain
     from matplotlib.mathtext import MathTextParser
     from matplotlib.text import Text
 
     parse = MathTextParser("path").parse
 
-    class OfAnyNames(Figure):
+    class Figure(Plain):  # the name under which a notebook shows it
         def draw(self, renderer: Any) -> None:
             for text in self.findobj(Text):
                 said = spelt(text.get_text())
@@ -45,7 +45,7 @@ def _figure_of_any_names() -> type[Figure]:
                 warnings.filterwarnings("ignore", "Glyph .* missing from")
                 super().draw(renderer)
 
-    return OfAnyNames
+    return Figure
 
 
 def spelt(text: str) -> str:
