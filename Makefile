@@ -17,7 +17,8 @@ test: lint
 
 # Notebooks, the commands of README and docs, processes and what may befall them.
 test-end-to-end: $(VENV)/dev
-	GENMOD_TESTS_XLA=fused $(BIN)/pytest $(PARALLEL) -m "end_to_end and not slow"
+	$(BIN)/pytest $(PARALLEL) -m "end_to_end and not fused and not slow"
+	GENMOD_TESTS_XLA=fused $(BIN)/pytest -n auto -m "fused and not slow"
 
 test-all: lint
 	GENMOD_TESTS_XLA=usual $(BIN)/pytest $(PARALLEL)

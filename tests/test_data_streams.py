@@ -305,6 +305,7 @@ def test_a_run_goes_on_from_any_step_of_a_stream(short_parts):
     assert_same((ours.batch, ours.metrics), (theirs.batch, theirs.metrics))
 
 
+@pytest.mark.fused
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_seeds_have_each_their_own_order_of_a_stream(short_parts, one_by_one):
@@ -329,6 +330,7 @@ def test_devices_hold_their_share_of_a_stream(short_parts, how):
     assert {s.data.shape for s in images.addressable_shards} == {(1, 2, 5, 6, 5, 3)}
 
 
+@pytest.mark.fused
 @pytest.mark.end_to_end
 def test_seeds_are_spread_over_devices_with_a_stream(short_parts):
     many = train.over_devices(train.over_seeds(small_learner(), 4), devices=jax.devices()[:2])
