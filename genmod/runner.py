@@ -376,10 +376,14 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
     if experiment.evaluate is not None:
         with _put_off(failed):
             taken = experiment.evaluate(rng.stream(key, "evaluate"), state)
-    taken, remarks = named(taken)
-    for remark in remarks:
-        print(f"warning: evaluation: {remark}", file=sys.stderr, flush=True)
-    evaluation = summary(taken)
+    evaluation: dict[str, Any] = {}
+    with _put_off(failed):
+        if not isinstance(taken, Mapping):
+            raise ValueError(f"evaluate must return numbers by name, got {checks.described(taken)}")
+        taken, remarks = named(taken)
+        for remark in remarks:
+            print(f"warning: evaluation: {remark}", file=sys.stderr, flush=True)
+        evaluation = summary(taken)
     if evaluation:
         record.write_json(folder.evaluation, evaluation)
         for name, value in record.readable(evaluation).items():
@@ -510,12 +514,22 @@ def _not_finite(value: float) -> str:
 
 
 def summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers as the log holds them; of many runs mean, standard error, and each run's own."""
+    """Numbers as the log holds them; of many runs mean, standard error, and each run's own.
+
+    Raises:
+      ValueError: if one is no number, by its name.
+    """
     of_runs = {name: np.asarray(value) for name, value in values.items() if np.ndim(value)}
     found: dict[str, Any] = {}
     for name, value in values.items():
         if name not in of_runs:
-            found[name] = float(value)
+            try:
+                found[name] = float(value)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"what is logged must be numbers by name, got {name!r}: "
+                    f"{checks.described(value)}"
+                ) from None
             continue
         found[name], found[f"{name}_se"] = evaluate.estimate(of_runs[name])
     if of_runs:

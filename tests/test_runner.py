@@ -162,6 +162,21 @@ def test_an_evaluation_and_figures_of_its_own_come_before_a_look(folder):
     assert {path.name for path in folder.pictures.glob("*.png")} == {"mine.png", "curves.png"}
 
 
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        (None, "evaluate must return numbers by name, got None"),
+        ({"own": None}, "what is logged must be numbers by name, got 'own': None"),
+        ({"own": "good"}, "what is logged must be numbers by name, got 'own': 'good'"),
+    ],
+)
+def test_an_evaluation_that_is_no_numbers_is_named_after_all_else_is_written(folder, taken, said):
+    with pytest.raises(ValueError, match=said):
+        runner.run(experiment(2, evaluate=lambda key, state: taken), folder, seed=0)
+    assert (folder.pictures / "curves.png").exists()
+    assert not folder.evaluation.exists()
+
+
 def test_nothing_is_evaluated_by_default(folder):
     run(experiment(2), folder)
     assert not folder.evaluation.exists()
