@@ -6,8 +6,8 @@ cross entropy over pixels + 1e-4 * mean KL term over latents), RMSprop as Keras 
 
     genmod train article_vae
 
-33 s on two cores. The training loss of epochs 10, 20, 30, 40 and 50: .1703 .1626 .1590 .1567 .1550
-(seeds 1 and 2 end at .1551 and .1558; Keras's run of the article's code at .1551).
+33 s on two cores. The training loss of epochs 10, 20, 30, 40 and 50: .1703 .1624 .1589 .1566 .1549
+(seeds 1 and 2 end at .1549 and .1550; Keras's run of the article's code at .1551).
 """
 
 from dataclasses import dataclass
