@@ -6,7 +6,7 @@
     genmod train mnist_vae
     genmod train mnist_vae --latent-dim 2
 
-90 s each on two cores. Test -ELBO: 95.63 +- 0.25 nats with 50 latents, 138.58 +- 0.49 with two
+90 s each on two cores. Test -ELBO: 95.63 +- 0.25 nats with 50 latents, 138.47 +- 0.48 with two
 (mean over the test images with its standard error).
 """
 
