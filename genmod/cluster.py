@@ -87,7 +87,22 @@ def joined(
         watch.leave(_FAILED)
         raise
     watch.leave(_FINISHED)
-    jax.distributed.shutdown()
+    _part()
+
+
+def _part() -> None:
+    """Ends the connection of processes that have all finished: the leader's service comes last.
+
+    A process that still listens when the service goes is aborted by JAX, its run being complete.
+    """
+    from jax._src import distributed
+
+    state: Any = distributed.global_state
+    service, state.service = state.service, None
+    jax.distributed.shutdown()  # where all processes meet
+    if service is not None:
+        time.sleep(_BEAT)
+        service.shutdown()
 
 
 def _by_the_runtime(error: BaseException | None) -> bool:

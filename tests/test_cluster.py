@@ -9,8 +9,9 @@ import time
 import numpy as np
 import pytest
 from commands import SMALL, Process, refused
+from jax._src import distributed
 
-from genmod import record
+from genmod import cluster, record
 from genmod.train import checkpoint
 
 pytestmark = pytest.mark.end_to_end
@@ -169,3 +170,20 @@ def test_seeds_are_spread_over_processes(place, alone, together, tmp_path):
         json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("one", "two")
     ]
     np.testing.assert_allclose(*(e["seeds"]["negative_elbo"] for e in evaluations), rtol=1e-5)
+
+
+def test_the_leaders_service_ends_after_all_have_left(monkeypatch):
+    """Else a process that is about to leave is aborted, with 134, by what it hears last."""
+    done = []
+
+    class Part:
+        def __init__(self, name):
+            self.shutdown = lambda: done.append(name)
+
+    monkeypatch.setattr(distributed, "global_state", distributed.State())
+    distributed.global_state.client = Part("client")
+    distributed.global_state.service = Part("service")
+    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: done.append(seconds))
+    cluster._part()
+    assert done == ["client", cluster._BEAT, "service"]
+    assert distributed.global_state.service is None
