@@ -11,7 +11,6 @@ import base64
 import io
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -184,8 +183,7 @@ def svg(figure: Figure) -> str:
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     # Text stays text: a browser has letters that matplotlib's font has not.
     options = {"svg.hashsalt": "genmod", "svg.fonttype": "none"}
-    with matplotlib.rc_context(options), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with matplotlib.rc_context(options):
         figure.savefig(buffer, format="svg", metadata=nothing)
     drawn = buffer.getvalue()
     return drawn[drawn.index("<svg") :]
