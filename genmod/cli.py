@@ -149,7 +149,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
                 seeds=options.seeds,
                 protocol=_protocol(config, built),
                 kind=type(config),
-                classes=getattr(built.dataset, "classes", ()),
+                classes=built.dataset.classes,
             )
             for remark in remarks:
                 print(f"note: {remark}", file=sys.stderr)
@@ -228,7 +228,7 @@ def _protocol(config: Any, built: Any) -> dict[str, Any]:
     from genmod import data
 
     source = config.protocol() if isinstance(config, data.Source) else {}
-    held_out = getattr(built.dataset, "held_out", "")
+    held_out = built.dataset.held_out
     return {
         **source,
         **({"held_out": held_out} if held_out else {}),

@@ -54,7 +54,7 @@ def autoencoder_figures(
             codes,
             test.labels[:_MOST_CODES],
             title=f"codes of the test set ({dimensions} dimensions), by class",
-            classes=getattr(test, "classes", ()),
+            classes=test.classes,
         ),
     }
     if samples is not None:
