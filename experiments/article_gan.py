@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, gan, nets, observe, train
+from genmod import checks, data, gan, nets, train
 from genmod.experiment import Experiment, Latents
+from genmod.runs import observe
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from typing import Literal
 import jax
 import optax
 
-from genmod import checks, classifier, data, gan, nets, report, rng, train, vae
+from genmod import checks, data, gan, nets, report, rng, train, vae
+from genmod.evaluate import classifier
 from genmod.experiment import Experiment
 
 

@@ -6,8 +6,8 @@ without as the discriminator, the non-saturating loss, an average of the generat
     genmod train dcgan_mnist
 
 All ten classes, without near duplicates; the reverse KL of the classes of 10,000 samples, by the
-classifier of `genmod.digits`, is .035 (seed 0). At 157 ms a step on two quiet cores (of 128 images,
-experiments/benchmarks/convolutions.py) its 6,000 steps are a quarter of an hour.
+classifier of `genmod.evaluate.digits`, is .035 (seed 0). At 157 ms a step on two quiet cores (of
+128 images, experiments/benchmarks/convolutions.py) its 6,000 steps are a quarter of an hour.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from genmod import checks, data, gan, nets, observe, train
+from genmod import checks, data, gan, nets, train
 from genmod.experiment import Experiment, Latents
+from genmod.runs import observe
 
 
 @dataclass(frozen=True)

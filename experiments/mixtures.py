@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 import optax
 
-from genmod import checks, data, gan, nets, observe, report, rng, train
+from genmod import checks, data, gan, nets, report, rng, train
 from genmod.experiment import Experiment
+from genmod.runs import observe
 
 
 @dataclass(frozen=True)

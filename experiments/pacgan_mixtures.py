@@ -19,8 +19,9 @@ from typing import Literal
 
 import optax
 
-from genmod import checks, data, gan, nets, observe, report, rng, train
+from genmod import checks, data, gan, nets, report, rng, train
 from genmod.experiment import Experiment
+from genmod.runs import observe
 
 
 @dataclass(frozen=True)

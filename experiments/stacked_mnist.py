@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genmod import checks, data, gan, nets, observe, report, rng, train
+from genmod import checks, data, gan, nets, report, rng, train
 from genmod.experiment import Experiment, Latents
+from genmod.runs import observe
 
 
 @dataclass(frozen=True)

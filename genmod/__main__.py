@@ -2,15 +2,15 @@
 
 import sys
 
-from genmod import terminal
-from genmod.stop import Stop
+from genmod._host import terminal
+from genmod._host.stop import Stop
 
 
 def main() -> None:
     """Runs the command and exits with its code; a signal is heard before anything is imported."""
     arguments = sys.argv[1:]
     with terminal.guarded(is_result=arguments[:1] != ["train"]), Stop(arguments) as stop:
-        from genmod import cli
+        from genmod.cli import main as cli
 
         cli.main(stop=stop)
 

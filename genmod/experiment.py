@@ -1,21 +1,18 @@
-"""What an experiment is, where it is found, and how its configuration is written down."""
+"""What an experiment is: what `build(config)` of an experiment file returns."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from importlib.machinery import SOURCE_SUFFIXES
-from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from genmod import catalogue, checks, configs, data, report, rng, source, train
+from genmod import checks, data, report, rng, train
 from genmod.data import Dataset
 from genmod.train import Learner
 from genmod.types import Array, BatchAt, Key, Keys, Stream
@@ -228,56 +225,3 @@ def over(
     if len(devices) > 1:
         built = built._replace(learner=train.over_devices(built.learner, how, devices))
     return built
-
-
-def find(name: str, folder: str | Path | None = None) -> Path:
-    """The file of an experiment, from its path or from its name.
-
-    Args:
-      name: a path that ends in .py, or a name in ./experiments or of what comes with genmod; the
-        first comes first.
-      folder: where names are looked for instead.
-
-    Raises:
-      ValueError: if there is none; the nearest names are given.
-    """
-    path = Path(name)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise ValueError(f"experiment {name!r}: there is no such file")
-        return path
-    found = catalogue.files(folder)
-    checks.known("experiment", name, found)
-    return found[name]
-
-
-def names(folder: str | Path | None = None) -> list[str]:
-    """The experiments that `find` knows by name: Python files whose name starts with a letter."""
-    return list(catalogue.files(folder))
-
-
-def load(path: str | Path) -> ModuleType:
-    """Imports an experiment file, with what it imports from its own folder (`genmod.source`).
-
-    Raises:
-      ValueError: if it lacks a frozen dataclass `Config` with the fields `seed` and `epochs`, or a
-        function `build`.
-    """
-    if Path(path).suffix not in SOURCE_SUFFIXES:
-        raise ValueError(f"experiment {str(path)!r}: not a Python file")
-    module = source.load(path)
-    config = getattr(module, "Config", None)
-    frozen = getattr(getattr(config, "__dataclass_params__", None), "frozen", False)
-    if not (isinstance(config, type) and dataclasses.is_dataclass(config) and frozen):
-        raise ValueError(f"{path}: expected a frozen dataclass Config, got {config!r}")
-    missing = {"seed", "epochs"} - {field.name for field in dataclasses.fields(config)}
-    if missing:
-        raise ValueError(
-            f"{path}: expected Config to have the fields seed and epochs, not without {missing}"
-        )
-    if not callable(getattr(module, "build", None)):
-        raise ValueError(f"{path}: expected a function build(config), found none")
-    return module
-
-
-config_as_json, config_from_json, default_name = configs.as_json, configs.from_json, configs.name

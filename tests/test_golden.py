@@ -13,7 +13,7 @@ import pytest
 
 from genmod import data, gan, nets, rng, train, vae
 
-GOLDEN = Path(__file__).parent / "data" / "golden.json"
+GOLDEN = Path(__file__).parent / "kept" / "golden.json"
 
 
 def images():

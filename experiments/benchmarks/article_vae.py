@@ -153,7 +153,7 @@ def train_genmod(turns: Turns, job: Job) -> None:
     from genmod import data, nets, rng, train, vae
 
     if "GENMOD_CACHE_DIR" in os.environ:
-        from genmod import startup
+        from genmod._host import startup
 
         startup.configure_compilation_cache()
     dataset = data.load("mnist", split="train")
@@ -200,10 +200,10 @@ def measure_outer_layer(turns: Turns, job: Job) -> None:
     The article's experiment as `genmod train` runs it, for one epoch and for as many more as the
     job says: the difference of the two is free of start and end. Training is what the log says.
     """
-    from genmod import experiment, record, runner
+    from genmod.runs import catalogue, record, runner
 
     source = REPOSITORY / "experiments" / "article_vae.py"
-    module = experiment.load(source)
+    module = catalogue.load(source)
     trained: list[float] = []
     built = module.build(module.Config(seed=job.seed))._replace(
         evaluate=lambda key, state: trained.append(time.perf_counter()) or {},

@@ -52,11 +52,12 @@ def train(turns: Turns, job: Job) -> None:
     """Trains an experiment with its data, or on one batch; answers with its first metric."""
     import jax
 
-    from genmod import experiment, rng
+    from genmod import rng
     from genmod import train as training
+    from genmod.runs import catalogue
 
     name, what = job.variant.split()
-    file = experiment.load(REPOSITORY / "experiments" / f"{name}.py")
+    file = catalogue.load(REPOSITORY / "experiments" / f"{name}.py")
     built = file.build(file.Config())
     batch_at = built.batch_at
     if what == "alone":

@@ -81,12 +81,13 @@ def train(turns: Turns, job: Job) -> None:
     import jax
     import numpy as np
 
-    from genmod import experiment, rng
+    from genmod import rng
     from genmod import train as training
+    from genmod.runs import catalogue
 
     name, seeds, num, how = job.variant.split()
     devices = jax.devices()[: int(num)]
-    file = experiment.load(Path(__file__).parents[1] / f"{name}.py")
+    file = catalogue.load(Path(__file__).parents[1] / f"{name}.py")
     built = file.build(file.Config())
     learner = built.learner
     if how in ("loop", "vmap"):

@@ -85,7 +85,7 @@ def train(turns: Turns, job: Job) -> None:
 
 def decode_alone(turns: Turns, job: Job) -> None:
     """Decodes every file, in the processes that genmod has for that, and gives nothing back."""
-    from genmod import decoding
+    from genmod._host import decoding
     from genmod.data import files
 
     pictures = files.folder(job.archives, size=None).pictures

@@ -24,7 +24,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from genmod import checks, classifier, data, evaluate, experiment, report, rng, train
+from genmod import checks, data, evaluate, report, rng, train
+from genmod.evaluate import classifier
+from genmod.runs import catalogue
 
 GENERATORS: dict[str, dict[str, Any]] = {
     "conditional VAE": {"model": "vae"},
@@ -107,7 +109,7 @@ def missing(
     wanted = [row for row in rows if _row(name, images, row, options) not in kept]
     if not wanted:
         return
-    file = experiment.load(Path(__file__).parents[1] / "augmentation.py")
+    file = catalogue.load(Path(__file__).parents[1] / "augmentation.py")
 
     def config(fold: int = 0, **flags: Any) -> Any:
         return file.Config(

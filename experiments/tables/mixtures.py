@@ -21,7 +21,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from genmod import checks, data, devices, evaluate, experiment, machine, rng, train
+from genmod import checks, data, devices, evaluate, experiment, rng, train
+from genmod._host import machine
+from genmod.runs import catalogue
 
 GAMES: dict[str, dict[str, Any]] = {
     "nonsaturating": {"loss": "nonsaturating", "r1": 0.0, "r2": 0.0},
@@ -54,7 +56,7 @@ class Options:
 
 def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[Any], float]:
     """One row: the scores of each seed, and the seconds that all took together."""
-    file = experiment.load(Path(__file__).parents[1] / "mixtures.py")
+    file = catalogue.load(Path(__file__).parents[1] / "mixtures.py")
     config = file.Config(
         mixture=mixture, epochs=options.epochs, decay_epochs=options.epochs, **flags
     )

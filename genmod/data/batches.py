@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from genmod import checks, rng
+from genmod._host.decoding import processes
 from genmod.data.order import indices_at
 from genmod.data.protocols import Prepare, name_of, prepared, unit_interval
 from genmod.data.stores import Decoded, Streamed, room
 from genmod.data.streams import Batches
-from genmod.decoding import processes
 from genmod.types import Array, Batch, BatchAt, Key
 
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genmod._host.decoding import Pictures, is_coloured
 from genmod.data.kept import DARK, file_state
 from genmod.data.notes import named, say
 from genmod.data.stores import Mapped
-from genmod.decoding import Pictures, is_coloured
 from genmod.errors import DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]

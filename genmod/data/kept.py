@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genmod import caches, decoding
+from genmod._host import caches, decoding
+from genmod._host.decoding import Examples
 from genmod.data.notes import say
 from genmod.data.stores import Decoded, Mapped, Store, Streamed, in_turn, room, rows_at_once
-from genmod.decoding import Examples
 from genmod.errors import DataError
 
 _FEW_TO_SURVEY = 1000

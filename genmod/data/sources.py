@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from genmod import checks, configs, source
+from genmod import checks
+from genmod._host import source
+from genmod._host.decoding import BACKGROUNDS, Prepared
 from genmod.data import files
 from genmod.data.kept import DARK, Known, file_state, fingerprint, is_dark, remembered, survey
 from genmod.data.notes import say
@@ -26,9 +29,13 @@ from genmod.data.splits import (
     resolve,
 )
 from genmod.data.stores import Decoded, Mapped, Streamed, in_turn, room
-from genmod.decoding import BACKGROUNDS, Prepared
 from genmod.errors import DataError, NoSuchSplit
 
+PLACE = MappingProxyType({"genmod": "place"})
+"""Metadata of a field that says where data lie: no part of a run's name, nor of what it is."""
+KIND_AND_PLACE = MappingProxyType({"genmod": "kind and place"})
+"""Metadata of a field such as `npz:FILE`: of it a run's name has a short piece, and what the run is
+the kind alone. The data themselves are known by their fingerprint."""
 _KINDS = ("mnist", "tfds:NAME", "idx:FOLDER", "npz:FILE", "npy:FILE", "folder:DIR", "call:FILE:F")
 
 
@@ -59,13 +66,13 @@ _Part = Callable[[], Dataset]
 class Source:
     """Which data set, and where it lies: the fields of an experiment's Config that say so."""
 
-    dataset: str = field(default="mnist", metadata=configs.KIND_AND_PLACE)
+    dataset: str = field(default="mnist", metadata=KIND_AND_PLACE)
     """Name of the data set: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR, or
     call:FILE:F, a function F in a Python file that returns a genmod.data.Dataset."""
-    data_dir: str = field(default="", metadata=configs.PLACE)
+    data_dir: str = field(default="", metadata=PLACE)
     """Folder to read from instead of the usual one: the archives of mnist, the prepared data sets
     of tensorflow-datasets."""
-    manual_dir: str = field(default="", metadata=configs.PLACE)
+    manual_dir: str = field(default="", metadata=PLACE)
     """Folder with the original archives of a data set of tensorflow-datasets, to prepare it without
     a network."""
     image_size: int = 0

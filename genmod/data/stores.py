@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from genmod import checks, decoding, machine
-from genmod.decoding import Examples
+from genmod import checks
+from genmod._host import decoding, machine
+from genmod._host.decoding import Examples
 from genmod.errors import DataError
 
 _FEW = 64

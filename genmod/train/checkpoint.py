@@ -29,7 +29,8 @@ import numpy as np
 from orbax.checkpoint import v1 as orbax
 
 import genmod
-from genmod import checks, devices, disk
+from genmod import checks, devices
+from genmod._host import disk
 
 _MANIFEST = "manifest.json"
 _DAMAGED = "damaged"

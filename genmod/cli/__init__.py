@@ -1,0 +1,1 @@
+"""The command `genmod`: its parser, its subcommands, its exit codes."""

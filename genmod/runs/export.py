@@ -1,0 +1,163 @@
+"""The sampler of a run, for programs that have neither genmod nor the run.
+
+sampler.stablehlo        `(parameters, key data uint32 [2]) -> images [num, H, W, C]`, as
+                         `jax.export` writes it: for CPU, CUDA and TPU, and later versions of JAX
+parameters.safetensors   the parameters by name, as far as sampling depends on them
+export.json              where they come from, shapes, and SHA-256 of both
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import numpy as np
+import safetensors.numpy
+
+from genmod import checks, rng
+from genmod._host import disk
+from genmod.experiment import Experiment
+from genmod.runs import record, runner
+from genmod.types import Array, Key
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_SAMPLER, _PARAMETERS, _ABOUT = "sampler.stablehlo", "parameters.safetensors", "export.json"
+
+
+class Exported(NamedTuple):
+    """A sampler that was exported.
+
+    Attributes:
+      sample: `key -> images [num, H, W, C]`.
+      parameters: by name.
+      about: what `export.json` says.
+    """
+
+    sample: Callable[[Key], Array]
+    parameters: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def write(
+    built: Experiment, state: Any, folder: Path, *, num: int, about: Mapping[str, Any]
+) -> None:
+    """Writes the sampler of a state into a folder.
+
+    Args:
+      built: the experiment, of a single run.
+      state: of its learner.
+      folder: to be made.
+      num: how many images a call of the sampler draws.
+      about: what else `export.json` should say.
+
+    Raises:
+      ValueError: if num is not positive or the learner cannot sample.
+      DiskError: if a file cannot be written.
+    """
+    checks.positive_integer("num", num)
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    structure = jax.tree.structure(state)
+
+    def sample(parameters: Mapping[str, Array], key_data: Array) -> Array:
+        leaves = [parameters.get(name, leaf) for name, leaf in named.items()]
+        # Whatever JAX's default is: keys of a run are of one kind.
+        key = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(rng.root(0)))
+        return built.learner.sample(key, jax.tree.unflatten(structure, leaves), num)
+
+    key_data = jax.random.key_data(rng.root(0))
+    used = _used(sample, named, key_data)
+    exported = jax.export.export(jax.jit(sample), platforms=PLATFORMS)(used, key_data)
+    (images,) = exported.out_avals
+    program = exported.serialize()
+    weights = safetensors.numpy.save({name: np.asarray(value) for name, value in used.items()})
+    content = {
+        **about,
+        "num": num,
+        "images": {"shape": list(images.shape), "dtype": str(images.dtype)},
+        "platforms": list(PLATFORMS),
+        "versions": record.versions(),
+        "parameters": {name: list(np.shape(value)) for name, value in used.items()},
+        "sha256": {
+            _SAMPLER: hashlib.sha256(program).hexdigest(),
+            _PARAMETERS: hashlib.sha256(weights).hexdigest(),
+        },
+    }
+    with disk.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _SAMPLER).write_bytes(program)
+        (folder / _PARAMETERS).write_bytes(weights)
+    disk.write_json(folder / _ABOUT, content)
+
+
+def load(folder: str | Path) -> Exported:
+    """Loads a sampler that was exported.
+
+    Raises:
+      ValueError: if a file is missing, or not the one that was written.
+    """
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / _ABOUT).read_text())
+        contents = {name: (folder / name).read_bytes() for name in about["sha256"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(folder)!r} is no exported sampler: {error}") from None
+    for name, content in contents.items():
+        found = hashlib.sha256(content).hexdigest()
+        if found != about["sha256"][name]:
+            raise ValueError(
+                f"{folder / name} is damaged: SHA-256 {found}, expected {about['sha256'][name]}"
+            )
+    exported = jax.export.deserialize(bytearray(contents[_SAMPLER]))
+    parameters = safetensors.numpy.load(contents[_PARAMETERS])
+    call = jax.jit(exported.call)
+    return Exported(lambda key: call(parameters, jax.random.key_data(key)), parameters, about)
+
+
+def run(
+    path: str | Path, folder: str | Path | None = None, *, num: int = 100, index: int = 0
+) -> tuple[Path, Exported, bool]:
+    """Exports the sampler of a run, and compares its images with the run's own, bit for bit.
+
+    Args:
+      path: the run folder.
+      folder: where to; RUN/export if None.
+      num: how many images a call draws.
+      index: which of the runs, where the folder holds several seeds.
+
+    Returns:
+      The folder, the sampler as it was loaded again, and whether every bit agrees.
+
+    Raises:
+      ValueError: if the folder is not that of a run, or an argument is out of range.
+      CheckpointError: if no checkpoint can be restored.
+    """
+    checks.positive_integer("num", num)
+    built, state = runner.trained(path, index)
+    recorded = record.read(record.Folder(Path(path)))
+    out = Path(folder) if folder is not None else Path(path) / "export"
+    about = {
+        **{name: recorded[name] for name in ("experiment", "config", "data")},
+        "seed": recorded["config"]["seed"] + index,
+    }
+    write(built, state, out, num=num, about=about)
+    loaded = load(out)
+    key = rng.root(0)
+    own = np.asarray(built.sample(key, state, num))
+    same = np.asarray(loaded.sample(key)).tobytes() == own.tobytes()
+    return out, loaded, same
+
+
+def _used(
+    sample: Callable[..., Array], named: Mapping[str, Any], key_data: Array
+) -> dict[str, Any]:
+    """The parameters that the images depend on: the others are left out of the program."""
+    whole = jax.export.export(jax.jit(sample))(dict(named), key_data)
+    kept = set(whole.module_kept_var_idx)
+    # Arguments are numbered in the order of the tree, whose dictionaries are sorted.
+    return {name: named[name] for place, name in enumerate(sorted(named)) if place in kept}

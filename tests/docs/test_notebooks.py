@@ -1,0 +1,103 @@
+"""Every notebook runs from top to bottom, unedited, and is committed with what it printed and drew.
+
+`python tests/docs/test_notebooks.py NOTEBOOK...` runs notebooks and writes their outputs into them.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+pytestmark = pytest.mark.end_to_end
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LARGEST = 300_000  # bytes: what a reader waits for, and what a repository keeps of every change
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:[\w.-]+/)+[\w.-]+|[A-Z]:\\\w")
+
+
+def executed(path):
+    """The notebook with fresh outputs, without what differs from machine to machine."""
+    notebook = nbformat.read(path, as_version=4)
+    metadata = dict(notebook.metadata)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=240, resources=resources, record_timing=False).execute()
+    notebook.metadata = nbformat.from_dict(metadata)
+    return notebook
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def complaints(notebook):
+    """What a reader of the notebook on the web would miss or should not see."""
+    found = outputs(notebook)
+    text = [str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", "")) for o in found]
+    return [
+        complaint
+        for complaint, holds in {
+            "no pictures": not any("image/png" in o.get("data", {}) for o in found),
+            "nothing printed": not any(o.output_type == "stream" for o in found),
+            "an error": any(o.output_type == "error" for o in found),
+            "a warning": any(o.get("name") == "stderr" for o in found),
+            "a path of the machine": any(map(MACHINE_PATH.search, text)),
+        }.items()
+        if holds
+    ]
+
+
+def test_there_are_notebooks():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_with_its_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert complaints(notebook) == []
+    assert path.stat().st_size < LARGEST
+    assert notebook.metadata.kernelspec.name == "python3"
+    run = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert run == list(range(1, len(run) + 1)), "run from top to bottom, in one go"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.timeout(240)
+@pytest.mark.filterwarnings("default")  # the kernel is a process of its own, outside our rules
+def test_notebook_runs(path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    committed = nbformat.read(path, as_version=4)
+    again = executed(path)
+    assert [cell.source for cell in again.cells] == [cell.source for cell in committed.cells]
+    assert complaints(again) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        (nbformat.v4.new_output("error", ename="ValueError", evalue="", traceback=[]), "an error"),
+        (nbformat.v4.new_output("stream", name="stderr", text="slow"), "a warning"),
+        (
+            nbformat.v4.new_output("stream", text="kept in /home/somebody/data.npz"),
+            "a path of the machine",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_reader_should_not_see_is_found(output, complaint):
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    notebook.cells[1].outputs = [output]
+    assert complaints(notebook) == [complaint]
+    notebook.cells = notebook.cells[:1]
+    assert complaints(notebook) == ["no pictures", "nothing printed"]
+
+
+if __name__ == "__main__":
+    os.environ.pop("XLA_FLAGS", None)
+    for name in sys.argv[1:]:
+        nbformat.write(executed(Path(name)), name)
