@@ -122,7 +122,7 @@ def build(config: Config) -> Experiment:
             gan.relativistic,
             optax.adam(config.learning_rate, b1=0.0, b2=0.99),
             penalty=gan.weighted((config.penalty, gan.r1), (config.penalty, gan.r2)),
-            average_half_life=5000,
+            ema_half_life=5000,
         )
 
     def evaluation(key, state):

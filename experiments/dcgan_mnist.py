@@ -39,7 +39,7 @@ class Config(data.Source):
     """Normalisation in the generator."""
     discriminator_norm: Literal["none", "group", "batch"] = "none"
     """Normalisation in the discriminator."""
-    together: bool = False
+    joint_batch: bool = False
     """Judge real and generated images as one batch; matters with batch normalisation."""
     r1: float = 0.0
     """Weight of the squared gradient at real images."""
@@ -49,14 +49,14 @@ class Config(data.Source):
     """Adam's learning rate."""
     b1: float = 0.5
     """Adam's momentum."""
-    average_half_life: float = 20_000.0
+    ema_half_life: float = 20_000.0
     """Half-life of the generator's average, in generated images."""
 
     def __post_init__(self):
         checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "latent_dim", "width"):
             checks.positive_integer(name, getattr(self, name))
-        for name in ("learning_rate", "average_half_life"):
+        for name in ("learning_rate", "ema_half_life"):
             checks.positive(name, getattr(self, name))
         for name in ("r1", "b1"):
             checks.not_negative(name, getattr(self, name))
@@ -86,8 +86,8 @@ def build(config: Config) -> Experiment:
         gan.nonsaturating,
         optax.adam(config.learning_rate, b1=config.b1),
         penalty=gan.weighted((config.r1, gan.r1)),
-        together=config.together,
-        average_half_life=config.average_half_life,
+        joint_batch=config.joint_batch,
+        ema_half_life=config.ema_half_life,
         augment=augmentation(config.augment),
         as_images=lambda x: (x + 1) / 2,
     )

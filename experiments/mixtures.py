@@ -58,7 +58,7 @@ class Config:
     """Length of the cosine: by then the learning rate is zero."""
     b1: float = 0.0
     """Adam's momentum."""
-    average_half_life: float = 1e5
+    ema_half_life: float = 1e5
     """Half-life of the generator's average, in generated points."""
 
     def __post_init__(self):
@@ -72,7 +72,7 @@ class Config:
             checks.positive_integer("hidden", width)
         for name in ("r1", "r2", "gradient_penalty", "dragan", "clip", "b1"):
             checks.not_negative(name, getattr(self, name))
-        for name in ("learning_rate", "average_half_life"):
+        for name in ("learning_rate", "ema_half_life"):
             checks.positive(name, getattr(self, name))
 
 
@@ -80,7 +80,7 @@ def build(config: Config) -> Experiment:
     """Puts the parts together."""
     mixture = data.MIXTURES[config.mixture]
     points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
-    spread = np.sqrt(np.mean(np.square(mixture.centres)))  # the players see unit variance
+    spread = np.sqrt(np.mean(np.square(mixture.centers)))  # the players see unit variance
     model = gan.make(
         nets.mlp(config.hidden, 2),
         gan.packed(nets.mlp(config.hidden, 1), config.packing),
@@ -100,7 +100,7 @@ def build(config: Config) -> Experiment:
             (config.dragan, gan.dragan),
         ),
         discriminator_steps=config.discriminator_steps,
-        average_half_life=config.average_half_life,
+        ema_half_life=config.ema_half_life,
         constrain=gan.weight_clipping(config.clip) if config.clip else None,
         as_images=lambda points: spread * points,
     )
@@ -117,6 +117,6 @@ def build(config: Config) -> Experiment:
         batch_size=config.batch_size,
         epochs=config.epochs,
         observe=look,
-        show=lambda samples: report.plane(samples, mixture.centres),
+        show=lambda samples: report.plane(samples, mixture.centers),
         observe_every=5 * len(points.images) // config.batch_size,
     )

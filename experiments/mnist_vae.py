@@ -93,7 +93,7 @@ def build(config: Config) -> Experiment:
         evaluate=evaluation,
         latents=Latents(
             config.latent_dim,
-            decoder=lambda key, state: partial(vae.images(model), state.params),
+            decoder=lambda key, state: partial(vae.decode_mean(model), state.params),
             encode=lambda state, x: model.encode(state.params, x)[0],
         ),
         test=test,

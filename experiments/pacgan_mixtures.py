@@ -76,6 +76,6 @@ def build(config: Config) -> Experiment:
         batch_size=config.batch_size,
         epochs=config.epochs,
         observe=look,
-        show=lambda samples: report.plane(samples, mixture.centres),
+        show=lambda samples: report.plane(samples, mixture.centers),
         observe_every=20 * len(points.images) // config.batch_size,
     )

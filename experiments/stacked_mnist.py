@@ -52,14 +52,14 @@ class Config:
     """Adam's learning rate."""
     b1: float = 0.0
     """Adam's momentum."""
-    average_half_life: float = 20_000.0
+    ema_half_life: float = 20_000.0
     """Half-life of the generator's average, in generated stacks."""
 
     def __post_init__(self):
         checks.seed("seed", self.seed)
         for name in ("epochs", "batch_size", "packing", "latent_dim", "width"):
             checks.positive_integer(name, getattr(self, name))
-        for name in ("learning_rate", "average_half_life"):
+        for name in ("learning_rate", "ema_half_life"):
             checks.positive(name, getattr(self, name))
         for name in ("r1", "r2", "b1"):
             checks.not_negative(name, getattr(self, name))
@@ -84,7 +84,7 @@ def build(config: Config) -> Experiment:
         gan.LOSSES[config.loss],
         optax.adam(config.learning_rate, b1=config.b1, b2=0.99),
         penalty=gan.weighted((config.r1, gan.r1), (config.r2, gan.r2)),
-        average_half_life=config.average_half_life,
+        ema_half_life=config.ema_half_life,
         as_images=lambda x: (x + 1) / 2,
     )
 

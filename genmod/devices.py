@@ -22,15 +22,15 @@ from genmod.types import Array
 AXIS = "devices"
 """Name of the axis over which a batch is split: of a mapped step, and of a mesh."""
 
-PIECES = "pieces"
-"""The cut of a batch whose gradient is taken piece by piece, to save memory."""
+MICROBATCHES = "microbatches"
+"""The cut of a batch whose gradient is taken microbatch by microbatch, to save memory."""
 
 
 class Cut(NamedTuple):
     """How code sees less, or other, than a whole batch in its order.
 
     Attributes:
-      what: what cuts, such as `"pieces"`.
+      what: what cuts, such as `"microbatches"`.
       size: number of consecutive examples that lie together; None where they do not, as in parts
         that hold the examples i, i + num, ... each.
     """

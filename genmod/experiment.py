@@ -110,7 +110,7 @@ class Experiment(NamedTuple):
         Raises:
           ValueError: with both numbers.
         """
-        known = data.protocol(self.batch_at).get("batch_size")
+        known = data.describe(self.batch_at).get("batch_size")
         if known is None and not isinstance(self.batch_at, Stream):
             batch = jax.eval_shape(self.batch_at, rng.root(0), np.int32(0))
             sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(batch)}
@@ -125,7 +125,7 @@ class Experiment(NamedTuple):
         """The learner's samples, compiled: images [num, H, W, C]."""
         return jax.jit(self.learner.sample, static_argnums=2)(key, state, num)
 
-    def look(self, key: Key, state: Any) -> Observation:
+    def observation(self, key: Key, state: Any) -> Observation:
         """A look at a run in training: `observe`, or samples where it is None."""
         if self.observe is not None:
             return self.observe(key, state)
@@ -133,7 +133,7 @@ class Experiment(NamedTuple):
             return Observation()
         return Observation(images={"samples": self.sample(key, state, _DRAWN)})
 
-    def draw(self, key: Key, state: Any) -> Mapping[str, Figure] | None:
+    def final_figures(self, key: Key, state: Any) -> Mapping[str, Figure] | None:
         """The pictures of the end: `figures`, or those of the latents; None without either."""
         if self.figures is not None:
             return self.figures(key, state)
@@ -175,7 +175,7 @@ def over_seeds(built: Experiment, seed: int, num: int) -> Experiment:
         return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
 
     def observe(keys: Keys, state: Any) -> Observation:
-        seen = each(built.look, keys, state)
+        seen = each(built.observation, keys, state)
         return Observation(
             together([one.numbers for one in seen]),
             seen[0].figures,
@@ -193,8 +193,8 @@ def over_seeds(built: Experiment, seed: int, num: int) -> Experiment:
 
     def figures(keys: Keys, state: Any) -> Mapping[str, Figure]:
         def draw(key: Key, state: Any) -> Mapping[str, Figure]:
-            found = built.draw(key, state)
-            return built.look(key, state).figures if found is None else found
+            found = built.final_figures(key, state)
+            return built.observation(key, state).figures if found is None else found
 
         drawn = zip(seeds, each(draw, keys, state), strict=True)
         return {f"seed-{s}/{name}": figure for s, ones in drawn for name, figure in ones.items()}

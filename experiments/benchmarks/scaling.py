@@ -91,7 +91,7 @@ def train(turns: Turns, job: Job) -> None:
     built = file.build(file.Config())
     learner = built.learner
     if how in ("loop", "vmap"):
-        learner = training.over_seeds(learner, int(seeds), one_by_one=how == "loop")
+        learner = training.over_seeds(learner, int(seeds), sequential=how == "loop")
         learner = training.over_devices(learner, devices=devices)
     elif how != "plain":
         way = "pmap" if how == "pmap" else "sharded"

@@ -242,7 +242,7 @@ def memory(config: Config, console: Any) -> None:
         model = vae.make(nets.mlp((64,), 8, heads=2), nets.mlp((64,), shape), latent_dim=4)
         learner = training.learner(model.init, vae.elbo(model), optax.adam(1e-3))
         batch_at = data.batches(dataset.images, batch_size=config.batch_size)
-        console.print(f"{data.whereabouts(batch_at)}")
+        console.print(f"{data.placement(batch_at)}")
         steps = 3 * num // config.batch_size
         points = training.run(
             learner, rng.root(0), batch_at, num_steps=steps, log_every=steps // 12

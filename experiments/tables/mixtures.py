@@ -67,7 +67,7 @@ def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[
     samples = jax.jit(learner.sample, static_argnums=2)(rng.root(1), end.state, SAMPLES)
     seconds = time.perf_counter() - began
     truth = data.MIXTURES[mixture]
-    found = [evaluate.mixture_modes(np.asarray(x), truth.centres, truth.std) for x in samples]
+    found = [evaluate.mixture_modes(np.asarray(x), truth.centers, truth.std) for x in samples]
     return [(s.captured, s.high_quality, s.reverse_kl) for s in found], seconds
 
 
@@ -107,8 +107,8 @@ def _print(kept: dict[str, Any], options: Options) -> None:
             table.add_row(mixture, name, cells[0], fewest, cells[1], cells[2], seconds)
         truth = data.MIXTURES[mixture]
         # The floor depends on the number of samples, not on where they lie.
-        some = np.resize(truth.centres, (SAMPLES, 2))
-        floor = evaluate.mixture_modes(some, truth.centres, truth.std).floor
+        some = np.resize(truth.centers, (SAMPLES, 2))
+        floor = evaluate.mixture_modes(some, truth.centers, truth.std).floor
         modes, quality = f"{floor.captured:.3g}", f"{floor.high_quality:.3f}"
         kl = f"{floor.reverse_kl:.4f}"
         table.add_row(mixture, "perfect samples", modes, modes, quality, kl, "")

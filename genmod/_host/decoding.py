@@ -234,7 +234,7 @@ class Prepared:
       folder: of the prepared version.
       split: as tensorflow-datasets understands it.
       places: which of its examples.
-      state: of its files, what tells whether one has changed: names, and `kept.file_state`.
+      state: of its files, what tells whether one has changed: names, and `cache.file_state`.
       depth: the channels of an image.
       classes: names of the labels; empty where they have none.
     """

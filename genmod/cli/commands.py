@@ -38,7 +38,7 @@ def sample(
     checks.seed("seed", seed)
     _check_picture(out)
     startup.configure()
-    built, state = runner.trained(run, index)
+    built, state = runner.load_run(run, index)
     key = rng.stream(rng.root(seed), "sample")
     images = built.sample(key, state, num)
     save((built.show or report.image_grid)(images), out)
@@ -150,7 +150,7 @@ def data(
     batch_size = min(100, found.num)
     batch_at = sets.batches(dataset.images, batch_size=batch_size)
     speed = batch_size * sets.batches_per_second(batch_at)
-    where = sets.whereabouts(batch_at)
+    where = sets.placement(batch_at)
     values = [", ".join(f"{x:.4f}" for x in each) for each in (found.mean, found.std)]
     rows = {
         "data set": f"{name}, {split}",

@@ -235,7 +235,7 @@ def _protocol(config: Any, built: Any) -> dict[str, Any]:
     return {
         **source,
         **({"held_out": held_out} if held_out else {}),
-        **data.protocol(built.batch_at),
+        **data.describe(built.batch_at),
     }
 
 

@@ -11,7 +11,7 @@ from genmod.data.augment import (
     saturation,
     translate,
 )
-from genmod.data.batches import batch_at, batches, indices_of, protocol, whereabouts
+from genmod.data.batches import batch_at, batches, describe, indices_of, placement
 from genmod.data.classes import balanced_batches, fold
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import indices_at, shuffled
@@ -42,7 +42,7 @@ from genmod.data.stacked import (
     stacked_modes,
     triples,
 )
-from genmod.data.stores import Streamed
+from genmod.data.stores import StreamedImages
 from genmod.data.summary import Summary, batches_per_second, mean_image, summary
 from genmod.errors import DataError
 
@@ -54,7 +54,7 @@ __all__ = [
     "Division",
     "Mixture",
     "Source",
-    "Streamed",
+    "StreamedImages",
     "Summary",
     "all_digits",
     "augmented",
@@ -69,6 +69,7 @@ __all__ = [
     "contrast",
     "cutout",
     "dequantized",
+    "describe",
     "diffaugment",
     "fingerprint",
     "flip",
@@ -81,7 +82,7 @@ __all__ = [
     "mean_image",
     "mixture_dataset",
     "padded",
-    "protocol",
+    "placement",
     "ring",
     "sample_mixture",
     "saturation",
@@ -98,5 +99,4 @@ __all__ = [
     "triples",
     "unchanged",
     "unit_interval",
-    "whereabouts",
 ]

@@ -10,7 +10,7 @@ from genmod import checks, rng
 from genmod._host.decoding import processes
 from genmod.data.order import indices_at
 from genmod.data.protocols import Prepare, name_of, prepared, unit_interval
-from genmod.data.stores import Decoded, Streamed, room
+from genmod.data.stores import DecodedStore, StreamedImages, device_budget
 from genmod.data.streams import Batches
 from genmod.types import Array, Batch, BatchAt, Key
 
@@ -65,7 +65,7 @@ def batches(
     bit.
 
     Args:
-      examples: an array [N, ...], or a tree of them; images may be `Streamed`.
+      examples: an array [N, ...], or a tree of them; images may be `StreamedImages`.
       batch_size: number of examples B in the batch, at most N.
       prepare: as for `batch_at`.
       stream: whether to read them from the host; None does if they take more than $GENMOD_DATA_GB,
@@ -75,7 +75,7 @@ def batches(
       ValueError: if batch_size is not positive or larger than the data, or prepare refuses them.
     """
     if stream is None:
-        stream = sum(leaf.nbytes for leaf in jax.tree.leaves(examples)) > room()
+        stream = sum(leaf.nbytes for leaf in jax.tree.leaves(examples)) > device_budget()
     if stream:
         return Batches(examples, batch_size, prepare)
     examples = jax.tree.map(_on_device, examples)
@@ -86,7 +86,7 @@ def batches(
 
 
 def _on_device(leaf: Any) -> Array:
-    return jnp.asarray(leaf[:] if isinstance(leaf, Streamed) else leaf)
+    return jnp.asarray(leaf[:] if isinstance(leaf, StreamedImages) else leaf)
 
 
 def indices_of(batch_at: BatchAt, key: Key, step: int | Array) -> Array | None:
@@ -98,7 +98,7 @@ def indices_of(batch_at: BatchAt, key: Key, step: int | Array) -> Array | None:
     return indices_at(key, step, num, batch_size=found[1])
 
 
-def protocol(batch_at: BatchAt) -> dict[str, Any]:
+def describe(batch_at: BatchAt) -> dict[str, Any]:
     """What the batches of `batches` are: their size, of how many examples, and how prepared."""
     found = _of(batch_at)
     if found is None:
@@ -112,7 +112,7 @@ def protocol(batch_at: BatchAt) -> dict[str, Any]:
     }
 
 
-def whereabouts(batch_at: BatchAt) -> str:
+def placement(batch_at: BatchAt) -> str:
     """Where the examples of `batches` are, in words; empty for any other source of batches."""
     found = _of(batch_at)
     if found is None:
@@ -122,9 +122,12 @@ def whereabouts(batch_at: BatchAt) -> str:
     what = f"{len(leaves[0]):,} examples, {size / 1e6:,.1f} MB, "
     if not isinstance(batch_at, Batches):
         return what + "on the device"
-    decoded = any(isinstance(x, Streamed) and isinstance(x.store, Decoded) for x in leaves)
+    decoded = any(
+        isinstance(x, StreamedImages) and isinstance(x.store, DecodedStore) for x in leaves
+    )
     by = f" by {max(1, processes())} process{'es' * (processes() > 1)}" if decoded else ""
-    return f"{what}streamed{by} (on the device at most {room() / 1e6:,.1f} MB: GENMOD_DATA_GB)"
+    most = device_budget() / 1e6
+    return f"{what}streamed{by} (on the device at most {most:,.1f} MB: GENMOD_DATA_GB)"
 
 
 def _of(batch_at: BatchAt) -> tuple[Any, int, Prepare] | None:

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genmod._host.decoding import Pictures, is_coloured
-from genmod.data.kept import DARK, file_state
+from genmod.data.cache import DARK, file_state
 from genmod.data.notes import named, say
-from genmod.data.stores import Mapped
+from genmod.data.stores import MappedStore
 from genmod.errors import DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -263,7 +263,7 @@ def _refuse_other_labels(
             )
 
 
-def mapped(where: str) -> Mapped | None:
+def mapped(where: str) -> MappedStore | None:
     """The images of an NPY file as they lie in it; None if they are not plain bytes in order."""
     path = Path(where).expanduser()
     try:
@@ -275,7 +275,7 @@ def mapped(where: str) -> Mapped | None:
         return None
     if array.ndim == 4:
         refuse_channels(str(path), array.shape)
-    return Mapped(path, array.offset, len(array), (*array.shape[1:], 1)[:3])
+    return MappedStore(path, array.offset, len(array), (*array.shape[1:], 1)[:3])
 
 
 class Folder(NamedTuple):

@@ -19,11 +19,11 @@ class Mixture(NamedTuple):
     """Equally likely modes, each a Gaussian of one standard deviation in all directions.
 
     Attributes:
-      centres: float32 [K, D], the mean of each mode.
+      centers: float32 [K, D], the mean of each mode.
       std: the standard deviation of every mode, in each coordinate.
     """
 
-    centres: np.ndarray
+    centers: np.ndarray
     std: float
 
 
@@ -39,8 +39,8 @@ def ring(num_modes: int = 8, *, radius: float = 1.0, std: float = 0.01) -> Mixtu
     checks.positive("radius", radius)
     checks.positive("std", std)
     angles = 2 * math.pi * np.arange(num_modes) / num_modes
-    centres = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return Mixture(centres.astype(np.float32), float(std))
+    centers = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return Mixture(centers.astype(np.float32), float(std))
 
 
 def grid(side: int = 5, *, spacing: float = 2.0, std: float = 0.05) -> Mixture:
@@ -80,18 +80,18 @@ def sample_mixture(key: Key, mixture: Mixture, num: int) -> tuple[Array, Array]:
       ValueError: if num is not positive or the mixture's shapes are others.
     """
     num = checks.positive_integer("num", num)
-    shape = jnp.shape(mixture.centres)
+    shape = jnp.shape(mixture.centers)
     if len(shape) != 2 or 0 in shape or jnp.shape(mixture.std) != ():
         raise ValueError(
-            "mixture must have centres [K, D] and a single std, got the shapes "
+            "mixture must have centers [K, D] and a single std, got the shapes "
             f"{list(shape)} and {list(jnp.shape(mixture.std))}"
         )
-    centres = jnp.asarray(mixture.centres, jnp.float32)
+    centers = jnp.asarray(mixture.centers, jnp.float32)
 
     def draw(key: Key) -> tuple[Array, Array]:
         mode = jax.random.randint(rng.stream(key, "mode"), (), 0, shape[0], jnp.int32)
         noise = jax.random.normal(rng.stream(key, "noise"), shape[1:], jnp.float32)
-        return centres[mode] + mixture.std * noise, mode
+        return centers[mode] + mixture.std * noise, mode
 
     return jax.vmap(draw)(rng.per_example(key, num))
 

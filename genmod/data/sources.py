@@ -17,7 +17,7 @@ from genmod import checks
 from genmod._host import source
 from genmod._host.decoding import BACKGROUNDS, Prepared
 from genmod.data import files
-from genmod.data.kept import DARK, Known, file_state, fingerprint, is_dark, remembered, survey
+from genmod.data.cache import DARK, Facts, cached, file_state, fingerprint, is_dark, scan
 from genmod.data.notes import say
 from genmod.data.splits import (
     DIVISIONS,
@@ -28,7 +28,7 @@ from genmod.data.splits import (
     places_hash,
     resolve,
 )
-from genmod.data.stores import Decoded, Mapped, Streamed, in_turn, room
+from genmod.data.stores import DecodedStore, MappedStore, StreamedImages, device_budget, in_turn
 from genmod.errors import DataError, NoSuchSplit
 
 PLACE = MappingProxyType({"genmod": "place"})
@@ -43,8 +43,8 @@ class Dataset(NamedTuple):
     """Images with their labels.
 
     Attributes:
-      images: uint8 [N, H, W, C], or where they are too many for the device `Streamed`, which is
-        indexed like them; of a mixture, points float32 [N, D].
+      images: uint8 [N, H, W, C], or `StreamedImages`, indexed like them, if they are too many for
+        the device; of a mixture, points float32 [N, D].
       labels: int32 [N]; of a mixture, the mode of each point.
       fingerprint: SHA-256 of shapes, types and values, whatever file they came from.
       classes: names of the labels 0, 1, ...; empty where nothing has named them.
@@ -52,7 +52,7 @@ class Dataset(NamedTuple):
         places; empty if nothing, as where the data have a part to test on.
     """
 
-    images: np.ndarray | Streamed
+    images: np.ndarray | StreamedImages
     labels: np.ndarray
     fingerprint: str
     classes: tuple[str, ...] = ()
@@ -184,8 +184,8 @@ def load(
 
     Returns:
       The data set. Images of "folder:", "tfds:" and "npy:" that take more than $GENMOD_DATA_GB, or
-      where that is not set more than half of the device's memory, are `Streamed`: they stay where
-      they are.
+      more than half of the device's memory if that is not set, are `StreamedImages`: they stay
+      where they are.
 
     Raises:
       ValueError: if name or split is unknown (the nearest names are given), or images or labels are
@@ -294,12 +294,14 @@ def _select(name: str, parts: Mapping[str, _Part], split: str) -> Dataset:
         return _chosen(parts[part](), slice(first, last))
     pieces = [(parts[part](), slice(first, last)) for part, first, last in ranges]
     labels = np.concatenate([whole.labels[index] for whole, index in pieces])
-    views = [w.images.view(index) for w, index in pieces if isinstance(w.images, Streamed)]
+    views = [w.images.view(index) for w, index in pieces if isinstance(w.images, StreamedImages)]
     if len(views) == len(pieces) and all(view.store == views[0].store for view in views):
         # All in one place: as if it were a part of a whole that is never read.
         places = np.concatenate([view.places for view in views])
         seen = "+".join(whole.fingerprint for whole, _ in pieces)
-        together = Dataset(Streamed(views[0].store, places), labels, seen, pieces[0][0].classes)
+        together = Dataset(
+            StreamedImages(views[0].store, places), labels, seen, pieces[0][0].classes
+        )
         return _chosen(together, slice(None))
     images = np.concatenate([whole.images[index] for whole, index in pieces])
     return _dataset(images, labels, pieces[0][0].classes)
@@ -333,7 +335,7 @@ def _parts(
     if callable(name):
         return {"train": lambda: _returned(name)}
     kind, _, where = name.partition(":")
-    if kind == "npy" and (mapped := files.mapped(where)) and mapped.num_bytes > room():
+    if kind == "npy" and (mapped := files.mapped(where)) and mapped.num_bytes > device_budget():
         return {"train": functools.partial(_mapped, mapped)}
     if kind in ("idx", "npz", "npy"):
         of_kind = files.idx_parts if kind == "idx" else files.numpy_parts
@@ -357,65 +359,65 @@ def _pictures(folder: files.Folder, part: str, skip_corrupt: bool) -> Dataset:
     places = folder.parts[part]
     size = folder.pictures.size
     find = functools.partial(
-        survey,
+        scan,
         folder.pictures.some(places),
-        keep=lambda num_bytes: num_bytes <= room(),
+        keep=lambda num_bytes: num_bytes <= device_budget(),
         skip_corrupt=skip_corrupt,
         in_colour=lambda: folder.in_colour(part),
         hint="; give the size to which to resize and crop them: image_size",
     )
 
-    def store(known: Known) -> Decoded:
-        return Decoded(folder.pictures, known.shape)
+    def store(known: Facts) -> DecodedStore:
+        return DecodedStore(folder.pictures, known.shape)
 
     root, background = folder.state[0], folder.pictures.background
     identity = ["folder", part, folder.state, size, skip_corrupt, background]
-    images, labels, seen = remembered(root, identity, find, store)
-    if isinstance(images, Streamed) and isinstance(images.store, Decoded):
-        images = Streamed(images.store, images.places + places.start)
+    images, labels, seen = cached(root, identity, find, store)
+    if isinstance(images, StreamedImages) and isinstance(images.store, DecodedStore):
+        images = StreamedImages(images.store, images.places + places.start)
     return Dataset(images, labels, seen, folder.classes)
 
 
 def _prepared(examples: Prepared) -> Dataset:
     """What tensorflow-datasets has prepared."""
-    find = functools.partial(survey, examples, keep=lambda num_bytes: num_bytes <= room())
-    found = remembered(
+    find = functools.partial(scan, examples, keep=lambda num_bytes: num_bytes <= device_budget())
+    found = cached(
         examples.folder,
         ["tfds", os.path.realpath(examples.folder), examples.split, examples.state],
         find,
-        lambda known: Decoded(examples, known.shape),
+        lambda known: DecodedStore(examples, known.shape),
     )
     return Dataset(*found, examples.classes)
 
 
-def _mapped(mapped: Mapped) -> Dataset:
+def _mapped(mapped: MappedStore) -> Dataset:
     """The images of an NPY file that are too many for the device."""
-    images = Streamed(mapped, np.arange(mapped.num))
+    images = StreamedImages(mapped, np.arange(mapped.num))
 
-    def find() -> Known:
+    def find() -> Facts:
         labels = np.zeros(mapped.num, np.int32)
         seen = fingerprint(images, labels)
         remarks = (DARK,) if is_dark(in_turn(images)) else ()
-        return Known(None, mapped.shape, labels, images.places, seen, remarks)
+        return Facts(None, mapped.shape, labels, images.places, seen, remarks)
 
     identity = ["npy", str(mapped.path.resolve()), *file_state(mapped.path.stat())]
-    return Dataset(*remembered(str(mapped.path), identity, find, lambda known: mapped))
+    return Dataset(*cached(str(mapped.path), identity, find, lambda known: mapped))
 
 
 def _chosen(whole: Dataset, index: Any) -> Dataset:
     """Some examples of a data set."""
     labels = whole.labels[index]
-    if not isinstance(whole.images, Streamed):
+    if not isinstance(whole.images, StreamedImages):
         return _dataset(whole.images[index], labels, whole.classes)
     some = whole.images.view(index)
 
-    def find() -> Known:
-        images = some[:] if some.nbytes <= room() else some
-        kept = None if isinstance(images, Streamed) else images
-        return Known(kept, some.shape[1:], labels, some.places, fingerprint(images, labels))
+    def find() -> Facts:
+        images = some[:] if some.nbytes <= device_budget() else some
+        kept = None if isinstance(images, StreamedImages) else images
+        return Facts(kept, some.shape[1:], labels, some.places, fingerprint(images, labels))
 
     identity = ["of", whole.fingerprint, hashlib.sha256(some.places.tobytes()).hexdigest()]
-    found = remembered("", identity, find, lambda known: some.store)
+    found = cached("", identity, find, lambda known: some.store)
     return Dataset(*found, whole.classes)
 
 
@@ -467,13 +469,13 @@ def _load_mnist(split: str, data_dir: str | Path | None) -> Dataset:
     archives = {folder / file: checksum for file, checksum in _MNIST[split].items()}
     contents = {path: _verified(path, checksum) for path, checksum in archives.items()}
 
-    def find() -> Known:
+    def find() -> Facts:
         images, labels = (files.read_idx(path, archive) for path, archive in contents.items())
         images, labels = files.checked("mnist", images, labels)
         places, seen = np.arange(len(labels)), fingerprint(images, labels)
-        return Known(images, images.shape[1:], labels, places, seen)
+        return Facts(images, images.shape[1:], labels, places, seen)
 
-    return Dataset(*remembered("mnist", ["mnist", *_MNIST[split].values()], find))
+    return Dataset(*cached("mnist", ["mnist", *_MNIST[split].values()], find))
 
 
 def _verified(path: Path, checksum: str) -> bytes:

@@ -20,7 +20,7 @@ _FEW = 64
 _CHUNK_BYTES = 2**25
 
 
-def room() -> int:
+def device_budget() -> int:
     """How many bytes of data may live on the device: $GENMOD_DATA_GB, or half of its memory.
 
     A CPU's memory is the machine's, or what its container has; its devices share it.
@@ -62,7 +62,7 @@ class Store(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoded:
+class DecodedStore:
     """Images that are decoded anew whenever they are wanted."""
 
     examples: Examples
@@ -93,7 +93,7 @@ class Decoded:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped:
+class MappedStore:
     """Images as the bytes of a file.
 
     Attributes:
@@ -144,7 +144,7 @@ def _fill(row: np.ndarray, descriptor: int, offset: int) -> None:
         rest, offset = rest[num:], offset + num
 
 
-class Streamed:
+class StreamedImages:
     """Images [N, H, W, C] that are read when they are asked for, by an index as NumPy has it.
 
     What `Dataset.images` is where they are too many for the device. `np.asarray` reads all.
@@ -189,22 +189,22 @@ class Streamed:
         return self[:].astype(dtype or np.uint8, copy=False)
 
     def __repr__(self) -> str:
-        return f"Streamed(uint8 {list(self.shape)}, {self.nbytes / 1e9:.2f} GB)"
+        return f"StreamedImages(uint8 {list(self.shape)}, {self.nbytes / 1e9:.2f} GB)"
 
     def read(self, wanted: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """For each of `wanted`, indices [n], the images there; read ahead."""
         return self.store.read(self.places[index] for index in wanted)
 
-    def view(self, index: Any) -> "Streamed":
+    def view(self, index: Any) -> "StreamedImages":
         """Some of them, still where they are."""
-        return Streamed(self.store, self.places[index])
+        return StreamedImages(self.store, self.places[index])
 
 
-def in_turn(array: np.ndarray | Streamed) -> Iterator[np.ndarray]:
+def in_turn(array: np.ndarray | StreamedImages) -> Iterator[np.ndarray]:
     """All rows, in order, some MB at a time."""
     rows = rows_at_once(math.prod(array.shape[1:]) * array.dtype.itemsize)
     firsts = range(0, len(array), rows)
-    if isinstance(array, Streamed):
+    if isinstance(array, StreamedImages):
         yield from array.read(np.arange(k, min(k + rows, len(array))) for k in firsts)
     else:
         yield from (array[k : k + rows] for k in firsts)

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from genmod import checks, rng
 from genmod.data.order import indices_at
 from genmod.data.protocols import Prepare, prepared
-from genmod.data.stores import Streamed
+from genmod.data.stores import StreamedImages
 from genmod.types import Array, Batch, Key, Keys
 
 _PART_BYTES = 2**24
@@ -30,7 +30,7 @@ class Batches:
     for bit.
 
     Attributes:
-      examples: an array [N, ...], or a tree of them; images may be `Streamed`.
+      examples: an array [N, ...], or a tree of them; images may be `StreamedImages`.
       batch_size: number of examples B in a batch.
       prepare: `(keys [B], raw examples) -> batch`.
     """
@@ -124,7 +124,7 @@ def _look_up(
 
 def _rows(leaf: Any, wanted: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """Rows [..., *shape] at each of some arrays of places [...]."""
-    if not isinstance(leaf, Streamed):
+    if not isinstance(leaf, StreamedImages):
         yield from (np.asarray(leaf[places]) for places in wanted)
         return
     shapes: list[tuple[int, ...]] = []

@@ -9,7 +9,7 @@ import numpy as np
 
 from genmod import rng
 from genmod.data.sources import Dataset
-from genmod.data.stores import Streamed, in_turn
+from genmod.data.stores import StreamedImages, in_turn
 from genmod.data.streams import Batches
 from genmod.types import BatchAt
 
@@ -52,7 +52,7 @@ def summary(dataset: Dataset) -> Summary:
     return Summary(len(images), images.shape[1:], found, mean, std, images.nbytes)
 
 
-def mean_image(images: np.ndarray | Streamed) -> np.ndarray:
+def mean_image(images: np.ndarray | StreamedImages) -> np.ndarray:
     """The mean of images [N, H, W, C], float64 [H, W, C] in the units of their values.
 
     Images that are streamed are read once, some at a time.

@@ -15,7 +15,7 @@ from typing import Any
 
 from genmod._host.decoding import Prepared
 from genmod.data import tfds_prepare
-from genmod.data.kept import file_state
+from genmod.data.cache import file_state
 from genmod.errors import DataError, NoSuchSplit
 
 # NAME[/CONFIG][:VERSION]. TFDS also knows namespaces, as in "huggingface:mnist", and asks the

@@ -61,7 +61,7 @@ class ModeScores(NamedTuple):
 
 def mode_counts(
     samples: Array | np.ndarray,
-    centres: Array | np.ndarray,
+    centers: Array | np.ndarray,
     std: float | Array,
     *,
     within: float = 3.0,
@@ -74,7 +74,7 @@ def mode_counts(
 
     Args:
       samples: [N, D].
-      centres: the mean of each mode, [K, D].
+      centers: the mean of each mode, [K, D].
       std: the standard deviation of each mode, in every coordinate.
       within: the radius of a mode, in standard deviations.
 
@@ -84,28 +84,28 @@ def mode_counts(
     Raises:
       ValueError: if a shape is another.
     """
-    if len(centres.shape) != 2 or 0 in centres.shape:
-        raise ValueError(f"centres must have the shape [K, D], got {list(centres.shape)}")
-    dimensions = centres.shape[1]
+    if len(centers.shape) != 2 or 0 in centers.shape:
+        raise ValueError(f"centers must have the shape [K, D], got {list(centers.shape)}")
+    dimensions = centers.shape[1]
     if len(samples.shape) != 2 or samples.shape[1] != dimensions or not samples.shape[0]:
         raise ValueError(
             f"samples must have the shape [N, {dimensions}], got {list(samples.shape)}"
         )
-    offsets = samples[:, None, :] - centres[None, :, :]
+    offsets = samples[:, None, :] - centers[None, :, :]
     squared = (offsets * offsets).sum(-1)
     near = squared.min(-1) <= (within * std) ** 2
-    modes = np.arange(len(centres))[None, :]
+    modes = np.arange(len(centers))[None, :]
     return ((squared.argmin(-1)[:, None] == modes) & near[:, None]).sum(0)
 
 
-def mixture_modes(samples: Any, centres: Any, std: float, *, within: float = 3.0) -> ModeScores:
+def mixture_modes(samples: Any, centers: Any, std: float, *, within: float = 3.0) -> ModeScores:
     """Scores samples against a mixture of equally likely Gaussian modes.
 
     The floor takes modes to be much further apart than they are wide.
 
     Args:
       samples: [N, D].
-      centres: the mean of each mode, [K, D].
+      centers: the mean of each mode, [K, D].
       std: the standard deviation of each mode, in every coordinate.
       within: a sample is of high quality if it is at most this many standard deviations away from
         its nearest mode.
@@ -115,15 +115,15 @@ def mixture_modes(samples: Any, centres: Any, std: float, *, within: float = 3.0
       that of samples all in one mode.
 
     Raises:
-      ValueError: if a shape is another, centres are not finite, or std or within not positive.
+      ValueError: if a shape is another, centers are not finite, or std or within not positive.
     """
-    samples, centres = np.asarray(samples, np.float64), np.asarray(centres, np.float64)
-    if not np.isfinite(centres).all():
-        raise ValueError("centres must be finite, got NaN or infinity")
+    samples, centers = np.asarray(samples, np.float64), np.asarray(centers, np.float64)
+    if not np.isfinite(centers).all():
+        raise ValueError("centers must be finite, got NaN or infinity")
     checks.positive("std", std)
     checks.positive("within", within)
-    counts = mode_counts(samples, centres, float(std), within=within)
-    num_modes, dimensions = centres.shape
+    counts = mode_counts(samples, centers, float(std), within=within)
+    num_modes, dimensions = centers.shape
     uniform = np.full(num_modes, 1 / num_modes)
     share = _share_within(within, dimensions)
     return ModeScores(

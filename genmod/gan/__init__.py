@@ -11,7 +11,7 @@ from genmod.gan.losses import (
     relativistic_average,
     wasserstein,
 )
-from genmod.gan.model import Gan, GanParams, make, normal, packed, uniform
+from genmod.gan.model import Gan, GanParams, make, normal_latent, packed, uniform_latent
 from genmod.gan.penalties import (
     Penalty,
     dragan,
@@ -35,13 +35,13 @@ __all__ = [
     "make",
     "minimax",
     "nonsaturating",
-    "normal",
+    "normal_latent",
     "packed",
     "r1",
     "r2",
     "relativistic",
     "relativistic_average",
-    "uniform",
+    "uniform_latent",
     "wasserstein",
     "weight_clipping",
     "weighted",

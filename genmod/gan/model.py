@@ -53,12 +53,12 @@ class Gan(NamedTuple):
     check: Callable[[Array], None]
 
 
-def normal(latent_dim: int) -> Latent:
+def normal_latent(latent_dim: int) -> Latent:
     """Latents z ~ N(0, I)."""
     return _per_key(lambda key: jax.random.normal(key, (latent_dim,)))
 
 
-def uniform(latent_dim: int) -> Latent:
+def uniform_latent(latent_dim: int) -> Latent:
     """Latents uniform in [-1, 1) in each dimension."""
 
     def draw(key: Key) -> Array:
@@ -80,7 +80,7 @@ def make(
     discriminator: Net,
     *,
     latent_dim: int,
-    latent: Callable[[int], Latent] = normal,
+    latent: Callable[[int], Latent] = normal_latent,
     image_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> Gan:
     """A GAN from two networks.
@@ -89,7 +89,7 @@ def make(
       generator: z [B, latent_dim] -> images [B, ...].
       discriminator: images [B, ...] -> logits, [B] or [B, 1]; of packs where it is `packed`.
       latent_dim: number of latent dimensions L.
-      latent: the latents' distribution, `normal` or `uniform`.
+      latent: the latents' distribution, `normal_latent` or `uniform_latent`.
       image_range: least and largest value that the generator can put out, such as (-1, 1) for tanh.
         A discriminator would tell real images outside it from generated ones by that alone. A
         warning says so where real images use the half from 0 on alone, as those in [0, 1] do.

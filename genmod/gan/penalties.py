@@ -208,10 +208,11 @@ def _dragan(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
 
 def _deviation(x: Array) -> Array:
     """The standard deviation of all values of a batch, wherever its examples lie."""
-    if any(cut.what == devices.PIECES for cut in devices.cuts()):
+    if any(cut.what == devices.MICROBATCHES for cut in devices.cuts()):
         raise ValueError(
-            "dragan needs the standard deviation of the whole batch, which pieces do not know: "
-            "pieces must be 1 with it (r1, r2 and gradient_penalty are the same in pieces)"
+            "dragan needs the standard deviation of the whole batch, which "
+            "microbatches do not know: microbatches must be 1 with it (r1, r2 and gradient_penalty "
+            "are the same in microbatches)"
         )
     wide = x.astype(checks.summed_as(x.dtype))
     mean = devices.mean(jnp.mean(wide))
@@ -223,8 +224,8 @@ dragan = Penalty.of(_dragan, "dragan")
 
 The paper adds Gaussian noise of a variance to be tuned. This is the noise of the authors' code,
 which follows the data's scale: uniform in [0, s / 2), drawn for each value, with s the standard
-deviation of all values in the batch, over all devices that share it; a piece of a batch does not
-know it and is refused (ValueError). (Their code then goes only a random part of the way to that
+deviation of all values in the batch, over all devices that share it; a microbatch does not know it
+and is refused (ValueError). (Their code then goes only a random part of the way to that
 point, which the paper does not.) Of packs, the norm is that of the pack, as in `gradient_penalty`.
 """
 

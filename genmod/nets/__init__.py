@@ -7,7 +7,7 @@ from genmod.nets.dcgan import dcgan_discriminator, dcgan_generator
 from genmod.nets.fourier import fourier_features
 from genmod.nets.initial import Initializer, glorot_uniform, he_normal, normal
 from genmod.nets.mlp import maxout, mlp
-from genmod.nets.normalisation import BatchNorm
+from genmod.nets.normalization import BatchNorm
 from genmod.types import Net
 
 __all__ = [

@@ -4,7 +4,7 @@ Batches of `data.balanced_batches` are in that order, and a model made of such n
 samples in it: sample i is of class i mod the number of classes. So images stay plain arrays, and
 every objective, loss and penalty works with these networks as with any other. A cut of a batch has
 other examples in its places, whose classes would be wrong: it is refused (ValueError), unless it
-keeps consecutive examples together, as many as a multiple of the classes. `pieces` and
+keeps consecutive examples together, as many as a multiple of the classes. `microbatches` and
 `discriminator_steps` never do, shares for `pmap` and chunks of an evaluation may.
 """
 

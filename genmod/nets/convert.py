@@ -9,7 +9,7 @@ import jax
 from flax import linen
 
 from genmod.nets.initial import drawn, noted
-from genmod.nets.normalisation import MOMENTS, pooled
+from genmod.nets.normalization import MOMENTS, pooled
 from genmod.types import Array, Key, Net, Params
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from genmod import checks
-from genmod.nets import normalisation
+from genmod.nets import normalization
 from genmod.nets.convert import from_linen
 from genmod.nets.convolution import conv, conv_transpose
 from genmod.nets.initial import normal
@@ -66,7 +66,7 @@ def dcgan_generator(
     if height % 4 or breadth % 4:
         raise ValueError(f"shape must have a height and a width divisible by 4, got {sizes}")
     checks.positive_integer("width", width)
-    normalisation.check(norm, groups, (2 * width, width))
+    normalization.check(norm, groups, (2 * width, width))
 
     class DcganGenerator(linen.Module):
         @linen.compact
@@ -75,7 +75,7 @@ def dcgan_generator(
                 raise ValueError(f"latents must be [B, L], got shape {z.shape}")
 
             def normalised(x: Array, index: int) -> Array:
-                layer = normalisation.normaliser(
+                layer = normalization.normalizer(
                     norm, x.shape[-1], groups=groups, name=f"norm_{index}"
                 )
                 return x if layer is None else layer(x)
@@ -127,7 +127,7 @@ def dcgan_discriminator(
     checks.positive_integer("width", width)
     if out is not None:
         checks.positive_integer("out", out)
-    normalisation.check(norm, groups, (2 * width,))
+    normalization.check(norm, groups, (2 * width,))
 
     class DcganDiscriminator(linen.Module):
         @linen.compact
@@ -136,7 +136,7 @@ def dcgan_discriminator(
                 raise ValueError(f"images must be [B, H, W, C], got shape {x.shape}")
             x = activation(_Convolution(width, conv, kernel_init, name="layer_0")(x))
             x = _Convolution(2 * width, conv, kernel_init, name="layer_1")(x)
-            layer = normalisation.normaliser(norm, 2 * width, groups=groups, name="norm_1")
+            layer = normalization.normalizer(norm, 2 * width, groups=groups, name="norm_1")
             x = activation(x if layer is None else layer(x)).reshape(x.shape[0], -1)
             logits = linen.Dense(out or 1, kernel_init=kernel_init, name="output")(x)
             return logits[:, 0] if out is None else logits

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from genmod import checks
-from genmod.nets import normalisation
+from genmod.nets import normalization
 from genmod.nets.convert import from_linen
 from genmod.nets.initial import Initializer, glorot_uniform
 from genmod.types import Array, Key, Net
@@ -92,7 +92,7 @@ def mlp(
         )
 
     pieces = activation.pieces if isinstance(activation, Maxout) else 1
-    normalisation.check(norm, groups, tuple(pieces * width for width in widths))
+    normalization.check(norm, groups, tuple(pieces * width for width in widths))
 
     def initial_bias(key: Key, bias_shape: tuple[int], dtype=jnp.float32) -> Array:
         del key
@@ -107,7 +107,7 @@ def mlp(
             for index, width in enumerate(widths):
                 initial = kernel_init if pieces == 1 else _in_parts(kernel_init, pieces)
                 x = linen.Dense(pieces * width, kernel_init=initial, name=f"layer_{index}")(x)
-                layer = normalisation.normaliser(
+                layer = normalization.normalizer(
                     norm, x.shape[-1], groups=groups, name=f"norm_{index}"
                 )
                 x = activation(x if layer is None else layer(x))

@@ -18,43 +18,43 @@ if TYPE_CHECKING:
 _PANELS_PER_ROW = 5
 
 
-def plane(samples: Any, centres: Any, *, real: Any = None, title: str | None = None) -> Figure:
+def plane(samples: Any, centers: Any, *, real: Any = None, title: str | None = None) -> Figure:
     """Generated points over the true modes.
 
     The axes are those of the modes; the title counts the points that lie outside.
 
     Args:
       samples: generated points, [N, 2].
-      centres: the mean of each mode, [K, 2], shown as rings.
+      centers: the mean of each mode, [K, 2], shown as rings.
       real: real points, [M, 2], shown pale below.
       title: shown above.
 
     Raises:
-      ValueError: if a shape is another, or centres are not finite.
+      ValueError: if a shape is another, or centers are not finite.
     """
-    return planes([(title or "", samples)], centres, real=real)
+    return planes([(title or "", samples)], centers, real=real)
 
 
-def planes(panels: Sequence[tuple[str, Any]], centres: Any, *, real: Any = None) -> Figure:
+def planes(panels: Sequence[tuple[str, Any]], centers: Any, *, real: Any = None) -> Figure:
     """Planes side by side, such as one for each of several steps of training.
 
     Args:
       panels: a title and generated points [N, 2] for each; five to a row.
-      centres: the mean of each mode, [K, 2].
+      centers: the mean of each mode, [K, 2].
       real: real points, [M, 2], shown pale below each.
 
     Raises:
-      ValueError: if there are no panels, a shape is another, or centres are not finite.
+      ValueError: if there are no panels, a shape is another, or centers are not finite.
     """
-    centres = _points("centres", centres)
-    if not np.isfinite(centres).all():
-        raise ValueError("centres must be finite, got NaN or infinity")
+    centers = _points("centers", centers)
+    if not np.isfinite(centers).all():
+        raise ValueError("centers must be finite, got NaN or infinity")
     if not panels:
         raise ValueError("panels must hold at least one pair of a title and samples, got none")
     clouds = [(title, _points("samples", samples)) for title, samples in panels]
     real = None if real is None else _points("real", real)
 
-    limits = _limits(centres)
+    limits = _limits(centers)
     columns = min(len(clouds), _PANELS_PER_ROW)
     rows = math.ceil(len(clouds) / columns)
     side = 5.2 if len(clouds) == 1 else 3.2
@@ -66,7 +66,7 @@ def planes(panels: Sequence[tuple[str, Any]], centres: Any, *, real: Any = None)
     )
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, heading, (_, samples) in zip(axes, headings, clouds, strict=False):
-        _draw(panel, samples, centres, real, limits)
+        _draw(panel, samples, centers, real, limits)
         panel.set_title(heading, fontsize=10, loc="left")
     for panel in axes[len(clouds) :]:
         panel.set_axis_off()
@@ -84,14 +84,14 @@ def _heading(title: str, samples: np.ndarray, limits: np.ndarray, inches: float)
 def _draw(
     panel: Axes,
     samples: np.ndarray,
-    centres: np.ndarray,
+    centers: np.ndarray,
     real: np.ndarray | None,
     limits: np.ndarray,
 ) -> None:
     if real is not None:
         panel.scatter(*real.T, s=9, color="0.8", linewidths=0, label="real")
     panel.scatter(
-        *centres.T,
+        *centers.T,
         s=110,
         facecolors="none",
         edgecolors="0.45",
@@ -114,9 +114,9 @@ def _draw(
     panel.tick_params(labelsize=8, color="0.8")
 
 
-def _limits(centres: np.ndarray) -> np.ndarray:
+def _limits(centers: np.ndarray) -> np.ndarray:
     """[[left, right], [bottom, top]]: the modes with a margin, never much wider than high."""
-    low, high = centres.min(axis=0), centres.max(axis=0)
+    low, high = centers.min(axis=0), centers.max(axis=0)
     margin = 0.25 * max(float((high - low).max()), 1e-3)
     middle, half = (low + high) / 2, (high - low) / 2 + margin
     return np.stack([middle - half, middle + half], axis=1)

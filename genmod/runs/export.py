@@ -138,7 +138,7 @@ def run(
       CheckpointError: if no checkpoint can be restored.
     """
     checks.positive_integer("num", num)
-    built, state = runner.trained(path, index)
+    built, state = runner.load_run(path, index)
     recorded = record.read(record.Folder(Path(path)))
     out = Path(folder) if folder is not None else Path(path) / "export"
     about = {

@@ -30,18 +30,18 @@ def points(samples: Any, mixture: data.Mixture) -> Observation:
       mixture: the true distribution.
     """
     samples = np.asarray(samples)
-    scores = evaluate.mixture_modes(samples, mixture.centres, mixture.std)
+    scores = evaluate.mixture_modes(samples, mixture.centers, mixture.std)
     warnings = []
     if scores.captured < scores.num_modes and (scores.high_quality or 0) > _GOOD:
         warnings.append(f"mode collapse: good samples, but {_reach(scores)}")
     return Observation(
         numbers=_numbers(scores),
-        figures={"samples": report.plane(samples, mixture.centres, title=str(scores))},
+        figures={"samples": report.plane(samples, mixture.centers, title=str(scores))},
         warnings=warnings,
     )
 
 
-def digits(samples: Any, reference: np.ndarray | data.Streamed) -> Observation:
+def digits(samples: Any, reference: np.ndarray | data.StreamedImages) -> Observation:
     """Generated digits: a grid, the share of near duplicates, and how the ten classes are reached.
 
     Args:
@@ -54,7 +54,7 @@ def digits(samples: Any, reference: np.ndarray | data.Streamed) -> Observation:
     return _images(samples, reference, scores)
 
 
-def images(samples: Any, reference: np.ndarray | data.Streamed) -> Observation:
+def images(samples: Any, reference: np.ndarray | data.StreamedImages) -> Observation:
     """Generated images of any kind: a grid, and the share of near duplicates.
 
     Args:
@@ -81,7 +81,9 @@ def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray)
 
 
 def _images(
-    samples: np.ndarray, reference: np.ndarray | data.Streamed, scores: evaluate.ModeScores | None
+    samples: np.ndarray,
+    reference: np.ndarray | data.StreamedImages,
+    scores: evaluate.ModeScores | None,
 ) -> Observation:
     num = min(_COMPARED, len(samples), len(reference))
     share = evaluate.near_duplicates(samples[:num], reference=reference[:num] / np.float32(255))

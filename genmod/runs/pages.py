@@ -394,7 +394,7 @@ def _stills(
 def _explorer(run: Gathered) -> tuple[page.Explorer | None, list[str]]:
     """The latent space of a run, of several seeds that of the first; and why there is none."""
     try:
-        built, state = runner.trained(run.path)
+        built, state = runner.load_run(run.path)
     # Its experiment file may raise anything, and end as a script does: the data are gone, genmod is
     # another one, or it has options of its own that are not given here.
     except (Exception, SystemExit) as error:

@@ -95,7 +95,7 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     """
     step = checks.positive_integer("step", step)
     folder = record.Folder(Path(run_folder))
-    opened = runner.reopen(folder)
+    opened = runner.rebuild(folder)
     runner.say(opened.remarks)
     stages = runner.Stages(folder, opened)
     whole, seeds = opened.whole, opened.whole.learner.seeds

@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     signal: int | None
 
 
-class Reopened(NamedTuple):
+class Rebuilt(NamedTuple):
     """What a run folder holds, built again.
 
     Attributes:
@@ -55,7 +55,7 @@ class Reopened(NamedTuple):
     remarks: Sequence[str] = ()
 
 
-def reopen(folder: record.Folder, step: int | None = None) -> Reopened:
+def rebuild(folder: record.Folder, step: int | None = None) -> Rebuilt:
     """Builds the experiment of a run again, from the copy in its folder.
 
     Paths in its configuration are those of the folder where the run was started, or of the working
@@ -79,7 +79,7 @@ def reopen(folder: record.Folder, step: int | None = None) -> Reopened:
     remarks = [f"{folder.path}: {record.without(name, value)}" for name, value in added.items()]
     if step is None:
         remarks = [*starts.edited(recorded, folder.path), *remarks]
-    return Reopened(recorded, config, single, whole, remarks)
+    return Rebuilt(recorded, config, single, whole, remarks)
 
 
 def _built(module: Any, config: Any, directory: str | None) -> Experiment:
@@ -112,16 +112,16 @@ def say(remarks: Sequence[str]) -> None:
 class Stages:
     """The experiments that took the steps of a run: several, where it was edited between starts."""
 
-    def __init__(self, folder: record.Folder, opened: Reopened):
+    def __init__(self, folder: record.Folder, opened: Rebuilt):
         """Of a run that has been opened."""
         self._folder, self._recorded = folder, opened.recorded
         self._built = {starts.of_step(opened.recorded): opened}
 
-    def at(self, step: int) -> Reopened:
+    def at(self, step: int) -> Rebuilt:
         """The experiment that took a step, counted from 1."""
         where = starts.of_step(self._recorded, step)
         if where not in self._built:
-            self._built[where] = reopen(self._folder, step)
+            self._built[where] = rebuild(self._folder, step)
         return self._built[where]
 
     def advance(
@@ -140,7 +140,7 @@ class Stages:
         return carry
 
 
-def trained(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
+def load_run(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
     """Builds a run again and restores its newest checkpoint.
 
     Args:
@@ -156,12 +156,12 @@ def trained(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
       DataError: if the data are not found.
     """
     folder = record.Folder(Path(path))
-    opened = reopen(folder)
+    opened = rebuild(folder)
     say(opened.remarks)
     seeds = opened.whole.learner.seeds
     checks.index_of_run(index, seeds or 1)
     carry = checkpoint.restore(folder.checkpoints, check(opened.whole, opened.config.seed))
-    return opened.single, (carry if seeds is None else train.pick(carry, index)).state
+    return opened.single, (carry if seeds is None else train.select_run(carry, index)).state
 
 
 def keys(experiment: Experiment, seed: int) -> Key | Keys:
@@ -178,7 +178,7 @@ def check(experiment: Experiment, seed: int) -> Any:
       ValueError: if seed is none, the parts of the experiment do not fit together, or a metric has
         a name that the log itself uses.
     """
-    found = train.shapes(experiment.learner, keys(experiment, seed), experiment.batch_at)
+    found = train.abstract_carry(experiment.learner, keys(experiment, seed), experiment.batch_at)
     for name in found.totals:
         if record.is_reserved(name):
             raise ValueError(
@@ -242,7 +242,7 @@ def run(
             with disk.writing(folder.path):
                 folder.path.mkdir(parents=True, exist_ok=True)
             print(_first_line(experiment, folder, at), flush=True)
-            if where := data.whereabouts(experiment.batch_at):
+            if where := data.placement(experiment.batch_at):
                 print(f"data: {where}", flush=True)
         for remark in found.remarks if found else ():
             print(f"warning: {remark}", file=sys.stderr, flush=True)
@@ -355,11 +355,11 @@ def finish(experiment: Experiment, folder: record.Folder, key: jax.Array, state:
     failed: list[Exception] = []
     drawn = None
     with _put_off(failed):
-        drawn = experiment.draw(rng.stream(key, "figures"), state)
+        drawn = experiment.final_figures(rng.stream(key, "figures"), state)
     last = Observation()
     if experiment.evaluate is None or (drawn is None and not failed):
         with _put_off(failed):  # one look for both: they speak of the same samples
-            last = experiment.look(rng.stream(key, "evaluate"), state)
+            last = experiment.observation(rng.stream(key, "evaluate"), state)
     taken: Mapping[str, Any] = last.numbers
     if experiment.evaluate is not None:
         with _put_off(failed):
@@ -434,7 +434,7 @@ class _Watch:
         if not cluster.leads():
             return {}
         try:
-            seen = self._experiment.look(self._key, state)
+            seen = self._experiment.observation(self._key, state)
         except Exception as error:
             self._warn(step, f"this look failed: {_in_a_line(error)}; training goes on without it")
             return {}

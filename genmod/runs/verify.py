@@ -13,7 +13,7 @@ from genmod import checks, rng, train
 from genmod._host import source
 from genmod.runs import record, runner, starts
 from genmod.train import checkpoint
-from genmod.train.loop import runs_one_by_one
+from genmod.train.loop import runs_sequentially
 
 _TIMINGS = ("examples_per_s",)
 
@@ -57,7 +57,7 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
         nothing to compare.
     """
     folder = record.Folder(Path(run_folder))
-    opened = runner.reopen(folder)
+    opened = runner.rebuild(folder)
     stages = runner.Stages(folder, opened)
     whole, seed = opened.whole, opened.config.seed
     saved = checkpoint.steps(folder.checkpoints)
@@ -95,10 +95,10 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
             break
         at, whole = mark, stages.at(mark).whole
         if mark in points or mark in rows:
-            metrics, carry = train.drain(carry)
+            metrics, carry = train.pop_metrics(carry)
             row = runner.log_row(whole, mark, metrics)
             if mark in rows and set(rows[mark]) - set(row) - set(_TIMINGS):  # there was a look
-                seen = whole.look(rng.stream(key, "observe"), carry.state)
+                seen = whole.observation(rng.stream(key, "observe"), carry.state)
                 row = runner.joined(row, runner.summary(runner.named(seen.numbers, row)[0]))
             difference = _row_difference(mark, rows.get(mark), row)
             num_values += len(row)
@@ -179,7 +179,7 @@ def _numbers(leaf: Any) -> np.ndarray:
     return np.asarray(leaf).ravel()
 
 
-def _changes(folder: record.Folder, opened: runner.Reopened) -> list[str]:
+def _changes(folder: record.Folder, opened: runner.Rebuilt) -> list[str]:
     """What is no longer as it was when the run began."""
     recorded, fingerprint = opened.recorded, opened.whole.dataset.fingerprint
     changes = [*opened.remarks, *record.changes(recorded)]
@@ -197,7 +197,7 @@ def _changes(folder: record.Folder, opened: runner.Reopened) -> list[str]:
     if fingerprint != recorded["data"]:
         changes.append(f"the data set was {recorded['data']} and is {fingerprint} now")
     devices = max((start.get("devices", 1) for start in recorded.get("starts", [])), default=1)
-    alone = opened.whole.learner.seeds is not None and runs_one_by_one(opened.whole.learner)
+    alone = opened.whole.learner.seeds is not None and runs_sequentially(opened.whole.learner)
     if devices > 1 and not alone:
         changes.append(f"the run had {devices} devices, and was repeated on one: bits may differ")
     return changes

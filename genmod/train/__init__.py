@@ -4,42 +4,42 @@ from genmod.train.adversarial import AdversarialState, Optimizers, adversarial
 from genmod.train.learner import Inspection, Learner, TrainState, learner
 from genmod.train.loop import (
     Carry,
+    LogPoint,
     NonFiniteError,
-    Point,
-    Step,
+    StepTrace,
+    abstract_carry,
     advance,
-    drain,
     fit,
     next_step,
+    pop_metrics,
     run,
-    shapes,
     start,
 )
 from genmod.train.parallel import over_devices
-from genmod.train.seeds import combinations, over_grid, over_seeds, pick
+from genmod.train.seeds import combinations, over_grid, over_seeds, select_run
 
 __all__ = [
     "AdversarialState",
     "Carry",
     "Inspection",
     "Learner",
+    "LogPoint",
     "NonFiniteError",
     "Optimizers",
-    "Point",
-    "Step",
+    "StepTrace",
     "TrainState",
+    "abstract_carry",
     "advance",
     "adversarial",
     "combinations",
-    "drain",
     "fit",
     "learner",
     "next_step",
     "over_devices",
     "over_grid",
     "over_seeds",
-    "pick",
+    "pop_metrics",
     "run",
-    "shapes",
+    "select_run",
     "start",
 ]

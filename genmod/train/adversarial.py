@@ -90,14 +90,14 @@ class AdversarialState(NamedTuple):
     Attributes:
       step: int32 [], number of steps taken.
       params: both players' parameters, with the fields `generator` and `discriminator`.
-      average: the generator's parameters, averaged over training; `()` where no average is kept.
+      ema: the generator's parameters, averaged over training; `()` where no average is kept.
       opt_state: both optimizers' states.
       hyper: the learner's `hyper`, as far as it is numbers.
     """
 
     step: Array
     params: Any
-    average: Params
+    ema: Params
     opt_state: OptStates
     hyper: dict[str, Array]
 
@@ -111,11 +111,11 @@ def adversarial(
     hyper: Mapping[str, float | Schedule] | None = None,
     discriminator_steps: int = 1,
     generator_steps: int = 1,
-    together: bool = False,
-    average_half_life: float | None = None,
-    average_ramp_up: float = 0.05,
+    joint_batch: bool = False,
+    ema_half_life: float | None = None,
+    ema_ramp_up: float = 0.05,
     constrain: Callable[[Params], Params] | None = None,
-    pieces: int = 1,
+    microbatches: int = 1,
     augment: Callable[[Keys, Array], Array] | None = None,
     as_images: Callable[[Array], Array] | None = None,
 ) -> Learner:
@@ -136,16 +136,16 @@ def adversarial(
         `step -> value`. Numbers are part of the state, where `over_grid` finds them.
       discriminator_steps: updates of the discriminator in a step.
       generator_steps: updates of the generator in a step.
-      together: judge real and generated images as one batch; matters only to a discriminator that
-        looks at its batch, as batch normalisation does.
-      average_half_life: keep an exponential average of the generator, from which samples are drawn;
+      joint_batch: judge real and generated images as one batch. It matters only to a discriminator
+        that depends on batch statistics, as batch normalisation does.
+      ema_half_life: keep an exponential average of the generator, from which samples are drawn;
         its half-life in generated images (Karras et al. 2018). None keeps none.
-      average_ramp_up: the half-life is at most this share of the images generated so far, so that
+      ema_ramp_up: the half-life is at most this share of the images generated so far, so that
         the first generators are soon forgotten (Karras et al. 2020).
       constrain: a transform of the discriminator's parameters after each of its updates, such as
         `gan.weight_clipping(0.01)`.
-      pieces: into how many pieces to cut each update's batch, to save memory; the gradient is that
-        of the whole batch where examples do not look at each other.
+      microbatches: number of equal parts into which each update's batch is cut, to save memory. The
+        gradient is that of the whole batch if examples do not interact.
       augment: `(keys [B], images [B, ...]) -> images [B, ...]`, such as `data.diffaugment()`: how
         the discriminator sees real and generated images, in both players' updates and in penalties,
         with fresh noise for every example and use (Zhao et al. 2020). Gradients must pass it. None
@@ -166,19 +166,20 @@ def adversarial(
       `generator_gradient` (norms); and each penalty by name, unweighted.
 
     Raises:
-      ValueError: if a number of steps or pieces is not positive or a half-life not, or a penalty
-        has a name of the game's own; when traced, if the batch cannot be cut evenly, a loss, a
-        penalty or augmented images have another shape than above, or a loss is not floating.
+      ValueError: if a number of steps or of microbatches, or a half-life, is not positive, or a
+        penalty has a name of the game's own; when traced, if the batch cannot be cut evenly, a
+        loss, a penalty or augmented images have another shape than above, or a loss is not
+        floating.
     """
     for name, value in (
         ("discriminator_steps", discriminator_steps),
         ("generator_steps", generator_steps),
-        ("pieces", pieces),
+        ("microbatches", microbatches),
     ):
         checks.positive_integer(name, value)
-    if average_half_life is not None:
-        checks.positive("average_half_life", average_half_life)
-        checks.positive("average_ramp_up", average_ramp_up)
+    if ema_half_life is not None:
+        checks.positive("ema_half_life", ema_half_life)
+        checks.positive("ema_ramp_up", ema_ramp_up)
     optimizer = (
         Optimizers(optimizers, optimizers)
         if isinstance(optimizers, optax.GradientTransformation)
@@ -191,8 +192,8 @@ def adversarial(
     if hyper is None and penalty is not None:
         _terms(penalty)  # refused now, not when it is traced
 
-    def cut_up(batch: Batch) -> Batch:
-        return gradients.cut_up("batch", batch, discriminator_steps, "discriminator_steps")
+    def split_batch(batch: Batch) -> Batch:
+        return gradients.split_batch("batch", batch, discriminator_steps, "discriminator_steps")
 
     def terms_at(state: AdversarialState) -> list[tuple[str, Any, PenaltyFunction]]:
         """Name, weight and function of each penalty at this state's step."""
@@ -216,7 +217,7 @@ def adversarial(
         return both["real"], both["fake"]
 
     def judge(params: Any, real: Array, fake: Array) -> tuple[Array, Array]:
-        if together:
+        if joint_batch:
             with devices.cut("judging real and generated images together", len(real)):
                 logits = players.discriminate(params, jnp.concatenate([real, fake]))
             both = logits[: len(logits) // 2], logits[len(logits) // 2 :]
@@ -226,15 +227,15 @@ def adversarial(
         return devices.gather(both[0]), devices.gather(both[1])
 
     def init(key: Key, batch: Batch) -> AdversarialState:
-        cut_up(batch)
+        split_batch(batch)
         params = players.init(key, batch)
         opt_state = OptStates(
             optimizer.generator.init(params.generator),
             optimizer.discriminator.init(params.discriminator),
         )
-        average = () if average_half_life is None else params.generator
+        ema = () if ema_half_life is None else params.generator
         numbers = hyper_numbers(hyper)
-        return AdversarialState(jnp.zeros((), jnp.int32), params, average, opt_state, numbers)
+        return AdversarialState(jnp.zeros((), jnp.int32), params, ema, opt_state, numbers)
 
     def play(
         key: Key,
@@ -247,7 +248,7 @@ def adversarial(
         Returns the parameters, the states of both optimizers, and what `note(player, terms,
         gradient)` has kept of each player's updates, with a leading axis of updates.
         """
-        parts = cut_up(batch)
+        parts = split_batch(batch)
         size = checks.leading_axis("batch", batch) // discriminator_steps
         terms = terms_at(state)
 
@@ -283,7 +284,7 @@ def adversarial(
                 return total, values
 
             (_, values), gradient = gradients.of_mean(
-                mean_loss, params.discriminator, (keys, real), pieces=pieces
+                mean_loss, params.discriminator, (keys, real), microbatches=microbatches
             )
             gradient = devices.mean(gradient)
             updates, opt_state = optimizer.discriminator.update(
@@ -311,7 +312,7 @@ def adversarial(
 
             real = jax.tree.map(lambda leaf: leaf[index % discriminator_steps], parts)
             (_, values), gradient = gradients.of_mean(
-                mean_loss, params.generator, (keys, real), pieces=pieces
+                mean_loss, params.generator, (keys, real), microbatches=microbatches
             )
             gradient = devices.mean(gradient)
             updates, opt_state = optimizer.generator.update(gradient, opt_state, params.generator)
@@ -336,24 +337,24 @@ def adversarial(
             return {**gradients.means(terms), f"{player}_gradient": gradients.norm(gradient)}
 
         params, opt_state, (seen, made) = play(key, state, batch, summary)
-        average = state.average
-        if average_half_life is not None:
+        ema = state.ema
+        if ema_half_life is not None:
             size = checks.leading_axis("batch", batch) // discriminator_steps
             generated = size * devices.count() * generator_steps
-            half_life = jnp.minimum(average_half_life, average_ramp_up * generated * state.step)
+            half_life = jnp.minimum(ema_half_life, ema_ramp_up * generated * state.step)
             kept = jnp.exp2(-generated / half_life)  # 0 at the first step
-            average = optax.incremental_update(params.generator, average, 1 - kept)
+            ema = optax.incremental_update(params.generator, ema, 1 - kept)
         after = state._replace(
             step=state.step + 1,
             params=params,
-            average=average,
+            ema=ema,
             opt_state=opt_state,
         )
         return after, {name: jnp.mean(values) for name, values in {**seen, **made}.items()}
 
     def inspect(key: Key, state: AdversarialState, batch: Batch) -> Inspection:
         _, _, (seen, made) = play(key, state, batch, lambda player, *kept: kept)
-        places = cut_up(jnp.arange(checks.leading_axis("batch", batch)))
+        places = split_batch(jnp.arange(checks.leading_axis("batch", batch)))
         shown = places[jnp.arange(generator_steps) % discriminator_steps].ravel()
         both = state.params._replace(
             discriminator=_each_update(seen[1], discriminator_steps),
@@ -366,8 +367,8 @@ def adversarial(
 
     def decoder(key: Key, state: AdversarialState) -> Callable[[Array], Array]:
         params = state.params
-        if average_half_life is not None:
-            params = params._replace(generator=state.average)
+        if ema_half_life is not None:
+            params = params._replace(generator=state.ema)
         params = players.standing(rng.stream(key, "standing"), params)
 
         def decode(z: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Gradients of a mean over examples, taken at once or piece by piece."""
+"""Gradients of a mean over examples, taken at once or microbatch by microbatch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,48 +15,50 @@ def of_mean(
     params: Params,
     examples: Batch,
     *,
-    pieces: int = 1,
+    microbatches: int = 1,
 ) -> tuple[tuple[Array, Metrics], Params]:
-    """`jax.value_and_grad(function, has_aux=True)`, with `pieces` times less memory.
+    """`jax.value_and_grad(function, has_aux=True)`, with `microbatches` times less memory.
 
-    The examples are cut into equal pieces; value and gradient are the means over them, the terms
-    those of all examples in their order. For a function that is itself a mean over examples this is
-    the same number, up to rounding; for one whose examples look at each other (normalisation over
-    the batch) it is not.
+    The examples are cut into equal microbatches (gradient accumulation). Value and gradient are the
+    means over them, the terms those of all examples in their order. For a function that is itself a
+    mean over examples this is the same number, up to rounding; for one whose examples look at each
+    other (normalisation over the batch) it is not.
 
     Args:
       function: `(params, examples) -> (value [], terms)`: a mean over the examples, and each
         example's values by name, [B] each.
       params: what to differentiate by.
       examples: a tree of arrays [B, ...], keys included.
-      pieces: into how many to cut the batch.
+      microbatches: into how many to cut the batch.
 
     Raises:
-      ValueError: if pieces does not divide the batch.
+      ValueError: if microbatches does not divide the batch.
     """
     take = jax.value_and_grad(function, has_aux=True)
-    if pieces == 1:
+    if microbatches == 1:
         return take(params, examples)
-    cut = cut_up("batch", examples, pieces, "pieces")
+    cut = split_batch("batch", examples, microbatches, "microbatches")
 
-    def add(total: Any, piece: Batch) -> tuple[Any, Metrics]:
-        (value, terms), gradient = take(params, piece)
+    def add(total: Any, microbatch: Batch) -> tuple[Any, Metrics]:
+        (value, terms), gradient = take(params, microbatch)
         return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, (value, gradient)), terms
 
-    with devices.cut(devices.PIECES):
-        piece = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cut)
-        (value, _), gradient = jax.eval_shape(take, params, piece)
+    with devices.cut(devices.MICROBATCHES):
+        microbatch = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cut
+        )
+        (value, _), gradient = jax.eval_shape(take, params, microbatch)
         zeros = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, checks.summed_as(leaf.dtype)), (value, gradient)
         )
         total, terms = jax.lax.scan(add, zeros, cut)
     value, gradient = jax.tree.map(
-        lambda leaf, like: (leaf / pieces).astype(like.dtype), total, (value, gradient)
+        lambda leaf, like: (leaf / microbatches).astype(like.dtype), total, (value, gradient)
     )
     return (value, join(terms)), gradient
 
 
-def cut_up(name: str, examples: Batch, num: int, what: str) -> Batch:
+def split_batch(name: str, examples: Batch, num: int, what: str) -> Batch:
     """A tree of [B, ...] as one of [num, B / num, ...].
 
     Part i holds the examples i, i + num, ...: where consecutive examples lie on several devices,
@@ -80,7 +82,7 @@ def cut_up(name: str, examples: Batch, num: int, what: str) -> Batch:
 
 
 def join(parts: Batch) -> Batch:
-    """The examples in their order again, [B, ...], from the parts of `cut_up`, [num, B / num, ...].
+    """Joins the parts of `split_batch`, [num, B / num, ...], in their order again: [B, ...].
 
     What a part has one of, not one for each example, [num], stays as it is.
     """

@@ -48,7 +48,7 @@ class Learner(NamedTuple):
       seeds: how many independent runs this is, as from `over_seeds`; keys, state, batches and
         metrics then have a leading axis of that length. None for a single run without such an axis.
       single: the learner of each of many runs; None for a single run.
-      one_by_one: whether many runs take their steps one after the other, or None: as is faster.
+      sequential: whether many runs take their steps one after the other, or None: as is faster.
       mesh: the devices it runs on, as from `over_devices`; None for the default one.
       inspect: `(key, state, batch) -> Inspection`, the numbers of the step with these arguments,
         example by example: the same keys, before the update. Over seeds or a grid its arrays have
@@ -64,7 +64,7 @@ class Learner(NamedTuple):
     check: Callable[[Batch], None] | None = None
     seeds: int | None = None
     single: "Learner | None" = None
-    one_by_one: bool | None = None
+    sequential: bool | None = None
     mesh: jax.sharding.Mesh | None = None
     inspect: Callable[[Key, Any, Batch], Inspection] | None = None
     decoder: Callable[[Key, Any], Callable[[Array], Array]] = no_decoder
@@ -96,7 +96,7 @@ def learner(
     *,
     sample: Callable[[Keys, Params], Array] | None = None,
     hyper: Mapping[str, float | Schedule] | None = None,
-    pieces: int = 1,
+    microbatches: int = 1,
     check: Callable[[Batch], None] | None = None,
 ) -> Learner:
     """A learner with one player: gradient descent on the mean of an objective.
@@ -111,8 +111,8 @@ def learner(
         schedule. Inside the step, `objective` is called with their values at that step, so that
         the objective proper keeps its three arguments. Numbers are part of the state, where
         `over_grid` finds them.
-      pieces: into how many pieces to cut the batch, to save memory; the gradient is that of the
-        whole batch.
+      microbatches: number of equal parts into which the batch is cut, to save memory (gradient
+        accumulation). The gradient is that of the whole batch.
       check: for `Learner.check`: `batch -> None`, a refusal of data by their values. None takes the
         attribute `check` of model_init, where it has one: that of a model of `vae.make` refuses
         images outside the range of its likelihood. `lambda batch: None` accepts everything.
@@ -122,11 +122,11 @@ def learner(
       the batch, and the mean of each of its aux values, in float32 at least.
 
     Raises:
-      ValueError: if pieces is not positive or hyper holds no numbers and schedules; when traced, if
-        the objective does not return one floating loss and one of each aux value per example, or
-        the batch cannot be cut evenly.
+      ValueError: if microbatches is not positive, or hyper holds anything but numbers and
+        schedules; when traced, if the objective does not return one floating loss and one of each
+        aux value per example, or the batch cannot be cut evenly.
     """
-    checks.positive_integer("pieces", pieces)
+    checks.positive_integer("microbatches", microbatches)
     check_hyper(hyper)
     if check is None:
         check = getattr(model_init, "check", None)
@@ -149,11 +149,11 @@ def learner(
 
         def mean_loss(params: Params, examples: tuple[Keys, Batch]) -> tuple[Array, Metrics]:
             returned = current(examples[0], params, examples[1])
-            losses, aux = checks.objective(returned, size // pieces)
+            losses, aux = checks.objective(returned, size // microbatches)
             return gradients.mean(losses), {"loss": losses, **aux}
 
         (_, terms), gradient = gradients.of_mean(
-            mean_loss, state.params, (keys, batch), pieces=pieces
+            mean_loss, state.params, (keys, batch), microbatches=microbatches
         )
         return terms, devices.mean(gradient)
 

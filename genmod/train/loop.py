@@ -39,7 +39,7 @@ class Carry(NamedTuple):
     compensation: Metrics
 
 
-class Point(NamedTuple):
+class LogPoint(NamedTuple):
     """Where a run stands at a log point.
 
     Attributes:
@@ -59,7 +59,7 @@ class Point(NamedTuple):
         return self.carry.state
 
 
-class Step(NamedTuple):
+class StepTrace(NamedTuple):
     """A single step of a run.
 
     Attributes:
@@ -82,7 +82,7 @@ class NonFiniteError(ArithmeticError):
       carry: the run before that step, its state still finite.
       term: the first metric that is not finite; where all are, as where only a gradient is not, the
         first of the state's arrays that the update has ruined.
-      runs: of many runs, which ones, from 0, as `pick` counts them.
+      runs: of many runs, which ones, from 0, as `select_run` counts them.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ def start(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
     return carry
 
 
-def shapes(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
+def abstract_carry(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
     """What a run carries, as shapes and types: the target to restore a checkpoint into.
 
     Nothing is computed; parts that do not fit together are refused here. Of a learner over devices
@@ -192,14 +192,14 @@ def _shardings(learner: Learner) -> tuple[NamedSharding, ...]:
     return whole, whole if learner.seeds is None else parts, whole, whole, whole
 
 
-def runs_one_by_one(learner: Learner) -> bool:
+def runs_sequentially(learner: Learner) -> bool:
     """Whether many runs are taken through their steps one after the other, on each device.
 
     So it is on a CPU unless the learner says otherwise: a step of many there takes as long as all
     of theirs, and a run by itself has the very bits that it would have alone.
     """
-    if learner.one_by_one is not None:
-        return learner.one_by_one
+    if learner.sequential is not None:
+        return learner.sequential
     mesh = learner.mesh
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     return platform == "cpu"
@@ -215,7 +215,7 @@ def run(
     carry: Carry | None = None,
     compiled: bool = True,
     on_call: Callable[[int], bool] | None = None,
-) -> Iterator[Point]:
+) -> Iterator[LogPoint]:
     """Trains, yielding at every log point; log, save and plot in the loop over it.
 
         for point in train.run(learner, key, batch_at, num_steps=30_000, log_every=600):
@@ -239,7 +239,7 @@ def run(
         twice a second; a true answer ends the run after that step.
 
     Returns:
-      An iterator of `Point`. The carries it yields stay valid while it goes on.
+      An iterator of `LogPoint`. The carries it yields stay valid while it goes on.
 
     Raises:
       ValueError: at once, if num_steps or log_every is not positive, or key is not for this
@@ -263,7 +263,7 @@ def _points(
     carry: Carry,
     compiled: bool,
     on_call: Callable[[int], bool] | None,
-) -> Iterator[Point]:
+) -> Iterator[LogPoint]:
     step = int(carry.step)
     calls = _CallLength()
     stop = False
@@ -279,10 +279,10 @@ def _points(
                     carry, step = _call(learner, key, batches, carry, step, log_point, calls)
                     stop = bool(devices.agree(bool(on_call and on_call(step))))
             if step == log_point:
-                metrics, carry = drain(carry)
-                yield Point(step, metrics, carry)
+                metrics, carry = pop_metrics(carry)
+                yield LogPoint(step, metrics, carry)
             else:
-                yield Point(step, {}, carry)
+                yield LogPoint(step, {}, carry)
 
 
 def advance(
@@ -348,7 +348,7 @@ def fit(learner: Learner, key: Key, batch_at: BatchAt, num_steps: int) -> Any:
     return jax.lax.fori_loop(0, num_steps, one_step, state)
 
 
-def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry) -> Step:
+def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry) -> StepTrace:
     """The step that follows a carry, in the bits of the run, whether its numbers are finite or not.
 
     Args:
@@ -362,10 +362,10 @@ def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry
         at, _ = batches.at(step)
         _, metrics, _ = _advance(learner, key, at, _copy(carry), 1)
         seen = _seen(at, rng.stream(key, "data"), rng.stream(key, "step"), carry.step)
-    return Step(*seen, _readable(metrics))
+    return StepTrace(*seen, _readable(metrics))
 
 
-def drain(carry: Carry) -> tuple[dict[str, Any], Carry]:
+def pop_metrics(carry: Carry) -> tuple[dict[str, Any], Carry]:
     """What a log point does: each metric's mean since the last one, and the carry that goes on."""
     # NumPy divides as it says; a compiled division by a number that many values share is a product
     # with its inverse, and the mean of one run of many would not be that of the run alone.
@@ -493,7 +493,7 @@ def _advance(
     """
     if learner.single is None:
         return _steps(learner, key, batch_at, carry, length)
-    single, one_by_one = learner.single, runs_one_by_one(learner)
+    single, sequential = learner.single, runs_sequentially(learner)
 
     def runs(
         keys: Keys,
@@ -507,7 +507,7 @@ def _advance(
             key, state, (totals, lost) = run
             return _steps(single, key, batch_at, Carry(step, state, totals, count, lost), length)
 
-        if one_by_one:
+        if sequential:
             return jax.lax.map(alone, (keys, states, sums))
         carry = Carry(step, states, sums[0], count, sums[1])
         carry, metrics, finite = _steps(learner, keys, batch_at, carry, length)

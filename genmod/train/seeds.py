@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from genmod import checks
 from genmod.train.learner import Learner, no_decoder
-from genmod.train.loop import Carry, runs_one_by_one
+from genmod.train.loop import Carry, runs_sequentially
 from genmod.types import Array, Batch, Key, Keys, Metrics
 
 _NUMBERS = ("hyper", "hyperparams")
@@ -18,19 +18,19 @@ _NUMBERS = ("hyper", "hyperparams")
 `optax.inject_hyperparams` leaves in an optimizer's state."""
 
 
-def over_seeds(learner: Learner, num: int, *, one_by_one: bool | None = None) -> Learner:
+def over_seeds(learner: Learner, num: int, *, sequential: bool | None = None) -> Learner:
     """`num` independent runs as one learner: run k is the run of seed + k.
 
         for point in train.run(train.over_seeds(learner, 16), rng.root(0), batch_at, ...):
             print(point.metrics["loss"].mean())
 
     Each has its own initialisation, order of the data and noise. State, batches and metrics have a
-    leading axis [num]; `pick` takes one run out, to look at it or to continue it alone.
+    leading axis [num]; `select_run` takes one run out, to look at it or to continue it alone.
 
     Args:
       learner: the single run.
       num: number of runs.
-      one_by_one: True has the compiled program take one run after the other through its steps, the
+      sequential: True has the compiled program take one run after the other through its steps, the
         bits of each being those that it would have alone; False vectorises the step over the runs
         (`jax.vmap`), which fills a GPU with small ones. None chooses the first on a CPU, where the
         second is no faster, and the second elsewhere.
@@ -53,7 +53,7 @@ def over_seeds(learner: Learner, num: int, *, one_by_one: bool | None = None) ->
         )
 
     def init(keys: Keys, batch: Batch) -> Any:
-        if runs_one_by_one(many):
+        if runs_sequentially(many):
             return jax.lax.map(lambda run: learner.init(*run), (keys, batch))
         return jax.vmap(learner.init)(keys, batch)
 
@@ -76,7 +76,7 @@ def over_seeds(learner: Learner, num: int, *, one_by_one: bool | None = None) ->
         check,
         seeds=num,
         single=learner,
-        one_by_one=one_by_one,
+        sequential=sequential,
         inspect=learner.inspect and jax.vmap(learner.inspect),
     )
     return many
@@ -137,10 +137,10 @@ def combinations(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     return [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
 
 
-def pick(carry: Carry, index: int) -> Carry:
+def select_run(carry: Carry, index: int) -> Carry:
     """One of many runs alone: `run` continues it with the single learner and that run's key.
 
-        alone = train.pick(point.carry, 3)  # of the seeds 0, 1, 2, ...
+        alone = train.select_run(point.carry, 3)  # of the seeds 0, 1, 2, ...
         train.run(learner, rng.root(3), batch_at, carry=alone, num_steps=...)
 
     Args:

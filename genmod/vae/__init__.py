@@ -1,7 +1,7 @@
 """Variational autoencoders: a model is four pure functions, an objective is one."""
 
 from genmod.vae.likelihoods import Likelihood, bernoulli, mean_logits
-from genmod.vae.model import Vae, generate, images, make
+from genmod.vae.model import Vae, decode_mean, generate, make
 from genmod.vae.objectives import article_loss, elbo
 from genmod.vae.posteriors import kl_divergence
 from genmod.vae.priors import Prior, standard_normal
@@ -12,9 +12,9 @@ __all__ = [
     "Vae",
     "article_loss",
     "bernoulli",
+    "decode_mean",
     "elbo",
     "generate",
-    "images",
     "kl_divergence",
     "make",
     "mean_logits",

@@ -129,11 +129,11 @@ def make(
     return Vae(Init(init, check), encode, posteriors.sample, decode, likelihood, p_z)
 
 
-def images(model: Vae) -> Callable[[VaeParams, Array], Array]:
+def decode_mean(model: Vae) -> Callable[[VaeParams, Array], Array]:
     """What latents look like: `(params, z [B, L]) -> images [B, H, W, C]`, the mean of p(x|z)."""
     return lambda params, z: model.likelihood.mean(model.decode(params, z))
 
 
 def generate(model: Vae) -> Callable[[Keys, VaeParams], Array]:
     """A sampler `(keys [B], params) -> images [B, H, W, C]`: the mean of p(x|z) at z ~ p(z)."""
-    return lambda keys, params: images(model)(params, model.prior.sample(keys, params.prior))
+    return lambda keys, params: decode_mean(model)(params, model.prior.sample(keys, params.prior))

@@ -60,7 +60,7 @@ def saved(folder):
     """The newest checkpoint of a run."""
     module = catalogue.load(folder.experiment)
     built = module.build(module.Config())
-    target = train.shapes(built.learner, rng.root(0), built.batch_at)
+    target = train.abstract_carry(built.learner, rng.root(0), built.batch_at)
     return checkpoint.restore(folder.checkpoints, target)
 
 

@@ -123,7 +123,8 @@ class Breaking:
         for places in wanted:
             self.left -= 1
             if self.left < 0:
-                yield from data.stores.Mapped(Path("gone.npy"), 0, 64, self.shape).read([places])
+                gone = data.stores.MappedStore(Path("gone.npy"), 0, 64, self.shape)
+                yield from gone.read([places])
             yield self.pixels[places]
 
 
@@ -137,7 +138,7 @@ def test_data_that_fail_in_training_lose_no_log_point(genmod, tmp_path, monkeypa
         ("import jax\n", "import os\nfrom pathlib import Path\n\nimport jax\n"),
         (
             "data.batches(pixels, batch_size",
-            "data.batches(data.Streamed(Breaking(pixels), np.arange(64)), batch_size",
+            "data.batches(data.StreamedImages(Breaking(pixels), np.arange(64)), batch_size",
         ),
     )
     monkeypatch.setenv("GENMOD_DATA_GB", "1e-6")

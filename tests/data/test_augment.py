@@ -140,14 +140,14 @@ def test_cutout_is_a_hole_of_its_size_at_a_uniform_place(height, width):
     for size, axis in ((height, 2), (width, 1)):
         side = int(size * 0.5 + 0.5)
         # By the definition: every centre's stretch, cut off at the border.
-        centres = range(size + 1 - side % 2)
+        centers = range(size + 1 - side % 2)
         stretches = [
-            [0 <= i - (c - side // 2) < side for i in range(size)] for c in centres
+            [0 <= i - (c - side // 2) < side for i in range(size)] for c in centers
         ]  # the larger part of each lies inside
         assert all(any(stretch) for stretch in stretches)
         seen = np.any(hole, axis=axis)
         place = [stretches.index(row.tolist()) for row in seen]
-        assert_uniform(np.array(place), centres)
+        assert_uniform(np.array(place), centers)
         places.append(seen)
     np.testing.assert_array_equal(hole, places[0][:, :, None] & places[1][:, None, :])
 
@@ -520,7 +520,7 @@ def assert_close(found, expected):
 @pytest.mark.end_to_end
 def test_gradients_in_pieces_see_the_same_augmentation():
     options = {"augment": data.diffaugment(), "penalty": 0.5 * gan.r1, "loss": gan.nonsaturating}
-    assert_close(one_step(pieces=4, **options), one_step(**options))
+    assert_close(one_step(microbatches=4, **options), one_step(**options))
 
 
 @pytest.mark.slow

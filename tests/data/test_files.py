@@ -559,11 +559,11 @@ def test_what_is_done_with_the_data_has_a_name():
             (lambda keys, x: x, "test_what_is_done_with_the_data_has_a_name.<locals>.<lambda>"),
         ):
             batch_at = data.batches(images, batch_size=4, prepare=prepare, stream=stream)
-            assert data.protocol(batch_at) == {
+            assert data.describe(batch_at) == {
                 "examples": 6,
                 "batch_size": 4,
                 "order": "shuffled epochs",
                 "prepare": name,
             }
-    assert data.protocol(lambda key, step: step) == {}
+    assert data.describe(lambda key, step: step) == {}
     assert data.Source().protocol() == {"splits": "own"}

@@ -19,26 +19,26 @@ def draws(mixture, num, seed=0):
 def test_the_ring_of_the_literature():
     mixture = data.ring()
     assert mixture.std == 0.01
-    assert mixture.centres.dtype == np.float32
-    assert mixture.centres.shape == (8, 2)
-    np.testing.assert_allclose(np.linalg.norm(mixture.centres, axis=1), 1, rtol=1e-6)
-    steps = np.linalg.norm(mixture.centres - np.roll(mixture.centres, 1, axis=0), axis=1)
+    assert mixture.centers.dtype == np.float32
+    assert mixture.centers.shape == (8, 2)
+    np.testing.assert_allclose(np.linalg.norm(mixture.centers, axis=1), 1, rtol=1e-6)
+    steps = np.linalg.norm(mixture.centers - np.roll(mixture.centers, 1, axis=0), axis=1)
     np.testing.assert_allclose(steps, 2 * np.sin(np.pi / 8), rtol=1e-6)
-    np.testing.assert_allclose(mixture.centres[:3:2], [[1, 0], [0, 1]], atol=1e-7)
+    np.testing.assert_allclose(mixture.centers[:3:2], [[1, 0], [0, 1]], atol=1e-7)
 
 
 def test_the_grid_of_the_literature():
     mixture = data.grid()
     assert mixture.std == 0.05
-    assert mixture.centres.dtype == np.float32
+    assert mixture.centers.dtype == np.float32
     expected = [[x, y] for y in (-4, -2, 0, 2, 4) for x in (-4, -2, 0, 2, 4)]
-    np.testing.assert_array_equal(mixture.centres, expected)
+    np.testing.assert_array_equal(mixture.centers, expected)
 
 
 def test_rings_and_grids_of_other_sizes():
-    assert data.ring(1, radius=3).centres.tolist() == [[3, 0]]
-    assert data.grid(1).centres.tolist() == [[0, 0]]
-    assert data.grid(2, spacing=3).centres.tolist() == [
+    assert data.ring(1, radius=3).centers.tolist() == [[3, 0]]
+    assert data.grid(1).centers.tolist() == [[0, 0]]
+    assert data.grid(2, spacing=3).centers.tolist() == [
         [-1.5, -1.5],
         [1.5, -1.5],
         [-1.5, 1.5],
@@ -52,9 +52,9 @@ def test_draws_are_gaussians_about_modes_that_are_equally_likely(mixture):
     points, modes = draws(mixture, num)
     assert (points.dtype, points.shape) == (np.float32, (num, 2))
     assert (modes.dtype, modes.shape) == (np.int32, (num,))
-    counts = np.bincount(modes, minlength=len(mixture.centres))
+    counts = np.bincount(modes, minlength=len(mixture.centers))
     assert stats.chisquare(counts).pvalue > 1e-4
-    noise = (points - mixture.centres[modes]) / mixture.std
+    noise = (points - mixture.centers[modes]) / mixture.std
     for coordinate in noise.T:
         assert stats.kstest(coordinate, "norm").pvalue > 1e-4
     assert abs(np.corrcoef(noise.T)[0, 1]) < 4.5 / np.sqrt(num)
@@ -78,7 +78,7 @@ def test_a_mixture_may_be_traced_and_have_any_dimension():
     mixture = data.Mixture(jnp.arange(12.0).reshape(4, 3) * 10, jnp.float32(0))
     points, modes = sample(rng.root(0), mixture, 30)
     assert set(np.asarray(modes)) == {0, 1, 2, 3}
-    np.testing.assert_array_equal(points, mixture.centres[modes])
+    np.testing.assert_array_equal(points, mixture.centers[modes])
 
 
 def test_a_data_set_of_points_goes_through_batches():
@@ -108,7 +108,7 @@ def test_a_data_set_of_points_goes_through_batches():
         (lambda: draws(data.ring(), 0), "num must be a positive whole number, got 0"),
         (
             lambda: draws(data.Mixture(np.zeros(3), 1.0), 5),
-            r"mixture must have centres \[K, D\] and a single std, got the shapes \[3\] and \[\]",
+            r"mixture must have centers \[K, D\] and a single std, got the shapes \[3\] and \[\]",
         ),
         (
             lambda: draws(data.Mixture(np.zeros((3, 2)), np.ones(3)), 5),

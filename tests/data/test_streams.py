@@ -23,7 +23,7 @@ from PIL import Image
 from genmod import data, nets, rng, train, vae
 from genmod._host import decoding
 from genmod.data import notes, streams
-from genmod.data.stores import Mapped, Streamed
+from genmod.data.stores import MappedStore, StreamedImages
 from genmod.types import Stream
 
 RANDOM = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def test_every_source_gives_the_same_batches_streamed(sources, name, split, no_r
         whole = data.load(sources[name], split)
         on_device = batches_of(whole)
     assert isinstance(whole.images, np.ndarray)
-    assert isinstance(streamed.images, Streamed) == (name in ("folder", "parts", "npy"))
+    assert isinstance(streamed.images, StreamedImages) == (name in ("folder", "parts", "npy"))
     assert streamed.fingerprint == whole.fingerprint == data.fingerprint(whole.images, whole.labels)
     np.testing.assert_array_equal(streamed.labels, whole.labels)
     np.testing.assert_array_equal(streamed.images, whole.images)
@@ -144,12 +144,12 @@ def test_parts_hold_the_steps_that_were_asked_for(num, batch_size, first, steps,
 
 def test_where_they_are_is_chosen_by_their_size_and_said(monkeypatch):
     monkeypatch.setenv("GENMOD_DATA_GB", str(IMAGES.nbytes / 1e9))
-    assert data.whereabouts(batches_of(data.Dataset(IMAGES, LABELS, ""), stream=None)).startswith(
+    assert data.placement(batches_of(data.Dataset(IMAGES, LABELS, ""), stream=None)).startswith(
         "60 examples, 0.0 MB, streamed (on the device at most 0.0 MB: GENMOD_DATA_GB)"
     )
     on_device = data.batches(IMAGES, batch_size=20)
-    assert data.whereabouts(on_device) == "60 examples, 0.0 MB, on the device"
-    assert data.whereabouts(lambda key, step: step) == ""
+    assert data.placement(on_device) == "60 examples, 0.0 MB, on the device"
+    assert data.placement(lambda key, step: step) == ""
     for text in ("much", "-1", "nan", "0"):
         monkeypatch.setenv("GENMOD_DATA_GB", text)
         with pytest.raises(ValueError, match="GENMOD_DATA_GB must be a positive number"):
@@ -172,12 +172,12 @@ def test_a_compiled_program_is_told_that_it_cannot_read():
         jax.jit(stream)(rng.root(0), 0)
 
 
-# Streamed images are indexed like an array.
+# StreamedImages images are indexed like an array.
 
 
 def test_streamed_images_are_indexed_like_an_array(sources, no_room):
     images = data.load(sources["npy"]).images
-    assert isinstance(images.store, Mapped)
+    assert isinstance(images.store, MappedStore)
     assert (images.shape, images.nbytes, len(images)) == (IMAGES.shape, IMAGES.nbytes, 60)
     for index in (
         3,
@@ -237,7 +237,7 @@ def test_corrupt_pictures_are_left_out_and_counted_at_every_start(tmp_path, no_r
         found = data.load(f"folder:{folder}", skip_corrupt=True)
         said = capsys.readouterr().err
         assert re.search(r"1 of 8 pictures cannot be read .* first: .*2\.png", said)
-        assert isinstance(found.images, Streamed)
+        assert isinstance(found.images, StreamedImages)
         np.testing.assert_array_equal(found.images, expected)
         assert found.fingerprint == data.fingerprint(expected, found.labels)
 
@@ -251,7 +251,7 @@ def test_once_there_is_room_images_are_kept(sources, monkeypatch):
     assert kept.fingerprint == streamed.fingerprint
     monkeypatch.setenv("GENMOD_DATA_GB", "1e-7")  # now out of what was kept
     again = data.load(sources["folder"])
-    assert isinstance(again.images.store, Mapped)
+    assert isinstance(again.images.store, MappedStore)
     np.testing.assert_array_equal(again.images, kept.images)
 
 
@@ -289,8 +289,8 @@ def test_training_on_a_stream_ends_in_the_same_bits(short_parts, prepare):
     stream, on_device = both(prepare=prepare)
     assert stream.steps(1) == 2
     assert_same(ends(learner, stream), ends(learner, on_device))
-    shapes = train.shapes(learner, rng.root(0), stream)
-    assert shapes == train.shapes(learner, rng.root(0), on_device)
+    shapes = train.abstract_carry(learner, rng.root(0), stream)
+    assert shapes == train.abstract_carry(learner, rng.root(0), on_device)
 
 
 def test_a_run_goes_on_from_any_step_of_a_stream(short_parts):
@@ -308,9 +308,9 @@ def test_a_run_goes_on_from_any_step_of_a_stream(short_parts):
 
 @pytest.mark.fused
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("one_by_one", [True, False])
-def test_seeds_have_each_their_own_order_of_a_stream(short_parts, one_by_one):
-    many = train.over_seeds(small_learner(), 3, one_by_one=one_by_one)
+@pytest.mark.parametrize("sequential", [True, False])
+def test_seeds_have_each_their_own_order_of_a_stream(short_parts, sequential):
+    many = train.over_seeds(small_learner(), 3, sequential=sequential)
     stream, on_device = both()
     assert_same(ends(many, stream), ends(many, on_device))
 
@@ -359,13 +359,13 @@ def test_the_step_that_is_not_finite_is_found_in_a_stream(short_parts):
 def test_no_more_is_read_than_is_used(short_parts, monkeypatch):
     asked = []
 
-    class Counted(Mapped):
+    class Counted(MappedStore):
         def read(self, wanted, *, here=False):
             for places in wanted:
                 asked.extend(places.tolist())
                 yield IMAGES[places]
 
-    images = Streamed(Counted(None, 0, 60, (6, 5, 3)), np.arange(60))
+    images = StreamedImages(Counted(None, 0, 60, (6, 5, 3)), np.arange(60))
     batch_at = data.batches(images, batch_size=20, stream=True)
     ends(small_learner(), batch_at, steps=5)
     assert len(asked) == (1 + 5) * 20  # the first step's once more, for the beginning
@@ -374,14 +374,14 @@ def test_no_more_is_read_than_is_used(short_parts, monkeypatch):
 
 
 def test_an_error_of_the_stream_ends_the_run(short_parts):
-    class Broken(Mapped):
+    class Broken(MappedStore):
         def read(self, wanted, *, here=False):
             for number, places in enumerate(wanted):
                 if number == 3:
                     raise data.DataError("the disk is gone")
                 yield IMAGES[places]
 
-    images = Streamed(Broken(None, 0, 60, (6, 5, 3)), np.arange(60))
+    images = StreamedImages(Broken(None, 0, 60, (6, 5, 3)), np.arange(60))
     batch_at = data.batches(images, batch_size=20, stream=True)
     points = train.run(small_learner(), rng.root(0), batch_at, num_steps=20, log_every=2)
     assert [next(points).step for _ in range(3)] == [2, 4, 6]
@@ -396,17 +396,17 @@ SHARES = """
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
     from genmod import data, rng
-    from genmod.data.stores import Mapped, Streamed
+    from genmod.data.stores import MappedStore, StreamedImages
 
     asked = []
 
-    class Noted(Mapped):
+    class Noted(MappedStore):
         def read(self, wanted, *, here=False):
             for places in wanted:
                 asked.append(places.tolist())
                 yield np.ones((len(places), 2, 2, 1), np.uint8) * places[:, None, None, None]
 
-    images = Streamed(Noted(None, 0, 60, (2, 2, 1)), np.arange(60))
+    images = StreamedImages(Noted(None, 0, 60, (2, 2, 1)), np.arange(60))
     stream = data.batches(images, batch_size=8, prepare=data.unchanged, stream=True)
     mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P(None, None, "d"))

@@ -236,7 +236,7 @@ def test_it_is_streamed_by_processes_in_the_same_order(prepared, monkeypatch, sp
     monkeypatch.setenv("GENMOD_WORKERS", "1")
     monkeypatch.setenv("GENMOD_CACHE_DIR", str(Path(prepared) / f"cache-{len(whole.images)}"))
     streamed = data.load("tfds:tiny_digits", split, data_dir=prepared)
-    assert isinstance(streamed.images, data.Streamed)
+    assert isinstance(streamed.images, data.StreamedImages)
     assert streamed.fingerprint == whole.fingerprint
     np.testing.assert_array_equal(streamed.labels, whole.labels)
     every = np.arange(len(whole.images))

@@ -499,7 +499,7 @@ def test_what_was_found_is_the_same_streamed(tmp_path, monkeypatch):
     monkeypatch.setenv("GENMOD_DATA_GB", "1e-9")
     streamed = data.train_and_test(f"folder:{root}")
     for one, other in zip(here, streamed, strict=True):
-        assert isinstance(other.images, data.Streamed)
+        assert isinstance(other.images, data.StreamedImages)
         assert (one.fingerprint, one.classes, one.held_out) == (
             other.fingerprint,
             other.classes,

@@ -86,9 +86,9 @@ def test_modes_are_no_duplicates_but_a_point_is(make):
 
     def drawn(modes, scale=1.0):
         noise = scale * mixture.std * draw.normal(size=(num, 2))
-        return mixture.centres[draw.integers(0, modes, num)] + noise
+        return mixture.centers[draw.integers(0, modes, num)] + noise
 
-    every = len(mixture.centres)
+    every = len(mixture.centers)
     tolerance = evaluate.duplicate_tolerance(drawn(every))
     assert evaluate.near_duplicates(drawn(every), tolerance=tolerance) < 0.003
     # One mode of all: missing modes, which `mixture_modes` counts, not copies.

@@ -96,17 +96,17 @@ def test_counts_may_be_compiled_and_mapped_over_seeds():
     samples = SQUARE[draw.integers(0, 4, (3, 40))] + draw.normal(size=(3, 40, 2)) * 0.2
     samples = samples.astype(np.float32)
     samples[0, 0] = np.nan
-    centres = SQUARE.astype(np.float32)
+    centers = SQUARE.astype(np.float32)
     count = jax.jit(jax.vmap(evaluate.mode_counts, (0, None, None)))
-    counts = count(samples, centres, jnp.float32(0.1))
-    expected = [evaluate.mode_counts(seed, centres, 0.1) for seed in samples]
+    counts = count(samples, centers, jnp.float32(0.1))
+    expected = [evaluate.mode_counts(seed, centers, 0.1) for seed in samples]
     np.testing.assert_array_equal(counts, expected)
     assert 0 < np.sum(expected) < 120
 
 
 def perfect(mixture, num, draw):
-    modes = draw.integers(0, len(mixture.centres), num)
-    return mixture.centres[modes] + mixture.std * draw.normal(size=(num, mixture.centres.shape[1]))
+    modes = draw.integers(0, len(mixture.centers), num)
+    return mixture.centers[modes] + mixture.std * draw.normal(size=(num, mixture.centers.shape[1]))
 
 
 @pytest.mark.parametrize(("make", "floor"), [(data.ring, 0.0014), (data.grid, 0.0049)])
@@ -117,7 +117,7 @@ def test_the_floor_of_a_mixture_is_what_perfect_samples_score(make, floor):
     assert expected.high_quality == pytest.approx(1 - math.exp(-9 / 2), abs=1e-15)
     assert expected.high_quality == pytest.approx(0.9889, abs=5e-5)
     assert expected.reverse_kl == pytest.approx(floor, abs=5e-5)
-    assert expected.captured == pytest.approx(len(mixture.centres), abs=1e-9)
+    assert expected.captured == pytest.approx(len(mixture.centers), abs=1e-9)
     for name in ("captured", "high_quality", "reverse_kl"):
         values = np.array([getattr(run, name) for run in runs])
         error = values.std(ddof=1) / math.sqrt(len(runs))
@@ -199,8 +199,8 @@ def test_a_single_mode_leaves_nothing_to_diverge():
 @pytest.mark.parametrize("within", [0.5, 1, 3, 6])
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 9, 64])
 def test_perfect_quality_is_chi_squared_in_any_dimension(dimensions, within):
-    centres = np.zeros((1, dimensions))
-    floor = evaluate.mixture_modes(centres, centres, 2.0, within=within).floor
+    centers = np.zeros((1, dimensions))
+    floor = evaluate.mixture_modes(centers, centers, 2.0, within=within).floor
     expected = stats.chi2.cdf(within**2, dimensions)
     assert floor.high_quality == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
@@ -237,10 +237,10 @@ POINTS = np.zeros((5, 2))
         (lambda: evaluate.mixture_modes(np.zeros(5), SQUARE, 0.1), r"got \[5\]"),
         (
             lambda: evaluate.mixture_modes(POINTS, np.zeros(2), 0.1),
-            r"centres must have the shape \[K, D\], got \[2\]",
+            r"centers must have the shape \[K, D\], got \[2\]",
         ),
         (lambda: evaluate.mixture_modes(POINTS, np.zeros((0, 2)), 0.1), r"got \[0, 2\]"),
-        (lambda: evaluate.mixture_modes(POINTS, SQUARE * np.nan, 0.1), "centres must be finite"),
+        (lambda: evaluate.mixture_modes(POINTS, SQUARE * np.nan, 0.1), "centers must be finite"),
         (lambda: evaluate.mixture_modes(POINTS, SQUARE, 0), "std must be a positive number, got 0"),
         (
             lambda: evaluate.mixture_modes(POINTS, SQUARE, 0.1, within=-3),

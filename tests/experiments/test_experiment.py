@@ -410,7 +410,7 @@ def test_a_shipped_experiment_is_built_and_fits_together(name):
     assert isinstance(built.batch_at, jax.tree_util.Partial), "the data are no constant"
 
     key = rng.root(0)
-    carry = train.shapes(built.learner, key, built.batch_at)
+    carry = train.abstract_carry(built.learner, key, built.batch_at)
     batch = jax.jit(lambda at, key: at(key, 0))(built.batch_at, key)  # the data are an argument
     assert (batch.shape, batch.dtype) == ((config.batch_size, *shape), np.float32)
     assert low <= float(batch.min()) < float(batch.max()) <= high

@@ -39,14 +39,17 @@ def test_the_players_are_initialised_from_streams_of_their_own():
 
 
 def test_latents_belong_to_their_example():
-    for latent in (gan.normal(5), gan.uniform(5)):
+    for latent in (gan.normal_latent(5), gan.uniform_latent(5)):
         few, many = (latent(rng.per_example(rng.root(2), num)) for num in (3, 50))
         # Up to the last bit, which depends on how many numbers a vector instruction takes.
         np.testing.assert_allclose(few, many[:3], rtol=1e-6)
 
 
 def test_latents_have_the_moments_they_should():
-    for latent, variance, fourth in ((gan.normal(2), 1.0, 3.0), (gan.uniform(2), 1 / 3, 1 / 5)):
+    for latent, variance, fourth in (
+        (gan.normal_latent(2), 1.0, 3.0),
+        (gan.uniform_latent(2), 1 / 3, 1 / 5),
+    ):
         z = np.asarray(latent(rng.per_example(rng.root(3), 20_000)), np.float64).ravel()
         error = np.sqrt(np.array([variance, fourth - variance**2]) / len(z))
         assert abs(z.mean()) < 4 * error[0]

@@ -230,7 +230,7 @@ def test_group_norm_is_its_closed_form_and_knows_one_example():
     ("channels", "groups"), [(3, 1), (8, 1), (16, 2), (64, 8), (200, 25), (256, 32), (1000, 25)]
 )
 def test_default_groups(channels, groups):
-    assert nets.normalisation.default_groups(channels) == groups
+    assert nets.normalization.default_groups(channels) == groups
 
 
 # Maxout and Fourier features

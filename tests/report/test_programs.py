@@ -1,56 +1,18 @@
 """A decoder followed by JavaScript makes the pixels that JAX makes."""
 
-import base64
 import functools
 import json
-import shutil
 import subprocess
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from browser import INTERPRETER, followed, kinds, node
 from flax import linen
 
-from genmod import nets, report, rng, vae
+from genmod import nets, rng, vae
 from genmod.report import programs
-
-INTERPRETER = Path(report.__file__).parent / "assets" / "interpreter.js"
-FOLLOW = """
-const interpreter = require(process.argv[1]);
-const { program, draws } = JSON.parse(require("fs").readFileSync(0));
-const decode = interpreter.decoder(program);
-const numbers = new Float32Array(new Uint8Array(Buffer.from(draws, "base64")).buffer);
-for (let i = 0; i < numbers.length; i += program.latentDim) {
-  const pixels = decode(numbers.slice(i, i + program.latentDim));
-  process.stdout.write(Buffer.from(pixels.buffer).toString("base64") + " ");
-}
-"""
-
-
-@functools.cache
-def node():
-    """A Node.js to run the page's script with: the system's, or the one that Playwright brings."""
-    from playwright._impl._driver import compute_driver_executable
-
-    return shutil.which("node") or compute_driver_executable()[0]
-
-
-def followed(program, draws):
-    """The pixels that the interpreter makes of draws [N, L], float32 [N, H * W * C].
-
-    Draws and pixels are handed over as bytes: JSON has no NaN, no infinity and no negative zero.
-    """
-    numbers = base64.b64encode(np.asarray(draws, "<f4").tobytes()).decode()
-    done = subprocess.run(
-        [node(), "-e", FOLLOW, INTERPRETER],
-        input=json.dumps({"program": program, "draws": numbers}, allow_nan=False),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return np.stack([np.frombuffer(base64.b64decode(x), "<f4") for x in done.stdout.split()])
 
 
 def decoder_of(net, dim, scale=1.0):
@@ -113,14 +75,10 @@ def test_the_browser_makes_the_pixels_of_any_decoder(name):
 def test_a_vae_decodes_to_the_mean_of_its_likelihood():
     model = vae.make(nets.mlp((8,), 4), nets.mlp((8,), (4, 4, 1)), latent_dim=2)
     params = model.init(rng.root(0), jnp.zeros((2, 4, 4, 1)))
-    program = programs.program(functools.partial(vae.images(model), params), 2)
+    program = programs.program(functools.partial(vae.decode_mean(model), params), 2)
     pixels = followed(program, [[0.5, -1.0]])
     wanted = jax.nn.sigmoid(model.decode(params, jnp.array([[0.5, -1.0]])))
     np.testing.assert_allclose(pixels[0], wanted.ravel(), atol=1e-5)
-
-
-def kinds(program):
-    return {kind for constant in program["constants"].values() for kind in constant}
 
 
 def test_weights_have_16_bits_unless_that_can_be_seen():

@@ -204,9 +204,9 @@ def test_principal_components_keep_their_sign_when_the_data_are_drawn_anew():
     half = points(report.latent_plane(codes[::2], labels[::2]))
     for label in first:
         np.testing.assert_allclose(first[label].sum(0), second[label].sum(0), atol=1e-9)
-    centres = [np.array([p[label].mean(axis=0) for label in sorted(p)]) for p in (first, half)]
+    centers = [np.array([p[label].mean(axis=0) for label in sorted(p)]) for p in (first, half)]
     for component in range(2):
-        assert np.corrcoef(centres[0][:, component], centres[1][:, component])[0, 1] > 0.5
+        assert np.corrcoef(centers[0][:, component], centers[1][:, component])[0, 1] > 0.5
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 13])
@@ -352,7 +352,7 @@ def test_figures_that_would_mean_nothing_are_left_out(dimensions, options, expec
     assert set(figures) == expected
 
 
-MODES = data.grid().centres
+MODES = data.grid().centers
 
 
 def shown(panel):
@@ -390,11 +390,11 @@ def test_samples_far_away_are_counted_and_do_not_stretch_the_axes():
     nothing.canvas.draw()
 
 
-@pytest.mark.parametrize("centres", [[[3, 3]], [[0, 0], [8, 0]], [[0, -1], [0, 1], [0, 3]]])
-def test_modes_at_a_point_or_on_a_line_have_room_around_them(centres):
-    (panel,) = report.plane(np.zeros((1, 2)), np.array(centres)).axes
+@pytest.mark.parametrize("centers", [[[3, 3]], [[0, 0], [8, 0]], [[0, -1], [0, 1], [0, 3]]])
+def test_modes_at_a_point_or_on_a_line_have_room_around_them(centers):
+    (panel,) = report.plane(np.zeros((1, 2)), np.array(centers)).axes
     for (low, high), along in zip(
-        (panel.get_xlim(), panel.get_ylim()), np.array(centres).T, strict=True
+        (panel.get_xlim(), panel.get_ylim()), np.array(centers).T, strict=True
     ):
         assert low < along.min()
         assert along.max() < high
@@ -426,18 +426,18 @@ def test_a_long_title_is_broken_into_lines_that_fit():
 
 
 @pytest.mark.parametrize(
-    ("panels", "centres", "message"),
+    ("panels", "centers", "message"),
     [
         ([], MODES, "panels must hold at least one pair of a title and samples, got none"),
         ([("", np.zeros((3, 3)))], MODES, r"samples must have the shape \[N, 2\], got \[3, 3\]"),
         ([("", np.zeros((0, 2)))], MODES, r"samples must have the shape \[N, 2\], got \[0, 2\]"),
-        ([("", MODES)], np.zeros(2), r"centres must have the shape \[N, 2\], got \[2\]"),
-        ([("", MODES)], MODES * np.nan, "centres must be finite"),
+        ([("", MODES)], np.zeros(2), r"centers must have the shape \[N, 2\], got \[2\]"),
+        ([("", MODES)], MODES * np.nan, "centers must be finite"),
     ],
 )
-def test_planes_of_something_else_are_refused(panels, centres, message):
+def test_planes_of_something_else_are_refused(panels, centers, message):
     with pytest.raises(ValueError, match=message):
-        report.planes(panels, centres)
+        report.planes(panels, centers)
 
 
 def test_real_points_of_another_shape_are_refused():

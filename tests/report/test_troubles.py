@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from browser import followed, kinds
 from commands import refused
 from jax import lax
 from PIL import Image
-from test_report_programs import followed, kinds
 
 from genmod import data, report, rng
 from genmod.cli import main as cli
@@ -491,7 +491,7 @@ def build(config):
         figures=lambda key, state: {},
         latents=Latents(
             2,
-            decoder=lambda key, state: partial(vae.images(model), state.params),
+            decoder=lambda key, state: partial(vae.decode_mean(model), state.params),
             encode=lambda state, x: 1.0 * model.encode(state.params, x)[0],
         ),
         test=test._replace(classes=()),
@@ -603,7 +603,7 @@ def test_a_run_whose_file_ends_as_a_script_does_is_no_trouble_of_the_page(walked
 
 @pytest.mark.end_to_end
 def test_a_decoder_that_fails_leaves_the_map(walked, capsys):
-    edit(walked, "partial(vae.images(model), state.params)", "1 // 0")
+    edit(walked, "partial(vae.decode_mean(model), state.params)", "1 // 0")
     html = pages.build([walked])
     assert "There are no sliders: the decoder cannot be run (" in capsys.readouterr().err
     assert explorer_of(html)["program"] is None

@@ -41,7 +41,7 @@ def test_loaded_again_every_bit_agrees(exported):
     assert ended.code == 0, ended
     assert "loaded again: every bit agrees" in ended.out
     assert "images float32 [7, 6, 6, 1], on cpu, cuda, tpu" in ended.out
-    built, state = runner.trained(run)
+    built, state = runner.load_run(run)
     own = jax.jit(built.learner.sample, static_argnums=2)
     loaded = export.load(folder)
     for seed in range(3):
@@ -60,7 +60,7 @@ def test_a_process_without_genmod_makes_the_same_images(exported, tmp_path):
     run, folder, _ = exported
     out = tmp_path / "images.npy"
     subprocess.run([sys.executable, "-c", WITHOUT, folder, out], check=True, cwd="/")
-    built, state = runner.trained(run)
+    built, state = runner.load_run(run)
     own = jax.jit(built.learner.sample, static_argnums=2)(rng.root(3), state, 7)
     assert np.load(out).shape == (7, 6, 6, 1)
     np.testing.assert_allclose(np.load(out), own, atol=1e-6)  # it compiles as users have it
@@ -85,7 +85,7 @@ def test_a_gan_with_batch_norm_is_exported_with_its_average(tmp_path):
     generator = nets.dcgan_generator((8, 8, 1), width=2, norm="batch")
     model = gan.make(generator, nets.dcgan_discriminator(width=2), latent_dim=3)
     learner = train.adversarial(
-        model, gan.hinge, optax.adam(1e-2), average_half_life=10.0, as_images=lambda x: (x + 1) / 2
+        model, gan.hinge, optax.adam(1e-2), ema_half_life=10.0, as_images=lambda x: (x + 1) / 2
     )
     batch_at = data.batches(pixels, batch_size=8)
     built = Experiment(learner, batch_at, data.from_arrays(pixels), 8, 1)
@@ -105,7 +105,7 @@ def test_one_of_several_seeds(genmod, tmp_path):
     run = tmp_path / "run"
     assert genmod("train", SMALL, "--run-dir", run, "--epochs", 1, "--seeds", 2).code == 0
     assert genmod("export", run, "--index", 1, "--num", 2, "--out", tmp_path / "one").code == 0
-    built, state = runner.trained(run, 1)
+    built, state = runner.load_run(run, 1)
     own = jax.jit(built.learner.sample, static_argnums=2)(rng.root(0), state, 2)
     there = export.load(tmp_path / "one").sample(rng.root(0))
     assert np.asarray(there).tobytes() == np.asarray(own).tobytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import assert_same_end, refused
-from test_runner import experiment, look
+from counting import experiment, look
 
 from genmod import report
 from genmod._host import lock

@@ -33,7 +33,7 @@ def test_good_points_are_no_reason_to_warn():
     ring = data.ring()
     points, _ = data.sample_mixture(rng.root(0), ring, 2500)
     seen = observe.points(points, ring)
-    scores = evaluate.mixture_modes(np.asarray(points), ring.centres, ring.std)
+    scores = evaluate.mixture_modes(np.asarray(points), ring.centers, ring.std)
     assert seen.numbers == {
         "modes": 8.0,
         "high_quality": scores.high_quality,
@@ -45,7 +45,7 @@ def test_good_points_are_no_reason_to_warn():
 
 def test_good_points_on_few_modes_are_a_collapse():
     ring = data.ring()
-    few = data.Mixture(ring.centres[:3], ring.std)
+    few = data.Mixture(ring.centers[:3], ring.std)
     points, _ = data.sample_mixture(rng.root(0), few, 2500)
     assert list(observe.points(points, ring).warnings) == [
         "mode collapse: good samples, but 3 of 8 modes are reached"

@@ -20,7 +20,7 @@ WALKED = (
     ("        figures=figures,\n", "        latents=latents,\n        test=images,\n"),
     ("    return Experiment(", "    latents = Latents(\n"
      "        config.latent_dim,\n"
-     "        decoder=lambda key, state: lambda z: vae.images(model)(state.params, z),\n"
+     "        decoder=lambda key, state: lambda z: vae.decode_mean(model)(state.params, z),\n"
      "        encode=lambda state, x: model.encode(state.params, x)[0],\n"
      "    )\n\n    return Experiment("),
     ("import Experiment\n", "import Experiment, Latents\n"),
@@ -142,7 +142,8 @@ def test_a_decoder_that_the_browser_does_not_know_leaves_the_map(run, source, mo
     copy = folder / "experiment.py"
     copy.write_text(
         copy.read_text().replace(
-            "vae.images(model)(state.params, z),", "jnp.sort(vae.images(model)(state.params, z)),"
+            "vae.decode_mean(model)(state.params, z),",
+            "jnp.sort(vae.decode_mean(model)(state.params, z)),",
         )
     )
     html = pages.build([folder])
@@ -238,7 +239,7 @@ def test_in_a_browser_the_latent_space_is_walked_in(run, browser, tmp_path):
     shown.goto(f"file://{page}")
     shown.screenshot(path=tmp_path / "page.png", full_page=True)
 
-    built, state = runner.trained(folder)
+    built, state = runner.load_run(folder)
     decode = built.latents.decoder(rng.root(0), state)
     for z in np.asarray(jax.random.normal(rng.root(5), (4, 3))):
         there = shown.evaluate("z => genmod.decode('0', z)", z.tolist())

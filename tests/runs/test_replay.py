@@ -49,9 +49,9 @@ def game(discriminator=None, **options):
     )
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_the_terms_and_the_gradient_are_those_of_the_step(pieces):
-    learner, x = autoencoder(pieces=pieces), pictures()
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_the_terms_and_the_gradient_are_those_of_the_step(microbatches):
+    learner, x = autoencoder(microbatches=microbatches), pictures()
     state = learner.init(rng.root(0), x)
     after, metrics = jax.jit(learner.step)(rng.root(1), state, x)
     seen = jax.jit(learner.inspect)(rng.root(1), state, x)
@@ -89,7 +89,7 @@ def test_a_game_of_several_updates_gives_the_terms_of_every_one():
         discriminator=gan.packed(nets.mlp((8,), 1), 2),
         discriminator_steps=3,
         generator_steps=2,
-        pieces=2,
+        microbatches=2,
     )
     x = jax.random.normal(rng.stream(rng.root(3), "x"), (24, 2))
     state = learner.init(rng.root(0), x)
@@ -113,7 +113,7 @@ def test_a_game_of_several_updates_gives_the_terms_of_every_one():
 
 def test_the_terms_of_a_part_belong_to_its_examples():
     # An example that is NaN is found where it lies in the batch, whichever update saw it.
-    learner = game(discriminator_steps=3, pieces=2)
+    learner = game(discriminator_steps=3, microbatches=2)
     x = jax.random.normal(rng.stream(rng.root(3), "x"), (24, 2))
     state = learner.init(rng.root(0), x)
     # The first part of the three: those after it have parameters that are ruined.
@@ -209,10 +209,10 @@ def planted(learner, images, **options):
 
 def opened_as(monkeypatch, built):
     """Has every run folder be one of this experiment."""
-    opened = runner.Reopened(
+    opened = runner.Rebuilt(
         {"data": built.dataset.fingerprint}, load_once(SMALL).Config(), built, built
     )
-    monkeypatch.setattr(runner, "reopen", lambda folder: opened)
+    monkeypatch.setattr(runner, "rebuild", lambda folder: opened)
 
 
 def bad_step(built):

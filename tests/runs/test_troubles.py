@@ -81,7 +81,7 @@ def trained(genmod, file, folder, *flags):
 
 def drawn(folder):
     """The value of the pixels that a run's sampler draws."""
-    built, state = runner.trained(folder)
+    built, state = runner.load_run(folder)
     return float(built.sample(jax.random.key(0), state, 1).ravel()[0])
 
 
@@ -192,7 +192,7 @@ def test_runs_whose_modules_have_one_name_are_not_confused(genmod, mine, tmp_pat
         (file.parent / "deep.py").write_text(f"FACTOR = {number}.0\n")
         folders.append(tmp_path / f"run-{number}")
         trained(genmod, file, folders[-1])
-    opened = [runner.trained(folder) for folder in folders]  # both, before either is used
+    opened = [runner.load_run(folder) for folder in folders]  # both, before either is used
     values = [float(b.sample(jax.random.key(0), state, 1).ravel()[0]) for b, state in opened]
     assert values == pytest.approx([9 * 2 / 1000, 13 * 3 / 1000])
     assert genmod("report", *folders).code == 0
@@ -494,7 +494,7 @@ def test_a_run_whose_configuration_has_a_path_and_an_enum(genmod, mine, place):
     assert genmod("train", file, *flags).code == 0
     folder = place / "runs" / "mine" / "seed-0_where--tmp_kind-large"
     assert record.read(record.Folder(folder))["config"]["kind"] == "large"
-    opened = runner.reopen(record.Folder(folder))
+    opened = runner.rebuild(record.Folder(folder))
     assert (opened.config.where, opened.config.kind.name) == (Path("/tmp"), "large")
     assert "already trained" in genmod("train", file, *flags).out
 
@@ -681,7 +681,7 @@ def test_an_opened_run_says_which_field_its_record_lacks(genmod, mine, tmp_path,
     text = (folder / "experiment.py").read_text()
     new = text.replace("    epochs: int = 1\n", "    epochs: int = 1\n    beta: float = 1.5\n")
     (folder / "experiment.py").write_text(new)
-    runner.trained(folder)
+    runner.load_run(folder)
     assert "the record has no beta" in capsys.readouterr().err
 
 

@@ -79,7 +79,7 @@ def test_timings_are_no_difference_and_a_missing_row_is(folder):
 
 
 def test_a_bit_of_a_checkpoint_that_was_changed_is_named(folder):
-    opened = runner.reopen(folder)
+    opened = runner.rebuild(folder)
     carry = checkpoint.restore(folder.checkpoints, runner.check(opened.whole, 0), step=8)
     bias = carry.state.params.decoder["output"]["bias"]
     words = np.asarray(bias).copy()
@@ -195,13 +195,13 @@ def test_what_cannot_be_repeated_is_refused(folder, tmp_path):
 
 
 def test_steps_one_by_one_are_those_of_a_run(kept):
-    opened = runner.reopen(kept)
+    opened = runner.rebuild(kept)
     learner, batch_at = opened.whole.learner, opened.whole.batch_at
     carry = train.start(learner, rng.root(0), batch_at)
     carry = train.advance(learner, rng.root(0), batch_at, carry, 0)
     for _ in range(4):
         carry = train.advance(learner, rng.root(0), batch_at, carry, 1)
-    metrics, drained = train.drain(carry)
+    metrics, drained = train.pop_metrics(carry)
     assert metrics["loss"] == record.read_metrics(kept)[0]["loss"]
     assert (int(drained.count), float(drained.totals["loss"])) == (0, 0.0)
     stored = checkpoint.restore(kept.checkpoints, runner.check(opened.whole, 0), step=4)

@@ -1,4 +1,4 @@
-"""Two players: the same step taken apart, the order of play, averages, pieces, bad input."""
+"""Two players: the same step taken apart, the order of play, averages, microbatches, bad input."""
 
 import jax
 import jax.numpy as jnp
@@ -131,11 +131,11 @@ def test_discriminator_steps_take_a_part_of_the_batch_each():
 
 
 @pytest.mark.parametrize("loss", [gan.nonsaturating, gan.relativistic])
-@pytest.mark.parametrize("pieces", [3])
-def test_gradients_in_pieces_are_those_of_the_whole_batch(loss, pieces):
+@pytest.mark.parametrize("microbatches", [3])
+def test_gradients_in_pieces_are_those_of_the_whole_batch(loss, microbatches):
     options = {"loss": loss, "penalty": 0.5 * gan.r1 + 0.5 * gan.r2 + 1.0 * gan.gradient_penalty}
     _, whole = small(**options)
-    _, cut = small(**options, pieces=pieces)
+    _, cut = small(**options, microbatches=microbatches)
     x = points()
     state = whole.init(rng.root(0), x)
     expected, metrics = jax.jit(whole.step)(rng.root(1), state, x)
@@ -153,19 +153,21 @@ def test_one_player_takes_pieces_too():
         return {"w": jnp.array([0.5, -1.0])}
 
     x = points()
-    steps = [train.learner(init, objective, optax.sgd(0.1), pieces=n).step for n in (1, 4)]
+    steps = [train.learner(init, objective, optax.sgd(0.1), microbatches=n).step for n in (1, 4)]
     state = train.learner(init, objective, optax.sgd(0.1)).init(rng.root(0), x)
     (whole, means), (cut, same) = (step(rng.root(1), state, x) for step in steps)
     close(cut, whole, rtol=1e-6)
     close(same, means, rtol=1e-6)
-    uneven = train.learner(init, objective, optax.sgd(0.1), pieces=5)
-    with pytest.raises(ValueError, match="batch of 12 examples cannot be cut into 5 equal pieces"):
+    uneven = train.learner(init, objective, optax.sgd(0.1), microbatches=5)
+    with pytest.raises(
+        ValueError, match="batch of 12 examples cannot be cut into 5 equal microbatches"
+    ):
         uneven.step(rng.root(1), state, x)
 
 
 def test_the_average_forgets_half_in_a_half_life():
     # 12 images an update; the ramp allows a tenth of what was generated before.
-    _, learner = small(average_half_life=24.0, average_ramp_up=0.5)
+    _, learner = small(ema_half_life=24.0, ema_ramp_up=0.5)
     x = points()
     state = learner.init(rng.root(0), x)
     average = state.params.generator
@@ -177,19 +179,19 @@ def test_the_average_forgets_half_in_a_half_life():
         average = jax.tree.map(
             lambda a, p, kept=kept: kept * a + (1 - kept) * p, average, state.params.generator
         )
-        close(state.average, average, rtol=1e-5, atol=1e-7)
+        close(state.ema, average, rtol=1e-5, atol=1e-7)
     assert kept == 0.5 ** (12 / 24)
 
 
 def test_samples_come_from_the_average_and_are_made_images_of():
-    model, learner = small(average_half_life=1e9, as_images=lambda x: 10 * x)
+    model, learner = small(ema_half_life=1e9, as_images=lambda x: 10 * x)
     x = points()
     state = learner.init(rng.root(0), x)
     for count in range(3):
         state, _ = jax.jit(learner.step)(rng.root(count), state, x)
     key = rng.root(9)
     z = model.latent(rng.per_example(rng.stream(key, "latent"), 4))
-    expected = 10 * model.generate(state.params._replace(generator=state.average), z)
+    expected = 10 * model.generate(state.params._replace(generator=state.ema), z)
     np.testing.assert_allclose(learner.sample(key, state, 4), expected, rtol=1e-6)
     assert not np.allclose(expected, 10 * model.generate(state.params, z))
 
@@ -256,7 +258,7 @@ def test_together_matters_only_to_a_discriminator_that_looks_at_its_batch():
 
     def step(discriminator, together):
         model = gan.make(nets.mlp((8,), 2), discriminator, latent_dim=3)
-        learner = train.adversarial(model, gan.hinge, optax.sgd(0.1), together=together)
+        learner = train.adversarial(model, gan.hinge, optax.sgd(0.1), joint_batch=together)
         return learner.step(rng.root(1), learner.init(rng.root(0), x), x)[0]
 
     plain = nets.mlp((8,), 1)
@@ -270,7 +272,7 @@ def test_together_matters_only_to_a_discriminator_that_looks_at_its_batch():
 
 def test_a_game_repeats_to_the_bit_and_continues_from_anywhere():
     _, learner = small(
-        penalty=0.1 * gan.r1, average_half_life=100.0, optimizers=optax.adam(1e-3, b1=0.5)
+        penalty=0.1 * gan.r1, ema_half_life=100.0, optimizers=optax.adam(1e-3, b1=0.5)
     )
     batch_at = data.batches(np.asarray(points(40)), batch_size=12, prepare=data.unchanged)
     runs = [
@@ -332,8 +334,8 @@ def test_the_dirac_gan_converges_with_gradient_penalties_and_not_without(loss, p
     [
         ({"discriminator_steps": 0}, "discriminator_steps must be a positive whole number, got 0"),
         ({"generator_steps": 0}, "generator_steps must be a positive whole number, got 0"),
-        ({"pieces": -1}, "pieces must be a positive whole number, got -1"),
-        ({"average_half_life": 0.0}, "average_half_life must be a positive number, got 0.0"),
+        ({"microbatches": -1}, "microbatches must be a positive whole number, got -1"),
+        ({"ema_half_life": 0.0}, "ema_half_life must be a positive number, got 0.0"),
         ({"hyper": {"gamma": 1.0}}, r"hyper \['gamma'\] needs a penalty that uses it, got none"),
     ],
 )

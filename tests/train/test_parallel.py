@@ -35,7 +35,7 @@ def game(loss=gan.relativistic_average, **options):
         optax.sgd(1e-2),
         penalty=0.5 * gan.r1 + 0.5 * gan.gradient_penalty,
         discriminator_steps=2,
-        average_half_life=50,
+        ema_half_life=50,
         **options,
     )
 
@@ -79,12 +79,12 @@ def test_one_two_and_four_devices_give_the_same_run(name, how, num):
         assert leaf.is_fully_replicated
 
 
-@pytest.mark.parametrize("one_by_one", [True, False])
-def test_seeds_are_spread_over_devices(one_by_one):
-    learner = train.over_seeds(autoencoder(), 4, one_by_one=one_by_one)
+@pytest.mark.parametrize("sequential", [True, False])
+def test_seeds_are_spread_over_devices(sequential):
+    learner = train.over_seeds(autoencoder(), 4, sequential=sequential)
     alone = curve(learner, 50)
     many = curve(train.over_devices(learner, devices=jax.devices()[:2]), 50)
-    assert_same_run(many, alone, tolerance=0 if one_by_one else 1e-5)
+    assert_same_run(many, alone, tolerance=0 if sequential else 1e-5)
     for leaf in jax.tree.leaves(many[-1].state):
         assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {2}
 

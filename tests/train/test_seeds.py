@@ -50,7 +50,7 @@ def game(**options):
         # a normalisation is.
         optax.sgd(1e-2),
         penalty=0.5 * gan.r1 + 0.5 * gan.gradient_penalty,
-        average_half_life=50,
+        ema_half_life=50,
         **options,
     )
 
@@ -82,14 +82,14 @@ LEARNERS = {"autoencoder": autoencoder, "game": game}
 def test_run_k_is_the_run_of_seed_plus_k(name):
     learner = LEARNERS[name]()
     alone = [last(learner, rng.root(5 + index), log_every=100) for index in range(SEEDS)]
-    for one_by_one in (True, False):
-        learner_of_many = train.over_seeds(learner, SEEDS, one_by_one=one_by_one)
+    for sequential in (True, False):
+        learner_of_many = train.over_seeds(learner, SEEDS, sequential=sequential)
         many = last(learner_of_many, rng.root(5), log_every=100)
         for index, one in enumerate(alone):
             # One after the other, they are the single run in every bit.
-            assert_same(train.pick(many.carry, index), one.carry, 0 if one_by_one else 2e-4)
+            assert_same(train.select_run(many.carry, index), one.carry, 0 if sequential else 2e-4)
             for metric, value in one.metrics.items():
-                rtol = 0 if one_by_one else 1e-4
+                rtol = 0 if sequential else 1e-4
                 np.testing.assert_allclose(many.metrics[metric][index], value, rtol, rtol / 10)
         losses = many.metrics[next(iter(many.metrics))]
         assert losses.shape == (SEEDS,)
@@ -99,7 +99,7 @@ def test_run_k_is_the_run_of_seed_plus_k(name):
 def test_a_run_that_is_taken_out_goes_on_alone():
     learner = autoencoder()
     many = last(train.over_seeds(learner, SEEDS), rng.root(0), 30, log_every=20)
-    alone = train.pick(many.carry, 1)
+    alone = train.select_run(many.carry, 1)
     ended = last(learner, rng.root(1), 100, log_every=20, carry=alone)
     assert_same(ended.carry, last(learner, rng.root(1), 100, log_every=20).carry)
 
@@ -151,8 +151,8 @@ def test_keys_for_another_number_of_runs_are_refused():
 
 
 @pytest.mark.parametrize("devices", [None, 1, 3])
-@pytest.mark.parametrize("one_by_one", [True, False])
-def test_one_bad_run_stops_all_at_its_step(one_by_one, devices):
+@pytest.mark.parametrize("sequential", [True, False])
+def test_one_bad_run_stops_all_at_its_step(sequential, devices):
     def step(key, state, batch):
         return state + 1, {"loss": jnp.where((state == 6) & (batch[0] == 1), jnp.nan, 0.0)}
 
@@ -162,7 +162,7 @@ def test_one_bad_run_stops_all_at_its_step(one_by_one, devices):
     def batches(key, step):
         return (jax.random.key_data(key)[:1] == last_seed).astype(int)
 
-    many = train.over_seeds(learner, 3, one_by_one=one_by_one)
+    many = train.over_seeds(learner, 3, sequential=sequential)
     if devices is not None:
         many = train.over_devices(many, devices=jax.devices()[:devices])
     with pytest.raises(train.NonFiniteError, match=r"in step 7: loss \[ *0. +0. +nan\]") as caught:
@@ -190,7 +190,7 @@ def test_each_combination_is_the_run_with_these_numbers():
     assert many.metrics["loss"].shape == (6,)
     for index in (1, 3):  # between them, each number differs from the learner's own
         alone = last(swept(**points[index]), rng.root(3), 50)
-        assert_same(train.pick(many.carry, index), alone.carry)
+        assert_same(train.select_run(many.carry, index), alone.carry)
 
 
 @pytest.mark.end_to_end
@@ -218,7 +218,7 @@ def test_a_games_penalty_can_be_swept():
         )
 
     many = last(train.over_grid(make(1.0), {"r1": [0.0, 3.0]}), rng.root(0), 20)
-    assert_same(train.pick(many.carry, 1), last(make(3.0), rng.root(0), 20).carry)
+    assert_same(train.select_run(many.carry, 1), last(make(3.0), rng.root(0), 20).carry)
 
 
 def test_a_schedule_cannot_be_swept():
@@ -244,4 +244,4 @@ def test_there_is_no_run_beyond_the_last():
     carry = last(train.over_seeds(autoencoder(), 2), rng.root(0), 1).carry
     for index in (-1, 2):
         with pytest.raises(ValueError, match=f"one of the 2 runs, from 0, got {index}"):
-            train.pick(carry, index)
+            train.select_run(carry, index)

@@ -76,15 +76,15 @@ def test_the_logged_mean_of_a_metric_is_right_whatever_its_type(dtype, value):
     assert last(learner, log_every=600).metrics["metric"] == value
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_the_mean_over_a_batch_is_taken_in_float32(pieces):
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_the_mean_over_a_batch_is_taken_in_float32(microbatches):
     """Case 3: half of the losses' sum is beyond float16."""
 
     def objective(w, x):
         loss = (w * jnp.full(len(x), 60_000.0)).astype(jnp.float16)
         return loss, {"metric": loss.astype(jnp.bfloat16)}
 
-    learner = linear(objective, pieces=pieces)
+    learner = linear(objective, microbatches=microbatches)
     x = jnp.ones(400)
     _, metrics = learner.step(rng.root(0), learner.init(rng.root(0), x), x)
     assert (metrics["loss"].dtype, metrics["metric"].dtype) == (jnp.float32, jnp.float32)
@@ -103,7 +103,7 @@ def test_a_million_steps_lose_nothing():
 
     found, lost = total(value)
     carry = train.Carry(jnp.int32(0), {}, {"m": found}, jnp.int32(1_000_000), {"m": lost})
-    means, emptied = loop.drain(carry)
+    means, emptied = loop.pop_metrics(carry)
     assert means["m"] == value
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(emptied))
 
@@ -147,7 +147,7 @@ class OldCarry(NamedTuple):
 def test_checkpoints_without_compensation_open(tmp_path):
     """Case 3: totals were kept in their metrics' types."""
     learner = linear(lambda w, x: (w * x, {"metric": x.astype(jnp.bfloat16)}))
-    target = train.shapes(learner, rng.root(0), jax.tree_util.Partial(constant))
+    target = train.abstract_carry(learner, rng.root(0), jax.tree_util.Partial(constant))
     carry = last(learner, num_steps=3, log_every=10).carry
     totals = {"loss": carry.totals["loss"], "metric": jnp.bfloat16(302)}
     checkpoint.save(tmp_path, 3, OldCarry(carry.step, carry.state, totals, carry.count))
@@ -446,7 +446,7 @@ def labelled(of_classes, classes, **options):
 
 @pytest.mark.parametrize("of_classes", [nets.conditional, nets.per_class])
 def test_a_batch_that_is_cut_has_wrong_classes_and_is_refused(of_classes):
-    """With two pieces half of the labels were wrong."""
+    """With two microbatches half of the labels were wrong."""
     generator, discriminator = labelled(of_classes, 4)
     model = players(generator=generator, discriminator=discriminator)
     x = jnp.ones((16, *SHAPE))
@@ -455,7 +455,7 @@ def test_a_batch_that_is_cut_has_wrong_classes_and_is_refused(of_classes):
         return train.adversarial(model, gan.nonsaturating, optax.sgd(0.1), **options)
 
     traced(play(), x)
-    for name in ("pieces", "discriminator_steps"):
+    for name in ("microbatches", "discriminator_steps"):
         with pytest.raises(ValueError, match=f"{name} cuts it into parts that are not consecutive"):
             traced(play(**{name: 2}), x)
     traced(play(generator_steps=2), x)
@@ -485,7 +485,7 @@ def test_chunks_of_an_evaluation_keep_the_classes_or_are_refused(of_classes):
 
 
 def test_one_class_may_be_cut():
-    with devices.cut("pieces"):
+    with devices.cut("microbatches"):
         net = nets.conditional(nets.mlp((), 1), 1)
         jax.eval_shape(net.init, rng.root(0), jnp.ones((3, 2)))
 
@@ -510,7 +510,7 @@ def test_a_generator_that_cannot_settle_is_found_at_the_start():
         jax.eval_shape(players(generator=generator).init, rng.root(0), jnp.ones((20, *SHAPE)))
 
 
-# Penalties over devices, pieces and packs (numbers 8 and 13)
+# Penalties over devices, microbatches and packs (numbers 8 and 13)
 
 
 def spread(num=8):
@@ -548,9 +548,11 @@ def test_dragans_noise_has_the_scale_of_the_whole_batch():
 
 def test_dragan_in_pieces_is_refused():
     learner = train.adversarial(
-        players(), gan.nonsaturating, optax.sgd(0.1), penalty=1.0 * gan.dragan, pieces=2
+        players(), gan.nonsaturating, optax.sgd(0.1), penalty=1.0 * gan.dragan, microbatches=2
     )
-    with pytest.raises(ValueError, match="whole batch, which pieces do not know: pieces must be 1"):
+    with pytest.raises(
+        ValueError, match="whole batch, which microbatches do not know: microbatches must be 1"
+    ):
         traced(learner, spread())
 
 
@@ -648,7 +650,11 @@ def test_keys_that_are_not_one_per_example_are_refused(door):
 
 @pytest.mark.parametrize(
     "draw",
-    [gan.normal(2), gan.uniform(2), lambda keys: vae.standard_normal(2).sample(keys, {})],
+    [
+        gan.normal_latent(2),
+        gan.uniform_latent(2),
+        lambda keys: vae.standard_normal(2).sample(keys, {}),
+    ],
 )
 def test_latents_take_keys_of_any_number_in_one_axis(draw):
     assert draw(keys(3)).shape == (3, 2)

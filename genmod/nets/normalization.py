@@ -63,7 +63,7 @@ def pooled(mean: Array, variance: Array) -> tuple[Array, Array]:
     return overall, variance.mean(0) + jnp.square(mean - overall[None]).mean(0)
 
 
-def normaliser(
+def normalizer(
     norm: str | None, channels: int, *, groups: int | None, name: str
 ) -> linen.Module | None:
     """The layer called `norm` for x [B, ..., C], None for None.

@@ -17,7 +17,15 @@ import numpy as np
 from genmod._host import caches, decoding
 from genmod._host.decoding import Examples
 from genmod.data.notes import say
-from genmod.data.stores import Decoded, Mapped, Store, Streamed, in_turn, room, rows_at_once
+from genmod.data.stores import (
+    DecodedStore,
+    MappedStore,
+    Store,
+    StreamedImages,
+    device_budget,
+    in_turn,
+    rows_at_once,
+)
 from genmod.errors import DataError
 
 _FEW_TO_SURVEY = 1000
@@ -52,7 +60,7 @@ class Digest:
         return f"sha256:{self._digest.hexdigest()}"
 
 
-def fingerprint(images: np.ndarray | Streamed, labels: np.ndarray) -> str:
+def fingerprint(images: np.ndarray | StreamedImages, labels: np.ndarray) -> str:
     """SHA-256 over types, shapes and values of both arrays."""
     digest = Digest(images.shape, images.dtype)
     for rows in in_turn(images):
@@ -60,7 +68,7 @@ def fingerprint(images: np.ndarray | Streamed, labels: np.ndarray) -> str:
     return digest.end(labels)
 
 
-class Known(NamedTuple):
+class Facts(NamedTuple):
     """What reading a part of a data set for the first time has found.
 
     Attributes:
@@ -85,14 +93,14 @@ class Known(NamedTuple):
         return len(self.labels) * math.prod(self.shape)
 
 
-def survey(
+def scan(
     examples: Examples,
     *,
     keep: Callable[[int], bool],
     skip_corrupt: bool = False,
     in_colour: Callable[[], bool] = lambda: False,
     hint: str = "",
-) -> Known:
+) -> Facts:
     """Decodes every example once: whether it can be read, its label, and what they are together.
 
     Args:
@@ -145,10 +153,10 @@ def survey(
         images = np.ascontiguousarray(images[places, ..., : shape[2]])
         seen = fingerprint(images, labels)
     elif errors:  # what was summed up holds them, too
-        seen = fingerprint(Streamed(Decoded(examples, shape), places), labels)
+        seen = fingerprint(StreamedImages(DecodedStore(examples, shape), places), labels)
     else:
         seen = digests[shape[2]].end(labels)
-    return Known(images, shape, labels, places, seen, _remarks(found, errors, dark))
+    return Facts(images, shape, labels, places, seen, _remarks(found, errors, dark))
 
 
 def _remarks(found: Sequence[decoding.Found], errors: Sequence[str], dark: bool) -> tuple[str, ...]:
@@ -200,12 +208,12 @@ def _refuse_sizes(
         )
 
 
-def remembered(
+def cached(
     where: str,
     identity: Any,
-    find: Callable[[], Known],
-    store: Callable[[Known], Store] | None = None,
-) -> tuple[np.ndarray | Streamed, np.ndarray, str]:
+    find: Callable[[], Facts],
+    store: Callable[[Facts], Store] | None = None,
+) -> tuple[np.ndarray | StreamedImages, np.ndarray, str]:
     """Images, labels and fingerprint of what `find` finds, which is looked for but once.
 
     What has been found is kept on disk, the images as a file that is mapped into memory; these
@@ -225,7 +233,7 @@ def remembered(
     if known is not None and known.images is None:
         # While they are decoded, grey ones take as much as coloured ones.
         most = known.num_bytes * (3 if known.shape[2] == 1 else 1)
-        if store is None or most <= room():
+        if store is None or most <= device_budget():
             known = None  # there is room for the images now
     if known is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -237,24 +245,24 @@ def remembered(
                 known = known._replace(images=np.load(folder / "images.npy", mmap_mode="r"))
     for remark in known.remarks:
         say(f"{where}: {remark}")
-    images: np.ndarray | Streamed | None = known.images
+    images: np.ndarray | StreamedImages | None = known.images
     if images is None:
         assert store is not None
-        images = Streamed(store(known), known.places)
-    elif isinstance(images, np.memmap) and known.num_bytes > room():
-        mapped = Mapped(folder / "images.npy", images.offset, len(images), known.shape)
-        images = Streamed(mapped, np.arange(len(images)))
+        images = StreamedImages(store(known), known.places)
+    elif isinstance(images, np.memmap) and known.num_bytes > device_budget():
+        mapped = MappedStore(folder / "images.npy", images.offset, len(images), known.shape)
+        images = StreamedImages(mapped, np.arange(len(images)))
     return images, known.labels, known.fingerprint
 
 
-def _recall(folder: Path) -> Known | None:
+def _recall(folder: Path) -> Facts | None:
     try:
         facts = json.loads((folder / "facts.json").read_text())
         labels, places = (np.load(folder / f"{name}.npy") for name in ("labels", "places"))
         if facts.pop("sum") != fingerprint(places, labels):
             return None
         shape, remarks = (tuple(facts.pop(name)) for name in ("shape", "remarks"))
-        known = Known(None, shape, labels, places, remarks=remarks, **facts)
+        known = Facts(None, shape, labels, places, remarks=remarks, **facts)
         if not (folder / "images.npy").exists():
             return known
         images = np.load(folder / "images.npy", mmap_mode="r")
@@ -264,7 +272,7 @@ def _recall(folder: Path) -> Known | None:
         return None
 
 
-def _keep(folder: Path, known: Known) -> None:
+def _keep(folder: Path, known: Facts) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     try:
