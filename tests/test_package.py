@@ -76,7 +76,7 @@ ALLOWED = {
     "gan": WORDS,
     "train": WORDS | {"_host"},
     "data": WORDS | {"_host"},
-    "evaluate": WORDS | {"data", "nets", "train", "runs"},
+    "evaluate": WORDS | {"_host", "data", "nets", "train"},
     "report": WORDS | {"data"},
     "experiment": WORDS | {"data", "report", "train"},
     "runs": WORDS | {"_host", "data", "evaluate", "experiment", "report", "train"},

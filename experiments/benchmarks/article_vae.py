@@ -200,7 +200,7 @@ def measure_outer_layer(turns: Turns, job: Job) -> None:
     The article's experiment as `genmod train` runs it, for one epoch and for as many more as the
     job says: the difference of the two is free of start and end. Training is what the log says.
     """
-    from genmod.runs import catalogue, record, runner
+    from genmod.runs import catalogue, logs, record, runner
 
     source = REPOSITORY / "experiments" / "article_vae.py"
     module = catalogue.load(source)
@@ -223,7 +223,7 @@ def measure_outer_layer(turns: Turns, job: Job) -> None:
             )
             began = time.perf_counter()
             runner.run(built._replace(epochs=epochs), folder, seed=job.seed)
-            return trained[-1] - began, record.read_metrics(folder)
+            return trained[-1] - began, logs.read_metrics(folder)
 
     while True:
         turns.begin()

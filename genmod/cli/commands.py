@@ -32,13 +32,13 @@ def sample(
       out: the picture to write.
     """
     from genmod import checks, report, rng
-    from genmod.runs import runner
+    from genmod.runs import loading
 
     checks.positive_integer("num", num)
     checks.seed("seed", seed)
     _check_picture(out)
     startup.configure()
-    built, state = runner.load_run(run, index)
+    built, state = loading.load_run(run, index)
     key = rng.stream(rng.root(seed), "sample")
     images = built.sample(key, state, num)
     save((built.show or report.image_grid)(images), out)
@@ -70,11 +70,11 @@ def runs(
     from rich.console import Console
     from rich.table import Table
 
-    from genmod.runs import record
+    from genmod.runs.folder import Folder
 
     table = Table("run", "begun", "epoch", "loss", "evaluation", box=None, pad_edge=False)
     for path in sorted(folder.glob("**/record.json")):
-        found = record.Folder(path.parent)
+        found = Folder(path.parent)
         try:
             table.add_row(*_run_row(found))
         except Exception as error:  # whatever is wrong with one of them, the others are listed
@@ -88,16 +88,16 @@ def runs(
 
 def _run_row(folder: Any) -> list[str]:
     """What the list of runs says of one."""
-    from genmod.runs import record
+    from genmod.runs import logs, record
 
-    recorded, rows = record.read(folder), record.read_metrics(folder)
+    recorded, rows = record.read(folder), logs.read_metrics(folder)
     last = rows[-1] if rows else {}
-    evaluation = record.readable(record.read_evaluation(folder))
+    evaluation = logs.readable(logs.read_evaluation(folder))
     return [
         str(folder.path),
         recorded["created"][:16].replace("T", " "),
         f"{last.get('epoch', 0):g} of {recorded['config'].get('epochs', '?')}",
-        ", ".join(record.readable(record.losses(last)).values()) or "-",
+        ", ".join(logs.readable(logs.losses(last)).values()) or "-",
         ", ".join(f"{name} {value}" for name, value in evaluation.items()),
     ]
 
@@ -200,8 +200,8 @@ def replay(
     import numpy as np
 
     from genmod import checks, report
-    from genmod.runs import record
     from genmod.runs import replay as replaying
+    from genmod.runs.folder import Folder
 
     checks.positive_integer("top", top)
     startup.configure()
@@ -230,7 +230,7 @@ def replay(
     print(f"examples {what}: {len(found.places)} of {found.num}")
     _print_table(*_example_rows(again, found.places))
     if again.images is not None and len(found.places):
-        picture = record.Folder(run).replay / f"step-{step}.png"
+        picture = Folder(run).replay / f"step-{step}.png"
         picture.parent.mkdir(exist_ok=True)
         report.image_grid(again.images[found.places]).savefig(picture)
         print(picture)

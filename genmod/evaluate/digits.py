@@ -162,7 +162,7 @@ def _halves(params: Params) -> Params:
 
 def _write(path: Path, net: Net, params: Params) -> dict[str, Any]:
     """Writes weights, rounded, with what is to be known about them; returns that."""
-    from genmod.runs import record  # which imports this module
+    from genmod._host import environment
 
     params = _halves(params)
     judge = Classifier(_logits(net, params), 0.0, _fingerprint(params))
@@ -170,8 +170,8 @@ def _write(path: Path, net: Net, params: Params) -> dict[str, Any]:
         "fingerprint": judge.fingerprint,
         "accuracy": accuracy(judge),
         "recipe": _RECIPE,
-        "versions": record.versions(),
-        "device": record.device(),
+        "versions": environment.versions(),
+        "device": environment.device(),
     }
     names = [name for name, _ in _named(params)]
     leaves = [np.asarray(leaf).astype(np.float16) for _, leaf in _named(params)]

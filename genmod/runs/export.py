@@ -18,9 +18,10 @@ import numpy as np
 import safetensors.numpy
 
 from genmod import checks, rng
-from genmod._host import disk
+from genmod._host import disk, environment
 from genmod.experiment import Experiment
-from genmod.runs import record, runner
+from genmod.runs import loading, record
+from genmod.runs.folder import Folder
 from genmod.types import Array, Key
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -81,7 +82,7 @@ def write(
         "num": num,
         "images": {"shape": list(images.shape), "dtype": str(images.dtype)},
         "platforms": list(PLATFORMS),
-        "versions": record.versions(),
+        "versions": environment.versions(),
         "parameters": {name: list(np.shape(value)) for name, value in used.items()},
         "sha256": {
             _SAMPLER: hashlib.sha256(program).hexdigest(),
@@ -138,8 +139,8 @@ def run(
       CheckpointError: if no checkpoint can be restored.
     """
     checks.positive_integer("num", num)
-    built, state = runner.load_run(path, index)
-    recorded = record.read(record.Folder(Path(path)))
+    built, state = loading.load_run(path, index)
+    recorded = record.read(Folder(Path(path)))
     out = Path(folder) if folder is not None else Path(path) / "export"
     about = {
         **{name: recorded[name] for name in ("experiment", "config", "data")},

@@ -25,7 +25,8 @@ from PIL import Image
 from genmod import evaluate, report, rng
 from genmod.experiment import Experiment
 from genmod.report import canvas, page, programs
-from genmod.runs import record, runner
+from genmod.runs import loading, logs, record
+from genmod.runs.folder import Folder
 
 MOST_BYTES = 6_000_000
 """A page is made of less and less until it is smaller."""
@@ -52,7 +53,7 @@ class Gathered:
     """
 
     path: Path
-    folder: record.Folder
+    folder: Folder
     recorded: dict[str, Any]
     rows: list[dict[str, Any]]
     evaluation: dict[str, Any]
@@ -70,7 +71,7 @@ def gather(path: str | Path) -> Gathered:
     Raises:
       ValueError: if it is not that of a run, or damaged.
     """
-    folder = record.Folder(Path(path))
+    folder = Folder(Path(path))
     recorded = record.read(folder)
     seeds, first = recorded.get("seeds", 1), recorded["config"].get("seed", 0)
     if not isinstance(first, int):
@@ -79,9 +80,9 @@ def gather(path: str | Path) -> Gathered:
         raise ValueError(f"{folder.record} is damaged: seeds is {seeds}, expected at least 1")
     file = folder.metrics
     try:
-        rows = [_numbers(row, seeds, file) for row in record.read_metrics(folder)]
+        rows = [_numbers(row, seeds, file) for row in logs.read_metrics(folder)]
         file = folder.evaluation
-        evaluation = _numbers(record.read_evaluation(folder), seeds, file)
+        evaluation = _numbers(logs.read_evaluation(folder), seeds, file)
     # Half a file, a step without an end, JSON that is nested deeper than any that we write.
     except (json.JSONDecodeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {_in_words(error)}") from None
@@ -121,7 +122,7 @@ def below(path: str | Path) -> list[Path]:
       ValueError: if there is none.
     """
     path = Path(path)
-    if record.Folder(path).record.is_file():
+    if Folder(path).record.is_file():
         return [path]
     found = sorted(one.parent for one in path.glob("**/record.json"))
     if not found:
@@ -274,8 +275,8 @@ def _sheet(shown: _Shown, place: int, frames: int, with_explorer: bool) -> page.
         frames=over_time,
         stills=stills,
         evaluation={
-            **{f"{n} (last log point)": v for n, v in record.readable(record.losses(last)).items()},
-            **record.readable(run.evaluation),
+            **{f"{n} (last log point)": v for n, v in logs.readable(logs.losses(last)).items()},
+            **logs.readable(run.evaluation),
         },
         config=recorded["config"],
         versions={n: value for n, value in versions.items() if value not in ("", None)},
@@ -312,7 +313,7 @@ def _facts(run: Gathered) -> dict[str, str]:
             f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
         ),
         "epochs": f"{last.get('epoch', 0):g} of {config.get('epochs', '?')}",
-        **record.readable(record.losses(last)),
+        **logs.readable(logs.losses(last)),
         "begun": recorded["created"][:16].replace("T", " "),
         "device": f"{device.get('kind', '?')}, {device.get('cores', '?')} cores",
         **(
@@ -355,7 +356,7 @@ def _quoted(path: str) -> str:
     )
 
 
-def _frames(folder: record.Folder, most: int, pictures: _Pictures) -> list[page.Frames]:
+def _frames(folder: Folder, most: int, pictures: _Pictures) -> list[page.Frames]:
     """Pictures that were drawn over training, thinned out."""
     found = []
     for place in sorted(path for path in folder.pictures.glob("*") if path.is_dir()):
@@ -394,7 +395,7 @@ def _stills(
 def _explorer(run: Gathered) -> tuple[page.Explorer | None, list[str]]:
     """The latent space of a run, of several seeds that of the first; and why there is none."""
     try:
-        built, state = runner.load_run(run.path)
+        built, state = loading.load_run(run.path)
     # Its experiment file may raise anything, and end as a script does: the data are gone, genmod is
     # another one, or it has options of its own that are not given here.
     except (Exception, SystemExit) as error:
@@ -601,7 +602,7 @@ def _estimated(values: Sequence[float], signed: bool = False) -> str:
             mean = float(np.mean(values))
         return f"{mean:{'+' if signed and not math.isnan(mean) else ''}.4f}"
     mean, error = evaluate.estimate(np.asarray(values))
-    text = record.readable({"value": mean, "value_se": error})["value"]
+    text = logs.readable({"value": mean, "value_se": error})["value"]
     return f"+{text}" if signed and mean > 0 else text
 
 
@@ -615,7 +616,7 @@ def _arms(runs: Sequence[Gathered]) -> list[_Arm]:
         arm = found.setdefault(key, _Arm(run.recorded, {}, {}))
         for place, seed in enumerate(run.seeds):
             arm.rows[seed] = [_of_seed(row, place) for row in run.rows]
-            last = record.losses(arm.rows[seed][-1]) if run.rows else {}
+            last = logs.losses(arm.rows[seed][-1]) if run.rows else {}
             arm.ends[seed] = {**last, **_of_seed(run.evaluation, place)}
     return list(found.values())
 
@@ -640,7 +641,7 @@ def _joined(rows: Mapping[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         points = [own[step] for own in by_step]
         names = [n for n in points[0] if all(n in p for p in points) and n not in ("step", "epoch")]
         with np.errstate(invalid="ignore", over="ignore"):
-            means = runner.summary({name: np.array([p[name] for p in points]) for name in names})
+            means = logs.summary({name: np.array([p[name] for p in points]) for name in names})
         found.append({"step": step, "epoch": points[0].get("epoch", math.nan), **means})
     return found
 

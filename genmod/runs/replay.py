@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import checks, data, rng, train
-from genmod.runs import record, runner
+from genmod.runs import loading, logs, runner
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.types import Batch, Key
 
@@ -94,10 +95,10 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
         passed over.
     """
     step = checks.positive_integer("step", step)
-    folder = record.Folder(Path(run_folder))
-    opened = runner.rebuild(folder)
-    runner.say(opened.remarks)
-    stages = runner.Stages(folder, opened)
+    folder = Folder(Path(run_folder))
+    opened = loading.rebuild(folder)
+    loading.say(opened.remarks)
+    stages = loading.Stages(folder, opened)
     whole, seeds = opened.whole, opened.whole.learner.seeds
     if step > whole.num_steps:
         raise ValueError(f"step must be one of the run's {whole.num_steps} steps, got {step}")
@@ -179,7 +180,7 @@ def by_example(replayed: Replayed) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     size = checks.leading_axis("batch", replayed.batch)
     known: Mapping[str, Any] = replayed.inspection.examples or {}
     values = replayed.inspection.terms
-    terms = {n: np.asarray(v) for n, v in {**record.losses(values), **values}.items()}
+    terms = {n: np.asarray(v) for n, v in {**logs.losses(values), **values}.items()}
     places = {name: np.asarray(known.get(name, np.arange(size))) for name in terms}
     return {n: (terms[n], places[n]) for n in terms if terms[n].shape == places[n].shape}
 

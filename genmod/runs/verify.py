@@ -11,9 +11,10 @@ import numpy as np
 
 from genmod import checks, rng, train
 from genmod._host import source
-from genmod.runs import record, runner, starts
+from genmod.runs import loading, logs, record, runner, starts
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
-from genmod.train.loop import runs_sequentially
+from genmod.train.chunk import runs_sequentially
 
 _TIMINGS = ("examples_per_s",)
 
@@ -56,9 +57,9 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
       ValueError: if the folder is not that of a run, the run has not got so far, or there would be
         nothing to compare.
     """
-    folder = record.Folder(Path(run_folder))
-    opened = runner.rebuild(folder)
-    stages = runner.Stages(folder, opened)
+    folder = Folder(Path(run_folder))
+    opened = loading.rebuild(folder)
+    stages = loading.Stages(folder, opened)
     whole, seed = opened.whole, opened.config.seed
     saved = checkpoint.steps(folder.checkpoints)
     rows = _rows(folder, saved)
@@ -99,7 +100,7 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
             row = runner.log_row(whole, mark, metrics)
             if mark in rows and set(rows[mark]) - set(row) - set(_TIMINGS):  # there was a look
                 seen = whole.observation(rng.stream(key, "observe"), carry.state)
-                row = runner.joined(row, runner.summary(runner.named(seen.numbers, row)[0]))
+                row = logs.joined(row, logs.summary(logs.named(seen.numbers, row)[0]))
             difference = _row_difference(mark, rows.get(mark), row)
             num_values += len(row)
             agreed["log"] += [mark] * (difference is None)
@@ -113,10 +114,10 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
     return Verified(at, agreed["log"], agreed["checkpoints"], num_values, difference, changed)
 
 
-def _rows(folder: record.Folder, saved: Sequence[int]) -> dict[int, dict[str, Any]]:
+def _rows(folder: Folder, saved: Sequence[int]) -> dict[int, dict[str, Any]]:
     """The log points by their step, with one that a stopped run had not finished."""
-    rows = record.read_metrics(folder)
-    unlogged = record.read_unlogged(folder, saved[-1]) if saved else None
+    rows = logs.read_metrics(folder)
+    unlogged = logs.read_unlogged(folder, saved[-1]) if saved else None
     return {row["step"]: row for row in [*rows, *([unlogged] if unlogged else [])]}
 
 
@@ -149,7 +150,7 @@ def _row_difference(
     return None
 
 
-def _checkpoint_difference(folder: record.Folder, step: int, carry: train.Carry) -> str | None:
+def _checkpoint_difference(folder: Folder, step: int, carry: train.Carry) -> str | None:
     try:
         stored = checkpoint.restore(folder.checkpoints, _shapes(carry), step=step)
     except checkpoint.CheckpointError as error:
@@ -179,7 +180,7 @@ def _numbers(leaf: Any) -> np.ndarray:
     return np.asarray(leaf).ravel()
 
 
-def _changes(folder: record.Folder, opened: runner.Rebuilt) -> list[str]:
+def _changes(folder: Folder, opened: loading.Rebuilt) -> list[str]:
     """What is no longer as it was when the run began."""
     recorded, fingerprint = opened.recorded, opened.whole.dataset.fingerprint
     changes = [*opened.remarks, *record.changes(recorded)]

@@ -1,11 +1,11 @@
 """Training: learners, and the loop that runs them."""
 
 from genmod.train.adversarial import AdversarialState, Optimizers, adversarial
+from genmod.train.chunk import Carry
+from genmod.train.finite import NonFiniteError
 from genmod.train.learner import Inspection, Learner, TrainState, learner
 from genmod.train.loop import (
-    Carry,
     LogPoint,
-    NonFiniteError,
     StepTrace,
     abstract_carry,
     advance,

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from genmod import checks
+from genmod.train.chunk import Carry, runs_sequentially
 from genmod.train.learner import Learner, no_decoder
-from genmod.train.loop import Carry, runs_sequentially
 from genmod.types import Array, Batch, Key, Keys, Metrics
 
 _NUMBERS = ("hyper", "hyperparams")

@@ -12,7 +12,8 @@ from commands import SMALL, Process, refused
 from jax._src import distributed
 
 from genmod._host import cluster
-from genmod.runs import record
+from genmod.runs import logs
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
 pytestmark = pytest.mark.end_to_end
@@ -49,7 +50,7 @@ def together(place, alone):
 
 
 def rows(folder):
-    found = record.read_metrics(record.Folder(folder))
+    found = logs.read_metrics(Folder(folder))
     return [{k: v for k, v in row.items() if k != "examples_per_s"} for row in found]
 
 

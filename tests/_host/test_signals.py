@@ -11,7 +11,7 @@ import pytest
 from commands import assert_same_end
 
 from genmod._host.stop import Cut, Phase, Stop
-from genmod.runs import record
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
 pytestmark = pytest.mark.end_to_end
@@ -31,7 +31,7 @@ WITH_A_SAVE = [("pause", "look"), ("block", "look"), ("pause", "save")]
 @pytest.fixture(scope="module")
 def undisturbed(place, process):
     """What `genmod train small` leaves behind; it also warms the cache of compiled programs."""
-    folder = record.Folder(place / "undisturbed")
+    folder = Folder(place / "undisturbed")
     ended = process("undisturbed", "train", "small", "--run-dir", folder.path).ended()
     assert (ended.code, ended.err) == (0, "")
     return folder
@@ -76,7 +76,7 @@ def test_04_a_signal_in_a_look_or_a_save_saves_the_step(
     assert "Traceback" not in ended.err
     command = f"train small --run-dir {kind}-{phase} --checkpoint-every 4"
     assert ended.out.splitlines()[-1] == f"saved at step 4; to continue: genmod {command}"
-    folder = record.Folder(place / f"{kind}-{phase}")
+    folder = Folder(place / f"{kind}-{phase}")
     assert checkpoint.steps(folder.checkpoints) == [4]
 
     # The log point whose look was cut short is not lost.
@@ -88,7 +88,7 @@ def test_04_a_signal_in_a_look_or_a_save_saves_the_step(
 
 
 def test_05_a_second_ctrl_c_does_not_wait_for_the_save(place, process, genmod, undisturbed):
-    folder = record.Folder(Path(shutil.copytree(undisturbed.path, place / "twice")))
+    folder = Folder(Path(shutil.copytree(undisturbed.path, place / "twice")))
     command = ("train", "small", "--run-dir", "twice", "--epochs", "5")
     one = process("twice", *command, fault="block:look")
     one.wait_for("<look>")

@@ -59,17 +59,18 @@ from pathlib import Path
 from jax._src import xla_bridge
 from genmod import experiment
 from genmod.cli import main as cli
+from genmod.cli import training
 
 for path in map(Path, sys.argv[1:]):
     module = catalogue.load(path)
     assert not xla_bridge.backends_are_initialized(), f"{path} starts JAX when it is imported"
-    config, options = cli._parse(module, path.stem, ["--seed", "3"])
+    config, options = training.parse(module, path.stem, ["--seed", "3"])
     assert config.seed == 3
     assert not xla_bridge.backends_are_initialized(), f"{path} starts JAX for its flags"
     for arguments in (["--help"], ["--seed", "-1"], ["--epochs", "0"]):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             with contextlib.suppress(SystemExit, ValueError):
-                cli._parse(module, path.stem, arguments)
+                training.parse(module, path.stem, arguments)
         assert not xla_bridge.backends_are_initialized(), f"{path} starts JAX for {arguments}"
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     cli.main(["completion", "bash"])

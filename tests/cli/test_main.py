@@ -20,7 +20,8 @@ from PIL import Image
 
 from genmod import report, rng, train
 from genmod.cli import commands
-from genmod.runs import catalogue, configs, record
+from genmod.runs import catalogue, configs, logs, record
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
 SHIPPED = Path(__file__).parents[2] / "experiments"
@@ -36,13 +37,13 @@ def trained(place, process):
 def finished(place, trained):
     """The run folder that `genmod train small` made; not to be changed."""
     assert trained.code == 0, trained
-    return record.Folder(place / "runs" / "small" / "seed-0")
+    return Folder(place / "runs" / "small" / "seed-0")
 
 
 @pytest.fixture
 def run(finished, tmp_path):
     """A copy of a finished run, to be changed."""
-    return record.Folder(shutil.copytree(finished.path, tmp_path / "run"))
+    return Folder(shutil.copytree(finished.path, tmp_path / "run"))
 
 
 def without_rate(rows):
@@ -122,14 +123,14 @@ def test_a_run_folder_holds_the_run_and_nothing_else(finished):
     assert finished.experiment.read_bytes() == SMALL.read_bytes()
     assert [path.name for path in finished.checkpoints.iterdir()] == ["000000012"]
     assert len(list(finished.tensorboard.iterdir())) == 1
-    (name, value), *others = record.read_evaluation(finished).items()
+    (name, value), *others = logs.read_evaluation(finished).items()
     assert name == "negative_elbo"
     assert math.isfinite(value)
     assert not others
 
 
 def test_a_log_point_has_the_fields_that_were_promised(finished):
-    rows = record.read_metrics(finished)
+    rows = logs.read_metrics(finished)
     assert [row["step"] for row in rows] == [4, 8, 12]
     assert [row["epoch"] for row in rows] == [1.0, 2.0, 3.0]
     for row in rows:
@@ -169,10 +170,10 @@ def test_more_epochs_continue_as_if_there_had_been_no_end(genmod, run, tmp_path)
     assert ended.first_line == expected
     assert record.read(run)["config"]["epochs"] == 5
 
-    whole = record.Folder(tmp_path / "whole")
+    whole = Folder(tmp_path / "whole")
     assert genmod("train", "small", "--run-dir", whole.path, "--epochs", 5).code == 0
-    assert without_rate(record.read_metrics(run)) == without_rate(record.read_metrics(whole))
-    assert record.read_evaluation(run) == record.read_evaluation(whole)
+    assert without_rate(logs.read_metrics(run)) == without_rate(logs.read_metrics(whole))
+    assert logs.read_evaluation(run) == logs.read_evaluation(whole)
     assert_same_bits(saved(run), saved(whole))
     for name in ("samples", "latents", "curves"):
         pictures = [folder.pictures / f"{name}.png" for folder in (run, whole)]
@@ -190,18 +191,18 @@ def test_what_has_changed_since_the_run_began_is_noted(genmod, run):
 @pytest.mark.end_to_end
 def test_another_seed_is_another_run(genmod, finished, place):
     assert genmod("train", "small", "--seed", 1, "--epochs", 1).code == 0
-    other = record.Folder(place / "runs" / "small" / "seed-1")
-    assert record.read_metrics(other)[0]["loss"] != record.read_metrics(finished)[0]["loss"]
+    other = Folder(place / "runs" / "small" / "seed-1")
+    assert logs.read_metrics(other)[0]["loss"] != logs.read_metrics(finished)[0]["loss"]
 
 
 @pytest.mark.end_to_end
 def test_how_often_to_log_and_to_save_changes_no_result(genmod, finished, tmp_path):
-    folder = record.Folder(tmp_path / "run")
+    folder = Folder(tmp_path / "run")
     options = ("--log-every", 5, "--checkpoint-every", 5, "--keep", 3, "--no-progress")
     ended = genmod("train", "small", "--run-dir", folder.path, *options)
     assert (ended.code, ended.err) == (0, "")
     assert "loss" not in ended.out, "progress was not wanted"
-    assert [row["step"] for row in record.read_metrics(folder)] == [5, 10, 12]
+    assert [row["step"] for row in logs.read_metrics(folder)] == [5, 10, 12]
     assert checkpoint.steps(folder.checkpoints) == [5, 10, 12]
     assert_same_bits(saved(folder), saved(finished))
 
@@ -279,7 +280,7 @@ def test_a_model_that_cannot_sample_says_so(genmod, run, altered, tmp_path):
 
 
 def test_runs_are_listed_with_how_far_they_are(genmod, finished, run, tmp_path):
-    began = record.Folder(tmp_path / "just begun")
+    began = Folder(tmp_path / "just begun")
     began.path.mkdir()
     shutil.copy(run.record, began.record)
     ended = genmod("runs", tmp_path)
@@ -288,8 +289,8 @@ def test_runs_are_listed_with_how_far_they_are(genmod, finished, run, tmp_path):
     assert header == ["run", "begun", "epoch", "loss", "evaluation"]
     created = record.read(run)["created"][:16].replace("T", " ")
     assert first == [str(began.path), created, "0 of 3", "-"]
-    loss = record.read_metrics(run)[-1]["loss"]
-    value = record.read_evaluation(run)["negative_elbo"]
+    loss = logs.read_metrics(run)[-1]["loss"]
+    value = logs.read_evaluation(run)["negative_elbo"]
     assert second == [str(run.path), created, "3 of 3", f"{loss:.4f}", f"negative_elbo {value:.4f}"]
 
     assert str(finished.path.relative_to(Path.cwd())) in genmod("runs").out
@@ -574,7 +575,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_overwritten(genmod, run, f
 
 
 def test_a_loss_that_turns_nan_stops_at_its_step_and_keeps_the_one_before(genmod, tmp_path):
-    folder = record.Folder(tmp_path / "run")
+    folder = Folder(tmp_path / "run")
     command = ("train", "small", "--run-dir", folder.path, "--nan-at-step", 10)
     healthy = undisturbed(9).state
     for first_line in ("a new run of 12 steps", "continuing at step 9 (epoch 2.25) of 12 steps"):
@@ -585,7 +586,7 @@ def test_a_loss_that_turns_nan_stops_at_its_step_and_keeps_the_one_before(genmod
         assert "first loss; the state" in ended.message
         assert f"genmod replay {folder.path} --step 10" in ended.message
         assert checkpoint.steps(folder.checkpoints) == [9]
-        assert [row["step"] for row in record.read_metrics(folder)] == [4, 8]
+        assert [row["step"] for row in logs.read_metrics(folder)] == [4, 8]
         carry = saved(folder)
         assert (carry.step, carry.count) == (9, 1)
         assert_same_bits(carry.state, healthy)
@@ -600,12 +601,12 @@ def test_an_update_that_ruins_the_state_is_never_saved(genmod, altered, tmp_path
     # of two epochs; in three, it is one where a checkpoint is due.
     rate = "lambda count: jnp.where(count == 7, jnp.nan, config.learning_rate)"
     source = altered(("optax.adam(config.learning_rate)", f"optax.adam({rate})"))
-    folder = record.Folder(tmp_path / "run")
+    folder = Folder(tmp_path / "run")
     options = ("--epochs", epochs, "--checkpoint-every", 4)
     ended = genmod("train", source, "--run-dir", folder.path, *options)
     refused(ended, 4, "non-finite in step 8", "the state after step 7 is kept")
     assert checkpoint.steps(folder.checkpoints) == [4, 7]
-    assert [row["step"] for row in record.read_metrics(folder)] == [4]
+    assert [row["step"] for row in logs.read_metrics(folder)] == [4]
     carry = saved(folder)
     assert carry.step == 7
     assert all_finite(carry)
@@ -630,7 +631,7 @@ def stopped(process, place):
         one.wait_for(f"  step {EVERY:,}  loss ")
         one.send(number)
         began = time.monotonic()
-        folder = record.Folder(place / f"stop {number}")
+        folder = Folder(place / f"stop {number}")
         found[number] = (folder, one.ended(), time.monotonic() - began)
     return found
 
@@ -646,7 +647,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(stopped, genmod, place, n
     step = int(step.replace(",", ""))
     assert step >= EVERY
     assert checkpoint.steps(folder.checkpoints)[-1] == step
-    logged = [row["step"] for row in record.read_metrics(folder)]
+    logged = [row["step"] for row in logs.read_metrics(folder)]
     assert logged == list(range(EVERY, step + 1, EVERY))
 
     # The command that was printed, but with an end.
@@ -657,7 +658,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(stopped, genmod, place, n
     ended = genmod(*arguments)
     assert (ended.code, ended.err) == (0, "")
     assert ended.first_line.startswith(f"stop {number}: continuing at step {step:,} (epoch ")
-    assert [row["step"] for row in record.read_metrics(folder)][-1] == num_steps
+    assert [row["step"] for row in logs.read_metrics(folder)][-1] == num_steps
     assert_same_bits(saved(folder), undisturbed(num_steps, EVERY))
 
 
@@ -671,7 +672,7 @@ def test_a_second_signal_stops_at_once(genmod, altered, tmp_path, number, code):
             f"        {kill}; {kill}\n        values = evaluate.over",
         )
     )
-    folder = record.Folder(tmp_path / "run")
+    folder = Folder(tmp_path / "run")
     ended = genmod("train", source, "--run-dir", folder.path)
     refused(ended, code)
     assert not folder.evaluation.exists()

@@ -12,6 +12,7 @@ from genmod.cli import main as cli
 from genmod.cli import pictures
 from genmod.errors import DataError
 from genmod.runs import record
+from genmod.runs.folder import Folder
 
 
 def folder(path, sizes, *, mode="RGB", classes=1):
@@ -80,7 +81,7 @@ def test_a_folder_is_trained_on_and_says_what_was_chosen(genmod, tmp_path, monke
     assert ended.code == 0, ended
     assert ".: 20 pictures of 2 classes, 12 x 9 and other sizes, in colour" in ended.out
     assert "chosen: genmod train " in ended.out
-    recorded = record.read(record.Folder("run"))
+    recorded = record.read(Folder("run"))
     assert recorded["config"]["dataset"] == "folder:."
     assert recorded["config"]["batch_size"] == 2
     assert "2 examples are held out, of each class its tenth" in ended.err

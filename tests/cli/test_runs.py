@@ -12,14 +12,15 @@ from PIL import Image
 
 from genmod import data
 from genmod._host import startup
-from genmod.runs import record
+from genmod.runs import logs
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
 pytestmark = pytest.mark.end_to_end
 
 
 def rows(folder):
-    return record.read_metrics(record.Folder(folder))
+    return logs.read_metrics(Folder(folder))
 
 
 def test_seeds_are_one_program_whose_every_run_is_the_run_alone(genmod, tmp_path):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from genmod import data, evaluate, rng
+from genmod._host import environment
 from genmod.data import DataError
 from genmod.evaluate import digits
-from genmod.runs import observe, record
+from genmod.runs import observe
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +133,8 @@ def test_it_is_made_again_bit_for_bit(tmp_path):
     with np.load(digits.packaged()) as arrays:
         about = json.loads(str(arrays["about"]))
     if (about["versions"], about["device"]["machine"]) != (
-        record.versions(),
-        record.device()["machine"],
+        environment.versions(),
+        environment.device()["machine"],
     ):
         pytest.skip(f"the judge was made with {about['versions']}")
     assert digits.main([str(tmp_path / "judge.npz")]) == 0

@@ -13,7 +13,7 @@ from commands import SMALL, refused
 
 from genmod import data, gan, nets, rng, train
 from genmod.experiment import Experiment
-from genmod.runs import export, runner
+from genmod.runs import export, loading
 
 pytestmark = pytest.mark.end_to_end
 
@@ -41,7 +41,7 @@ def test_loaded_again_every_bit_agrees(exported):
     assert ended.code == 0, ended
     assert "loaded again: every bit agrees" in ended.out
     assert "images float32 [7, 6, 6, 1], on cpu, cuda, tpu" in ended.out
-    built, state = runner.load_run(run)
+    built, state = loading.load_run(run)
     own = jax.jit(built.learner.sample, static_argnums=2)
     loaded = export.load(folder)
     for seed in range(3):
@@ -60,7 +60,7 @@ def test_a_process_without_genmod_makes_the_same_images(exported, tmp_path):
     run, folder, _ = exported
     out = tmp_path / "images.npy"
     subprocess.run([sys.executable, "-c", WITHOUT, folder, out], check=True, cwd="/")
-    built, state = runner.load_run(run)
+    built, state = loading.load_run(run)
     own = jax.jit(built.learner.sample, static_argnums=2)(rng.root(3), state, 7)
     assert np.load(out).shape == (7, 6, 6, 1)
     np.testing.assert_allclose(np.load(out), own, atol=1e-6)  # it compiles as users have it
@@ -105,7 +105,7 @@ def test_one_of_several_seeds(genmod, tmp_path):
     run = tmp_path / "run"
     assert genmod("train", SMALL, "--run-dir", run, "--epochs", 1, "--seeds", 2).code == 0
     assert genmod("export", run, "--index", 1, "--num", 2, "--out", tmp_path / "one").code == 0
-    built, state = runner.load_run(run, 1)
+    built, state = loading.load_run(run, 1)
     own = jax.jit(built.learner.sample, static_argnums=2)(rng.root(0), state, 2)
     there = export.load(tmp_path / "one").sample(rng.root(0))
     assert np.asarray(there).tobytes() == np.asarray(own).tobytes()

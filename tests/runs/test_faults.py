@@ -14,9 +14,10 @@ from commands import assert_same_end, refused
 from counting import experiment, look
 
 from genmod import report
-from genmod._host import lock
+from genmod._host import environment, lock
 from genmod.experiment import Observation
-from genmod.runs import record, runner
+from genmod.runs import logs, runner
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
 pytestmark = pytest.mark.end_to_end
@@ -27,7 +28,7 @@ SMALL_RUN = ("train", "small", "--run-dir")
 @pytest.fixture(scope="module")
 def finished(place, process):
     """`genmod train small`, which nothing disturbs; it warms the cache of compiled programs."""
-    folder = record.Folder(place / "undisturbed")
+    folder = Folder(place / "undisturbed")
     ended = process("undisturbed", *SMALL_RUN, "undisturbed").ended()
     assert (ended.code, ended.err) == (0, "")
     return folder
@@ -37,7 +38,7 @@ def finished(place, process):
 def copied(finished, place, request):
     """A copy of a finished run, by name in the folder that processes work in."""
     name = f"copy for {request.node.name}"
-    return record.Folder(Path(shutil.copytree(finished.path, place / name)))
+    return Folder(Path(shutil.copytree(finished.path, place / name)))
 
 
 # Each kill is a number of operations on files of checkpoints, 14 for each save: 1 is just before
@@ -149,14 +150,14 @@ def test_13_a_disk_that_is_full_while_logging_is_named_and_the_run_goes_on_later
     process("warm", *SMALL_RUN, "warm", "--epochs", 1).ended()
     ended = process("logging", *command, fault="limit:16000").ended()
     refused(ended, 1, "logging/metrics.jsonl: cannot be written: File too large", "MB free")
-    folder = record.Folder(place / "logging")
+    folder = Folder(place / "logging")
     (*_, newest) = checkpoint.steps(folder.checkpoints)
     assert newest % 20 == 0
-    assert record.read_metrics(folder)[-1]["step"] >= newest
+    assert logs.read_metrics(folder)[-1]["step"] >= newest
     ended = process("logging", *command).ended()
     assert (ended.code, ended.err) == (0, "")
     assert f"continuing at step {newest}" in ended.first_line
-    assert [row["step"] for row in record.read_metrics(folder)] == list(range(1, 241))
+    assert [row["step"] for row in logs.read_metrics(folder)] == list(range(1, 241))
 
 
 def test_14_a_folder_by_any_path_will_do(place, process, finished):
@@ -231,7 +232,7 @@ def test_26_what_fails_in_a_look_is_a_warning_and_training_goes_on(tmp_path, cap
             raise RuntimeError("no look today")
         return Observation(numbers={"seen": 1.0}, figures={"samples": NoPicture()})
 
-    whole, folder = (record.Folder(tmp_path / name) for name in ("whole", "folder"))
+    whole, folder = (Folder(tmp_path / name) for name in ("whole", "folder"))
     for one in (whole, folder):
         one.path.mkdir()
     runner.run(experiment(3, observe=look), whole, seed=0, progress=False)
@@ -242,9 +243,9 @@ def test_26_what_fails_in_a_look_is_a_warning_and_training_goes_on(tmp_path, cap
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: step 10: ")
     assert f"RuntimeError: no {where} today ({__file__}:" in warning
-    rows = [[row["a_loss"] for row in record.read_metrics(one)] for one in (whole, folder)]
+    rows = [[row["a_loss"] for row in logs.read_metrics(one)] for one in (whole, folder)]
     assert rows[0] == rows[1]
-    assert ("seen" in record.read_metrics(folder)[0]) == (where == "picture")
+    assert ("seen" in logs.read_metrics(folder)[0]) == (where == "picture")
     assert checkpoint.steps(folder.checkpoints) == [30]
     assert threading.active_count() <= threads, "a thread is left"
 
@@ -253,7 +254,7 @@ def test_26_what_fails_at_the_end_is_raised_after_all_else(tmp_path, capsys):
     def no_numbers(key, state):
         raise RuntimeError("no numbers today")
 
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     built = experiment(2, evaluate=no_numbers, figures=lambda key, state: look(key, state).figures)
     for _ in range(2):  # and the same command says so again
         with pytest.raises(RuntimeError, match="no numbers today"):
@@ -263,7 +264,7 @@ def test_26_what_fails_at_the_end_is_raised_after_all_else(tmp_path, capsys):
     assert not folder.evaluation.exists()
     mended = built._replace(evaluate=lambda key, state: {"good": 1.0})
     runner.run(mended, folder, seed=0, progress=False)
-    assert record.read_evaluation(folder) == {"good": 1.0}
+    assert logs.read_evaluation(folder) == {"good": 1.0}
 
 
 def test_26_pictures_that_fail_at_the_end_do_not_keep_the_others(tmp_path):
@@ -271,7 +272,7 @@ def test_26_pictures_that_fail_at_the_end_do_not_keep_the_others(tmp_path):
         def savefig(self, path):
             raise RuntimeError("no picture today")
 
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     pictures = {"bad": NoPicture(), "good": report.curves([{"step": 1, "loss": 1.0}])}
     built = experiment(2, evaluate=lambda key, state: {}, figures=lambda key, state: pictures)
     with pytest.raises(RuntimeError, match="no picture today"):
@@ -303,7 +304,7 @@ def test_28_the_number_of_cores_may_change_bits_and_is_recorded():
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-        assert record.device()["cores"] == 1
+        assert environment.device()["cores"] == 1
     finally:
         os.sched_setaffinity(0, cores)
-    assert record.device()["cores"] == len(cores)
+    assert environment.device()["cores"] == len(cores)

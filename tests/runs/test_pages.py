@@ -11,7 +11,9 @@ import pytest
 from commands import SMALL, refused
 
 from genmod import evaluate, rng
-from genmod.runs import pages, record, runner
+from genmod._host import disk
+from genmod.runs import loading, logs, pages, record
+from genmod.runs.folder import Folder
 
 pytestmark = pytest.mark.end_to_end
 
@@ -73,8 +75,8 @@ def test_a_page_says_what_a_run_is_and_how_to_repeat_it(genmod, run, tmp_path):
     assert ended.out.startswith(f"{page} (")
     html = page.read_text()
     found = text_of(html)
-    evaluation = record.read_evaluation(record.Folder(folder))
-    rows = record.read_metrics(record.Folder(folder))
+    evaluation = logs.read_evaluation(Folder(folder))
+    rows = logs.read_metrics(Folder(folder))
     for said in (
         f"negative_elbo {evaluation['negative_elbo']:.4f}",
         f"loss (last log point) {rows[-1]['loss']:.4f}",
@@ -97,9 +99,9 @@ def test_a_page_says_what_a_run_is_and_how_to_repeat_it(genmod, run, tmp_path):
 
 def test_runs_that_differ_by_their_seed_are_one_line_with_its_error(run):
     folders = [run(f"seed-{seed}", "--seed", seed) for seed in (0, 1)]
-    values = [record.read_evaluation(record.Folder(folder))["negative_elbo"] for folder in folders]
+    values = [logs.read_evaluation(Folder(folder))["negative_elbo"] for folder in folders]
     mean, error = evaluate.estimate(np.array(values))
-    shown = record.readable({"value": mean, "value_se": error})["value"]
+    shown = logs.readable({"value": mean, "value_se": error})["value"]
     found = text_of(pages.build(folders))
     assert f"negative_elbo {shown}" in found
     assert "2 seeds" in found
@@ -110,10 +112,10 @@ def test_differences_are_paired_by_seed(run):
     """By hand, from each seed's own log; of one arm a folder holds both seeds, of the other two."""
     narrow = [run(f"narrow-{seed}", "--seed", seed) for seed in (0, 1)]
     wide = run("wide", "--seeds", 2, "--latent-dim", 3)
-    alone = [record.read_evaluation(record.Folder(f))["negative_elbo"] for f in narrow]
-    both = record.read_evaluation(record.Folder(wide))["seeds"]["negative_elbo"]
+    alone = [logs.read_evaluation(Folder(f))["negative_elbo"] for f in narrow]
+    both = logs.read_evaluation(Folder(wide))["seeds"]["negative_elbo"]
     mean, error = evaluate.estimate(np.array(both) - np.array(alone))
-    shown = record.readable({"value": mean, "value_se": error})["value"]
+    shown = logs.readable({"value": mean, "value_se": error})["value"]
     found = text_of(pages.build([*narrow, wide]))
     assert "latent_dim 3 less latent_dim 2" in found
     assert ("+" if mean > 0 else "") + shown in found
@@ -162,11 +164,11 @@ def test_a_run_that_has_not_begun_says_so(run, tmp_path):
 
 def test_what_stands_in_a_run_is_text_not_markup(run):
     folder = run("<b>run & co")
-    found = record.Folder(folder)
+    found = Folder(folder)
     recorded = record.read(found)
     hostile = "</script><script>alert(1)</script>"
     recorded["config"]["note"] = recorded["command"] = hostile
-    record.write_json(found.record, recorded)
+    disk.write_json(found.record, recorded)
     html = pages.build([folder])
     assert "<b>run" not in html
     assert hostile not in html
@@ -239,7 +241,7 @@ def test_in_a_browser_the_latent_space_is_walked_in(run, browser, tmp_path):
     shown.goto(f"file://{page}")
     shown.screenshot(path=tmp_path / "page.png", full_page=True)
 
-    built, state = runner.load_run(folder)
+    built, state = loading.load_run(folder)
     decode = built.latents.decoder(rng.root(0), state)
     for z in np.asarray(jax.random.normal(rng.root(5), (4, 3))):
         there = shown.evaluate("z => genmod.decode('0', z)", z.tolist())

@@ -18,8 +18,10 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 import genmod
+from genmod._host import disk, environment
 from genmod.evaluate import digits
-from genmod.runs import record
+from genmod.runs import logs, record
+from genmod.runs.folder import Folder
 
 CONFIG = {"seed": 0, "epochs": 3, "learning_rate": 1e-3, "hidden": [200, 200], "dataset": "mnist"}
 
@@ -176,7 +178,7 @@ def test_a_folder_without_a_record_is_no_run(tmp_path):
     with pytest.raises(
         ValueError, match=r"'.*nowhere' is not a run folder: it has no record\.json"
     ):
-        record.read(record.Folder(tmp_path / "nowhere"))
+        record.read(Folder(tmp_path / "nowhere"))
 
 
 def test_a_record_is_never_seen_half_written(opened, monkeypatch):
@@ -202,12 +204,12 @@ def test_another_version_or_device_is_remarked(opened):
     changed["versions"]["jax"] = "0.1.2"
     changed["device"]["kind"] = "abacus"
     del changed["versions"]["optax"]  # as a record of before it was noted: nothing to compare
-    record.write_json(folder.record, changed)
+    disk.write_json(folder.record, changed)
     _, remarks = opened()
-    now = record.versions()
+    now, kind = environment.versions(), environment.device()["kind"]
     assert remarks == [
         f"jax was 0.1.2 when the run began and is {now['jax']} now: bits may differ",
-        f"kind was abacus when the run began and is {record.device()['kind']} now: bits may differ",
+        f"kind was abacus when the run began and is {kind} now: bits may differ",
     ]
     assert record.read(folder) == changed, "what the run began with stays on record"
 
@@ -215,7 +217,7 @@ def test_another_version_or_device_is_remarked(opened):
 @pytest.mark.parametrize("starts", [[3], [{}], [{"step": "4"}], {}])
 def test_starts_that_are_none_are_damage(opened, starts):
     folder, _ = opened()
-    record.write_json(folder.record, {**record.read(folder), "starts": starts})
+    disk.write_json(folder.record, {**record.read(folder), "starts": starts})
     with pytest.raises(ValueError, match=r"record\.json is damaged"):
         record.read(folder)
 
@@ -226,7 +228,7 @@ def test_other_test_data_and_another_judge_are_remarked(opened):
     assert changed["test_data"] == "sha256:bb"
     assert opened(test_fingerprint="sha256:bb")[1] == []
     changed["code"]["judge"] = "sha256:cc"
-    record.write_json(folder.record, changed)
+    disk.write_json(folder.record, changed)
     assert opened(test_fingerprint="sha256:dd")[1] == [
         "the judge of digits was sha256:cc when the run began and is "
         f"{digits.fingerprint()} now: its scores differ",
@@ -251,9 +253,9 @@ def test_a_run_can_be_started_again_from_its_own_copy(opened):
 
 def test_evaluation_is_empty_until_there_is_one(opened):
     folder, _ = opened()
-    assert record.read_evaluation(folder) == {}
-    record.write_json(folder.evaluation, {"test_negative_elbo": 95.5})
-    assert record.read_evaluation(folder) == {"test_negative_elbo": 95.5}
+    assert logs.read_evaluation(folder) == {}
+    disk.write_json(folder.evaluation, {"test_negative_elbo": 95.5})
+    assert logs.read_evaluation(folder) == {"test_negative_elbo": 95.5}
 
 
 def row(step, **metrics):
@@ -261,7 +263,7 @@ def row(step, **metrics):
 
 
 def written(folder, rows, at=0):
-    log = record.Log(folder, at)
+    log = logs.Log(folder, at)
     try:
         for values in rows:
             log.write(values)
@@ -270,49 +272,49 @@ def written(folder, rows, at=0):
 
 
 def test_a_line_of_the_log_holds_exactly_what_was_logged(tmp_path):
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     rows = [row(4, examples_per_s=1234.5), row(8, examples_per_s=1e6), row(12, name_of_term=1e-30)]
     written(folder, rows)
     lines = folder.metrics.read_text().splitlines()
     assert [json.loads(line) for line in lines] == rows
     assert [list(json.loads(line)) for line in lines] == [list(values) for values in rows]
-    assert record.read_metrics(folder) == rows
+    assert logs.read_metrics(folder) == rows
 
 
 def test_a_log_point_is_on_disk_as_soon_as_it_is_written(tmp_path):
-    folder = record.Folder(tmp_path)
-    log = record.Log(folder, 0)
+    folder = Folder(tmp_path)
+    log = logs.Log(folder, 0)
     try:
         log.write(row(4))
-        assert record.read_metrics(folder) == [row(4)]
+        assert logs.read_metrics(folder) == [row(4)]
     finally:
         log.close()
 
 
 def test_a_run_without_a_log_has_no_log_points(tmp_path):
-    assert record.read_metrics(record.Folder(tmp_path)) == []
+    assert logs.read_metrics(Folder(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
     ("step", "kept"), [(0, []), (3, []), (4, [4]), (9, [4, 8]), (12, [4, 8, 12]), (99, [4, 8, 12])]
 )
 def test_reopening_cuts_the_log_off_after_the_step(tmp_path, step, kept):
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     written(folder, [row(4), row(8), row(12)])
     written(folder, [row(step + 1)], at=step)
-    assert record.read_metrics(folder) == [*map(row, kept), row(step + 1)]
+    assert logs.read_metrics(folder) == [*map(row, kept), row(step + 1)]
 
 
 def test_a_half_written_last_line_is_dropped(tmp_path):
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     written(folder, [row(4), row(8)])
     # Whole but for its end of line: a number in it may have lost its last digits.
     for half in (b'{"step": 12, "epo', b'{"step": 12, "epoch": 1.5}'):
         with folder.metrics.open("ab") as file:
             file.write(half)
-        assert record.read_metrics(folder) == [row(4), row(8)]
+        assert logs.read_metrics(folder) == [row(4), row(8)]
         written(folder, [row(16)], at=12)
-        assert record.read_metrics(folder) == [row(4), row(8), row(16)]
+        assert logs.read_metrics(folder) == [row(4), row(8), row(16)]
         written(folder, [], at=8)
 
 
@@ -328,16 +330,16 @@ def test_a_log_cut_anywhere_keeps_its_whole_rows_up_to_the_step(cut, step):
     whole = LOG_BYTES[:cut].count(b"\n")
     expected = [values for values in LOG[:whole] if values["step"] <= step]
     with tempfile.TemporaryDirectory() as path:
-        folder = record.Folder(Path(path))
+        folder = Folder(Path(path))
         folder.metrics.write_bytes(LOG_BYTES[:cut])
-        assert record.read_metrics(folder) == LOG[:whole]
-        log = record.Log(folder, step)
+        assert logs.read_metrics(folder) == LOG[:whole]
+        log = logs.Log(folder, step)
         try:
-            assert record.read_metrics(folder) == expected
+            assert logs.read_metrics(folder) == expected
             log.write(row(step + 1))
         finally:
             log.close()
-        assert record.read_metrics(folder) == [*expected, row(step + 1)]
+        assert logs.read_metrics(folder) == [*expected, row(step + 1)]
         kept = b"".join(LOG_BYTES.splitlines(keepends=True)[: len(expected)])
         assert folder.metrics.read_bytes().startswith(kept)
 
@@ -347,11 +349,11 @@ def test_a_log_cut_anywhere_keeps_its_whole_rows_up_to_the_step(cut, step):
     [b"\x00" * 20, b'{"step": 8', b"[8]", b'{"epoch": 1.0}', b"\xff", b'{"step": 1e400}'],
 )
 def test_a_damaged_line_inside_the_log_is_refused_and_named(tmp_path, damage):
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     lines = [json.dumps(row(4)).encode(), damage, json.dumps(row(12)).encode()]
     content = b"\n".join(lines) + b"\n"
     folder.metrics.write_bytes(content)
-    for look in (lambda: record.read_metrics(folder), lambda: record.Log(folder, 12).close()):
+    for look in (lambda: logs.read_metrics(folder), lambda: logs.Log(folder, 12).close()):
         with pytest.raises(ValueError, match=r"metrics\.jsonl.*damaged"):
             look()
     assert folder.metrics.read_bytes() == content
@@ -383,14 +385,14 @@ def events(folder):
 def same_as_the_log(folder):
     return {
         (values["step"], name): np.float32(value)
-        for values in record.read_metrics(folder)
+        for values in logs.read_metrics(folder)
         for name, value in values.items()
         if name != "step"
     }
 
 
 def test_tensorboard_holds_the_log(tmp_path):
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     written(folder, [row(4, examples_per_s=1e6), row(8, examples_per_s=12.5)])
     assert events(folder) == same_as_the_log(folder)
     assert len(events(folder)) == 2 * 4
@@ -401,7 +403,7 @@ def test_tensorboard_holds_the_log(tmp_path):
 )
 def test_tensorboard_holds_the_log_after_a_restart(tmp_path, at, steps):
     # At once, in the same second: the new events must not take the place of the old.
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     written(folder, [row(4), row(8)])
     written(folder, [row(at + 1, kl=0.0), row(at + 4)], at=at)
     assert events(folder) == same_as_the_log(folder)
@@ -409,19 +411,22 @@ def test_tensorboard_holds_the_log_after_a_restart(tmp_path, at, steps):
 
 
 def test_tensorboard_holds_the_log_after_a_sudden_end(tmp_path):
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     script = f"""
         import os
         from pathlib import Path
         from genmod.runs import record
-        log = record.Log(record.Folder(Path({str(tmp_path)!r})), 0)
+        from genmod._host import disk, environment
+        from genmod.runs import logs
+        from genmod.runs.folder import Folder
+        log = logs.Log(Folder(Path({str(tmp_path)!r})), 0)
         for step in (4, 8, 12):
             log.write({{"step": step, "epoch": step / 8, "loss": 100 / step, "kl": 0.1 * step}})
         os._exit(9)  # as a power cut or SIGKILL would
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=60)
     assert ended.returncode == 9
-    assert record.read_metrics(folder) == [row(4), row(8), row(12)]
+    assert logs.read_metrics(folder) == [row(4), row(8), row(12)]
     written(folder, [row(16)], at=12)
     assert events(folder) == same_as_the_log(folder)
 
@@ -429,20 +434,20 @@ def test_tensorboard_holds_the_log_after_a_sudden_end(tmp_path):
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(1, 2**40))
 def test_numbers_are_logged_in_full(value, step):
     with tempfile.TemporaryDirectory() as path:
-        folder = record.Folder(Path(path))
+        folder = Folder(Path(path))
         written(folder, [{"step": step, "loss": value}])
-        (found,) = record.read_metrics(folder)
+        (found,) = logs.read_metrics(folder)
         assert found == {"step": step, "loss": value}
         assert math.copysign(1, found["loss"]) == math.copysign(1, value)
         assert events(folder) == {(step, "loss"): value}
 
 
 def test_null_in_a_log_is_not_a_number(tmp_path):
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     folder.metrics.write_text('{"step": 1, "loss": null, "seeds": {"loss": [null, 1.0]}}\n')
-    (found,) = record.read_metrics(folder)
+    (found,) = logs.read_metrics(folder)
     assert np.isnan([found["loss"], found["seeds"]["loss"][0]]).all()
 
 
 def test_a_standard_error_that_is_not_a_number_is_shown():
-    assert record.readable({"loss": 2.0, "loss_se": np.nan}) == {"loss": "2.0000 +- nan"}
+    assert logs.readable({"loss": 2.0, "loss_se": np.nan}) == {"loss": "2.0000 +- nan"}

@@ -12,7 +12,8 @@ from commands import SMALL, load_once, over_seeds_once, small_run
 from PIL import Image
 
 from genmod import data, experiment, gan, nets, rng, train, vae
-from genmod.runs import catalogue, record, replay, runner
+from genmod.runs import catalogue, loading, logs, record, replay
+from genmod.runs.folder import Folder
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +155,7 @@ def diverged(tmp_path_factory):
 def test_a_healthy_step_gives_what_was_logged(healthy, step):
     again = replay.step(healthy.path, step)
     assert (again.step, again.origin, again.num_steps) == (step, 0, 12)
-    row = next(row for row in record.read_metrics(healthy) if row["step"] == step)
+    row = next(row for row in logs.read_metrics(healthy) if row["step"] == step)
     for name, values in again.inspection.terms.items():
         assert again.metrics[name] == row[name], "in the bits of the run"
         np.testing.assert_allclose(np.mean(values), row[name], rtol=1e-6)
@@ -183,7 +184,7 @@ def test_the_step_that_is_not_finite_is_taken_apart(diverged):
 
 
 def test_a_damaged_checkpoint_is_passed_over(diverged, tmp_path):
-    copy = record.Folder(Path(shutil.copytree(diverged.path, tmp_path / "copy")))
+    copy = Folder(Path(shutil.copytree(diverged.path, tmp_path / "copy")))
     (file,) = (copy.checkpoints / "000000009" / "state").glob("manifest.ocdbt")
     file.write_bytes(file.read_bytes()[:10])
     before = sorted(copy.path.rglob("*"))
@@ -209,10 +210,10 @@ def planted(learner, images, **options):
 
 def opened_as(monkeypatch, built):
     """Has every run folder be one of this experiment."""
-    opened = runner.Rebuilt(
+    opened = loading.Rebuilt(
         {"data": built.dataset.fingerprint}, load_once(SMALL).Config(), built, built
     )
-    monkeypatch.setattr(runner, "rebuild", lambda folder: opened)
+    monkeypatch.setattr(loading, "rebuild", lambda folder: opened)
 
 
 def bad_step(built):
@@ -283,7 +284,7 @@ def test_other_data_cannot_make_the_batches_again(diverged, tmp_path, monkeypatc
 @pytest.mark.end_to_end
 def test_a_run_of_many_seeds_is_replayed_one_by_one(tmp_path):
     folder = small_run(tmp_path / "run", seeds=2, log_every=1, epochs=1)
-    row = record.read_metrics(folder)[2]
+    row = logs.read_metrics(folder)[2]
     for index in range(2):
         again = replay.step(folder.path, 3, index=index)
         np.testing.assert_allclose(

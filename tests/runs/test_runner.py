@@ -12,12 +12,13 @@ from PIL import Image
 
 from genmod import report, rng
 from genmod.experiment import Latents, over_seeds
-from genmod.runs import record, runner
+from genmod.runs import logs, runner
+from genmod.runs.folder import Folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return record.Folder(tmp_path)
+    return Folder(tmp_path)
 
 
 def run(built, folder, **options):
@@ -25,7 +26,7 @@ def run(built, folder, **options):
 
 
 def looks(folder):
-    return {row["step"]: row["seen"] for row in record.read_metrics(folder) if "seen" in row}
+    return {row["step"]: row["seen"] for row in logs.read_metrics(folder) if "seen" in row}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_looks_are_taken_at_the_first_log_point_of_each_interval(folder, every, 
 
 def test_a_run_without_looks_is_as_it_was(folder):
     run(experiment(2), folder)
-    assert [set(row) for row in record.read_metrics(folder)] == [
+    assert [set(row) for row in logs.read_metrics(folder)] == [
         {"step", "epoch", "a_loss", "b_loss", "examples_per_s"}
     ] * 2
     assert [path.name for path in folder.pictures.iterdir()] == ["curves.png"]
@@ -55,7 +56,7 @@ def test_a_run_without_looks_is_as_it_was(folder):
 
 def test_every_look_has_the_same_key(folder):
     run(experiment(3, observe=look), folder)
-    draws = {row["draw"] for row in record.read_metrics(folder)}
+    draws = {row["draw"] for row in logs.read_metrics(folder)}
     key = rng.stream(rng.root(0), "observe")
     assert draws == {float(jax.random.uniform(jax.random.fold_in(key, 0)))}
 
@@ -75,7 +76,7 @@ def test_a_run_that_was_stopped_looks_at_the_same_steps(tmp_path):
             raise Stop
         return look(key, state)
 
-    whole, cut = (record.Folder(tmp_path / name) for name in ("whole", "cut"))
+    whole, cut = (Folder(tmp_path / name) for name in ("whole", "cut"))
     for one in (whole, cut):
         one.path.mkdir()
     options = {"log_every": 4, "checkpoint_every": 4}
@@ -83,7 +84,7 @@ def test_a_run_that_was_stopped_looks_at_the_same_steps(tmp_path):
     with pytest.raises(Stop):
         run(experiment(4, every=7, observe=stopping), cut, **options)
     run(experiment(4, every=7, observe=look), cut, **options)
-    rows = [record.read_metrics(one) for one in (whole, cut)]
+    rows = [logs.read_metrics(one) for one in (whole, cut)]
     for row in [*rows[0], *rows[1]]:
         row.pop("examples_per_s")
     assert rows[0] == rows[1]
@@ -95,7 +96,7 @@ def test_the_losses_lead_a_row(folder, capsys):
     (row,) = map(json.loads, folder.metrics.read_text().splitlines())
     assert list(row)[:4] == ["step", "epoch", "a_loss", "b_loss"]
     assert "a_loss 5.5000  b_loss 0.0000" in capsys.readouterr().out
-    assert record.losses(row) == {"a_loss": 5.5, "b_loss": 0.0}
+    assert logs.losses(row) == {"a_loss": 5.5, "b_loss": 0.0}
 
 
 def test_a_game_gets_the_picture_of_its_health(folder):
@@ -113,7 +114,7 @@ def test_a_game_gets_the_picture_of_its_health(folder):
 
 def test_by_default_the_end_is_a_look(folder):
     runner.run(experiment(2, observe=look), folder, seed=0)
-    assert record.read_evaluation(folder)["seen"] == 20
+    assert logs.read_evaluation(folder)["seen"] == 20
     assert (folder.pictures / "samples.png").exists()
 
 
@@ -123,7 +124,7 @@ def test_an_evaluation_and_figures_of_its_own_come_before_a_look(folder):
         "figures": lambda key, state: {"mine": report.image_grid(np.full((1, 2, 2, 1), 0.5))},
     }
     runner.run(experiment(2, observe=look, **own), folder, seed=0)
-    assert record.read_evaluation(folder) == {"own": 1.0}
+    assert logs.read_evaluation(folder) == {"own": 1.0}
     assert {path.name for path in folder.pictures.glob("*.png")} == {"mine.png", "curves.png"}
 
 
@@ -155,7 +156,7 @@ def test_a_logger_is_a_function_of_a_step_and_its_numbers(folder):
         folder,
         loggers=[lambda step, values: seen.append((step, values))],
     )
-    rows = record.read_metrics(folder)
+    rows = logs.read_metrics(folder)
     assert [step for step, _ in seen] == [10, 20]
     for (_, values), row in zip(seen, rows, strict=True):
         assert values == {name: value for name, value in row.items() if name != "step"}
@@ -180,14 +181,14 @@ def test_a_logger_that_fails_is_warned_of_once_and_hides_no_other(folder, capsys
     assert seen == [10, 20, 30]
     said = capsys.readouterr().err
     assert said.count("a logger failed: OSError: no network at 10") == 1
-    assert len(record.read_metrics(folder)) == 3
+    assert len(logs.read_metrics(folder)) == 3
 
 
 def test_a_script_needs_no_record(tmp_path):
     """Three lines: load, build, run."""
-    new = record.Folder(tmp_path / "a" / "new")
+    new = Folder(tmp_path / "a" / "new")
     assert run(experiment(1), new).step == 10
-    assert len(record.read_metrics(new)) == 1
+    assert len(logs.read_metrics(new)) == 1
 
 
 def walked(**rest):

@@ -18,7 +18,8 @@ from genmod import data, train
 from genmod._host import disk
 from genmod._host.stop import Stopped
 from genmod.experiment import Experiment, Observation
-from genmod.runs import record, runner
+from genmod.runs import logs, progress, runner
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
 pytestmark = pytest.mark.end_to_end
@@ -70,15 +71,15 @@ def left(folder):
     step = checkpoint.steps(folder.checkpoints)[-1]
     built = build(step, 1, seen)
     carry = checkpoint.restore(folder.checkpoints, runner.check(built, 0))
-    rows = [{**row, "examples_per_s": 0} for row in record.read_metrics(folder)]
+    rows = [{**row, "examples_per_s": 0} for row in logs.read_metrics(folder)]
     leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(carry)]
-    return step, leaves, rows, record.read_evaluation(folder)
+    return step, leaves, rows, logs.read_evaluation(folder)
 
 
 @functools.cache
 def undisturbed(total, log_every, look_every):
     with tempfile.TemporaryDirectory() as path:
-        folder = record.Folder(Path(path))
+        folder = Folder(Path(path))
         options = {"seed": 0, "log_every": log_every, "progress": False}
         runner.run(build(total, look_every, seen), folder, **options)
         return left(folder)
@@ -100,9 +101,9 @@ def crashing(patch, place, number):
         "before the manifest": (checkpoint, "_write_manifest"),
         "before the name": (checkpoint.disk, "sync_folder"),
         "before pruning": (checkpoint, "_remove"),
-        "before a row": (record.Log, "write"),
-        "after a row": (record.Log, "write"),
-        "in a step": (runner._Progress, "reached"),
+        "before a row": (logs.Log, "write"),
+        "after a row": (logs.Log, "write"),
+        "in a step": (progress.Progress, "reached"),
     }[place]
     original = getattr(owner, name)
 
@@ -160,7 +161,7 @@ def holds(total, log_every, look_every, save_every, keep, ends):
     options = {"log_every": log_every, "checkpoint_every": save_every, "keep": keep}
     options |= {"seed": 0, "progress": False}
     with tempfile.TemporaryDirectory() as path:
-        folder = record.Folder(Path(path))
+        folder = Folder(Path(path))
         for place, number in ends:
             look = signalling(number) if place == "signal in a look" else seen
             with pytest.MonkeyPatch.context() as patch:

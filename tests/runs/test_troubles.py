@@ -16,10 +16,22 @@ import pytest
 from commands import refused
 
 from genmod import data, evaluate, train
-from genmod._host import source
+from genmod._host import environment, source
 from genmod.cli import pictures
 from genmod.experiment import Experiment, Observation, over_seeds
-from genmod.runs import catalogue, configs, pages, record, replay, runner, starts, verify
+from genmod.runs import (
+    catalogue,
+    configs,
+    loading,
+    logs,
+    pages,
+    record,
+    replay,
+    runner,
+    starts,
+    verify,
+)
+from genmod.runs.folder import Folder
 
 TINY = '''"""An experiment whose only number grows by FACTOR at each step."""
 from dataclasses import dataclass
@@ -81,7 +93,7 @@ def trained(genmod, file, folder, *flags):
 
 def drawn(folder):
     """The value of the pixels that a run's sampler draws."""
-    built, state = runner.load_run(folder)
+    built, state = loading.load_run(folder)
     return float(built.sample(jax.random.key(0), state, 1).ravel()[0])
 
 
@@ -96,12 +108,12 @@ def edited(genmod, mine, tmp_path):
     mine(("FACTOR = 2.0", "FACTOR = 3.0"))
     ended = trained(genmod, file, folder, "--log-every", 2, "--epochs", 2)
     assert f"{file} has changed since the run began" in ended.err
-    return record.Folder(folder)
+    return Folder(folder)
 
 
 def test_what_opens_an_edited_run_uses_its_last_source_and_says_so(edited, genmod, capsys):
     """Case 5."""
-    assert [row["loss"] for row in record.read_metrics(edited)] == [2, 6, 10.5, 16.5]
+    assert [row["loss"] for row in logs.read_metrics(edited)] == [2, 6, 10.5, 16.5]
     assert drawn(edited.path) == pytest.approx((1 + 4 * 2 + 4 * 3) * 3 / 1000)
     said = capsys.readouterr().err
     assert "the experiment was edited after the run began" in said
@@ -166,7 +178,7 @@ def test_a_module_beside_an_experiment_is_found_and_kept(genmod, mine, tmp_path)
     (file.parent / "unused.py").write_text("raise AssertionError\n")
     folder = tmp_path / "run"
     trained(genmod, file, folder)
-    kept = folder / record.read(record.Folder(folder))["starts"][0]["source"]
+    kept = folder / record.read(Folder(folder))["starts"][0]["source"]
     names = {path.relative_to(kept.parent).as_posix() for path in kept.parent.rglob("*.py")}
     assert names == {
         *("mine.py", "late.py", "beside.py"),
@@ -192,7 +204,7 @@ def test_runs_whose_modules_have_one_name_are_not_confused(genmod, mine, tmp_pat
         (file.parent / "deep.py").write_text(f"FACTOR = {number}.0\n")
         folders.append(tmp_path / f"run-{number}")
         trained(genmod, file, folders[-1])
-    opened = [runner.load_run(folder) for folder in folders]  # both, before either is used
+    opened = [loading.load_run(folder) for folder in folders]  # both, before either is used
     values = [float(b.sample(jax.random.key(0), state, 1).ravel()[0]) for b, state in opened]
     assert values == pytest.approx([9 * 2 / 1000, 13 * 3 / 1000])
     assert genmod("report", *folders).code == 0
@@ -282,7 +294,7 @@ def test_numbers_of_looks_and_evaluations_are_neither_lost_nor_replace_others(
     tmp_path, capsys, seeds
 ):
     """Case 12."""
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     mine = {"step": 5.0, "loss": 6.0, "seen": 7.0, "seen_se": 8.0}
     built = tiny(
         observe=lambda key, state: Observation(mine),
@@ -290,11 +302,11 @@ def test_numbers_of_looks_and_evaluations_are_neither_lost_nor_replace_others(
     )
     built = built if seeds == 1 else over_seeds(built, 0, seeds)
     runner.run(built, folder, seed=0, progress=False)
-    (row,) = record.read_metrics(folder)
+    (row,) = logs.read_metrics(folder)
     assert (row["step"], row["loss"]) == (4, 2.5)
     found = [row[n] for n in ("step_value", "loss_value", "seen", "seen_se_value")]
     assert found == [5, 6, 7, 8]
-    ended = record.read_evaluation(folder)
+    ended = logs.read_evaluation(folder)
     assert [ended[name] for name in ("seeds_value", "loss_se_value", "loss")] == [5, 6, 7]
     said = capsys.readouterr().err
     for name in ("step", "loss", "seen_se", "seeds", "loss_se"):
@@ -312,7 +324,7 @@ def test_the_error_of_one_value_is_not_a_number_and_said_so(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"\[N\] with N >= 1, got \[0\]"):
         evaluate.estimate(np.zeros(0))
     built = tiny(evaluate=lambda key, state: {"mean": mean, "error": error})
-    runner.run(built, record.Folder(tmp_path), seed=0, progress=False)
+    runner.run(built, Folder(tmp_path), seed=0, progress=False)
     assert "error: nan (not a number)" in capsys.readouterr().out
 
 
@@ -351,8 +363,8 @@ def test_what_is_not_finite_is_printed_kept_and_drawn(genmod, tmp_path, capsys, 
     assert "good: 1.0000" in said
     for text in (*folder.metrics.read_text().splitlines(), folder.evaluation.read_text()):
         strictly(text)
-    np.testing.assert_equal(record.read_metrics(folder)[0]["seen"], value)
-    np.testing.assert_equal(record.read_evaluation(folder)["divergence"], value)
+    np.testing.assert_equal(logs.read_metrics(folder)[0]["seen"], value)
+    np.testing.assert_equal(logs.read_evaluation(folder)["divergence"], value)
     assert (folder.pictures / "curves.png").exists()
     ended = genmod("runs", tree)
     assert (ended.code, ended.err) == (0, "")
@@ -364,13 +376,13 @@ def test_what_is_not_finite_is_printed_kept_and_drawn(genmod, tmp_path, capsys, 
 
 def test_a_log_of_an_earlier_version_with_tokens_is_read(tmp_path):
     """Case 14."""
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     folder.metrics.write_text('{"step": 1, "epoch": 1.0, "seen": NaN, "other": -Infinity}\n')
     folder.evaluation.write_text('{"divergence": Infinity}')
-    (row,) = record.read_metrics(folder)
+    (row,) = logs.read_metrics(folder)
     assert np.isnan(row["seen"])
     assert row["other"] == -np.inf
-    assert record.read_evaluation(folder) == {"divergence": np.inf}
+    assert logs.read_evaluation(folder) == {"divergence": np.inf}
 
 
 def test_one_run_that_cannot_be_read_hides_no_other(genmod, mine, tmp_path):
@@ -493,8 +505,8 @@ def test_a_run_whose_configuration_has_a_path_and_an_enum(genmod, mine, place):
     flags = ("--kind", "large", "--where", "/tmp", "--no-progress")
     assert genmod("train", file, *flags).code == 0
     folder = place / "runs" / "mine" / "seed-0_where--tmp_kind-large"
-    assert record.read(record.Folder(folder))["config"]["kind"] == "large"
-    opened = runner.rebuild(record.Folder(folder))
+    assert record.read(Folder(folder))["config"]["kind"] == "large"
+    opened = loading.rebuild(Folder(folder))
     assert (opened.config.where, opened.config.kind.name) == (Path("/tmp"), "large")
     assert "already trained" in genmod("train", file, *flags).out
 
@@ -517,8 +529,8 @@ def test_settings_of_jax_that_change_bits_are_recorded_and_said(genmod, mine, tm
     """Case 26."""
     file, folder = mine(), tmp_path / "run"
     trained(genmod, file, folder)
-    before = record.settings()
-    assert record.read(record.Folder(folder))["settings"] == before
+    before = environment.settings()
+    assert record.read(Folder(folder))["settings"] == before
     with jax.default_matmul_precision("highest"), jax.threefry_partitionable(False):
         ended = trained(genmod, file, folder)
         changes = verify.run(folder).changes
@@ -556,7 +568,7 @@ def relative(genmod, mine, tmp_path, monkeypatch):
 def test_a_run_on_relative_data_is_opened_from_elsewhere(relative, genmod, tmp_path):
     """Case 26."""
     work, _ = relative
-    assert record.read(record.Folder(work / "run"))["directory"] == str(work)
+    assert record.read(Folder(work / "run"))["directory"] == str(work)
     for command in ("sample", "export"):
         ended = genmod(command, "work/run")
         assert ended.code == 0, ended
@@ -681,7 +693,7 @@ def test_an_opened_run_says_which_field_its_record_lacks(genmod, mine, tmp_path,
     text = (folder / "experiment.py").read_text()
     new = text.replace("    epochs: int = 1\n", "    epochs: int = 1\n    beta: float = 1.5\n")
     (folder / "experiment.py").write_text(new)
-    runner.load_run(folder)
+    loading.load_run(folder)
     assert "the record has no beta" in capsys.readouterr().err
 
 
@@ -705,9 +717,9 @@ def test_names_of_classes_are_recorded(tmp_path):
 
 def test_a_rate_that_would_be_that_of_compiling_is_left_out(tmp_path, capsys):
     """Number 15 of the review."""
-    folder = record.Folder(tmp_path)
+    folder = Folder(tmp_path)
     runner.run(tiny(), folder, seed=0, log_every=1)
-    rows = record.read_metrics(folder)
+    rows = logs.read_metrics(folder)
     assert [("examples_per_s" in row) for row in rows] == [False, True, True, True]
     first, second = capsys.readouterr().out.splitlines()[2:4]
     assert first == "epoch 0.25  step 1  loss 1.0000"

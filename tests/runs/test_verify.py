@@ -9,7 +9,9 @@ import pytest
 from commands import load_once, over_seeds_once, small_run
 
 from genmod import experiment, rng, train
-from genmod.runs import catalogue, record, runner, verify
+from genmod._host import disk
+from genmod.runs import catalogue, loading, logs, record, runner, verify
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
 pytestmark = pytest.mark.end_to_end
@@ -31,15 +33,15 @@ def kept(tmp_path_factory):
 @pytest.fixture
 def folder(kept, tmp_path):
     """A copy of it, to be changed."""
-    return record.Folder(shutil.copytree(kept.path, tmp_path / "run"))
+    return Folder(shutil.copytree(kept.path, tmp_path / "run"))
 
 
 def change_record(folder, **changes):
-    record.write_json(folder.record, {**record.read(folder), **changes})
+    disk.write_json(folder.record, {**record.read(folder), **changes})
 
 
 def change_row(folder, number, **changes):
-    rows = record.read_metrics(folder)
+    rows = logs.read_metrics(folder)
     rows[number].update(changes)
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -60,7 +62,7 @@ def test_a_healthy_run_agrees_bit_for_bit(kept):
 
 
 def test_a_row_that_was_changed_is_named_with_both_values(folder):
-    loss = record.read_metrics(folder)[1]["loss"]
+    loss = logs.read_metrics(folder)[1]["loss"]
     other = float(np.nextafter(np.float32(loss), np.float32(0)))
     change_row(folder, 1, loss=other)
     found = verify.run(folder.path, everything=True)
@@ -79,7 +81,7 @@ def test_timings_are_no_difference_and_a_missing_row_is(folder):
 
 
 def test_a_bit_of_a_checkpoint_that_was_changed_is_named(folder):
-    opened = runner.rebuild(folder)
+    opened = loading.rebuild(folder)
     carry = checkpoint.restore(folder.checkpoints, runner.check(opened.whole, 0), step=8)
     bias = carry.state.params.decoder["output"]["bias"]
     words = np.asarray(bias).copy()
@@ -137,7 +139,7 @@ def test_a_record_of_an_earlier_version_does(folder):
     found = record.read(folder)
     for name in ("code", "starts", "seeds"):
         del found[name]
-    record.write_json(folder.record, found)
+    disk.write_json(folder.record, found)
     whole = verify.run(folder.path, everything=True)
     assert (whole.difference, whole.changes, whole.log_points) == (None, [], [4, 8, 12])
 
@@ -151,7 +153,7 @@ def test_a_run_that_was_stopped_and_went_on_otherwise_agrees(tmp_path, stop):
         text = folder.record.read_text()
         folder.record.write_text(text.replace('"nan_at_step": 7', '"nan_at_step": 0'))
     small_run(tmp_path / "run", log_every=5, keep=3)
-    logged = [row["step"] for row in record.read_metrics(folder)]
+    logged = [row["step"] for row in logs.read_metrics(folder)]
     assert logged == ([4, 10, 12] if stop == 6 else [4, 8, 10, 12])
     starts = record.read(folder)["starts"]
     assert [(s["step"], s["log_every"]) for s in starts] == [(0, 4), (stop, 5)]
@@ -172,7 +174,7 @@ def test_many_seeds_are_repeated_together(tmp_path):
     folder = small_run(tmp_path / "run", seeds=2, epochs=1)
     found = verify.run(folder.path, everything=True)
     assert (found.steps, found.difference) == (4, None)
-    rows = record.read_metrics(folder)
+    rows = logs.read_metrics(folder)
     rows[0]["seeds"]["loss"][1] += 1
     change_row(folder, 0, seeds=rows[0]["seeds"])
     assert verify.run(folder.path).difference.startswith("step 4: seeds was ")
@@ -195,14 +197,14 @@ def test_what_cannot_be_repeated_is_refused(folder, tmp_path):
 
 
 def test_steps_one_by_one_are_those_of_a_run(kept):
-    opened = runner.rebuild(kept)
+    opened = loading.rebuild(kept)
     learner, batch_at = opened.whole.learner, opened.whole.batch_at
     carry = train.start(learner, rng.root(0), batch_at)
     carry = train.advance(learner, rng.root(0), batch_at, carry, 0)
     for _ in range(4):
         carry = train.advance(learner, rng.root(0), batch_at, carry, 1)
     metrics, drained = train.pop_metrics(carry)
-    assert metrics["loss"] == record.read_metrics(kept)[0]["loss"]
+    assert metrics["loss"] == logs.read_metrics(kept)[0]["loss"]
     assert (int(drained.count), float(drained.totals["loss"])) == (0, 0.0)
     stored = checkpoint.restore(kept.checkpoints, runner.check(opened.whole, 0), step=4)
     for a, b in zip(jax.tree.leaves(stored), jax.tree.leaves(drained), strict=True):

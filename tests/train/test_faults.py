@@ -20,7 +20,8 @@ from commands import assert_same_end, refused
 from genmod import data, rng
 from genmod._host import disk
 from genmod.evaluate import digits
-from genmod.runs import record
+from genmod.runs import logs
+from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.train.checkpoint import CheckpointError
 
@@ -135,7 +136,7 @@ def test_10_a_run_that_fell_back_saves_again_and_ends_as_if_undisturbed(process,
         return process(name, *command).ended()
 
     assert train("damaged").code == 0
-    folder = record.Folder(place / "damaged")
+    folder = Folder(place / "damaged")
     assert checkpoint.steps(folder.checkpoints) == [8, 12]
     (folder.checkpoints / "000000012" / "state" / "_METADATA").write_bytes(b"")
 
@@ -301,11 +302,11 @@ def test_30_a_run_of_an_earlier_version_still_restores_and_goes_on(process, tmp_
     # Made by `genmod train small_experiment.py --run-dir run --epochs 2`; one for each version
     # whose checkpoints are of another form than those of the version before it.
     source = Path(shutil.copy(KEPT / "experiment.py", tmp_path / "small_experiment.py"))
-    folder = record.Folder(Path(shutil.copytree(KEPT, tmp_path / "run")))
+    folder = Folder(Path(shutil.copytree(KEPT, tmp_path / "run")))
     ended = process("kept", "train", source, "--run-dir", folder.path, "--epochs", 3).ended()
     assert ended.code == 0, ended
     assert "continuing at step 8" in ended.first_line
-    losses = [row["loss"] for row in record.read_metrics(folder)]
+    losses = [row["loss"] for row in logs.read_metrics(folder)]
     assert len(losses) == 3
     assert losses[2] < losses[1]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmod import data, nets, rng, train, vae
-from genmod.train import loop
+from genmod.train import chunk, loop
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +101,11 @@ def test_uncompiled_and_jitted_steps_give_the_numbers_of_the_loop(vae_run):
 
 def test_one_program_serves_calls_of_every_length(vae_run):
     learner, batch_at = vae_run
-    before = loop._advance._cache_size()
+    before = chunk.advance._cache_size()
     fresh = learner._replace(step=lambda *args: learner.step(*args))
     points = list(train.run(fresh, rng.root(0), batch_at, num_steps=100, log_every=33))
     list(train.run(fresh, rng.root(1), batch_at, num_steps=50, log_every=10, carry=points[0].carry))
-    assert loop._advance._cache_size() == before + 1
+    assert chunk.advance._cache_size() == before + 1
 
 
 def test_the_length_of_the_calls_changes_no_bit(vae_run, monkeypatch):
@@ -142,7 +142,7 @@ def test_yielded_carries_stay_valid_while_the_run_goes_on(vae_run):
 def test_the_program_updates_its_state_in_place(vae_run):
     learner, batch_at = vae_run
     carry = train.start(learner, rng.root(0), batch_at)
-    loop._advance(learner, rng.root(0), batch_at, carry, 1)
+    chunk.advance(learner, rng.root(0), batch_at, carry, 1)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(carry.state))
 
 

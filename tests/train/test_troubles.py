@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from genmod import data, devices, evaluate, gan, nets, rng, train, vae
-from genmod.train import checkpoint, loop
+from genmod.train import checkpoint, chunk, loop
 
 SHAPE = (2, 2, 1)
 
@@ -98,7 +98,7 @@ def test_a_million_steps_lose_nothing():
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def total(value):
         zero = jnp.zeros(())
-        add = lambda _, sums: loop._added(*sums, value)  # noqa: E731
+        add = lambda _, sums: chunk._added(*sums, value)  # noqa: E731
         return jax.lax.fori_loop(0, 1_000_000, add, (zero, zero))
 
     found, lost = total(value)
@@ -115,7 +115,7 @@ def test_totals_are_right_in_every_order(values):
     with np.errstate(over="ignore"):
         expected = np.float32(np.sum(np.float64(values)))
     for value in values:
-        sums = loop._added(*sums, jnp.float32(value))
+        sums = chunk._added(*sums, jnp.float32(value))
     found, lost = map(float, sums)
     np.testing.assert_array_equal(np.float32(found + lost), expected)
 

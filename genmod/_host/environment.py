@@ -1,0 +1,51 @@
+"""What the numbers of a run depend on beside its code: versions, device, settings of JAX."""
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import genmod
+from genmod._host import machine
+
+_SETTINGS = (
+    *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable"),
+    *("jax_default_matmul_precision", "jax_random_seed_offset", "jax_numpy_dtype_promotion"),
+    *("jax_allow_f16_reductions", "jax_softmax_custom_jvp", "jax_high_dynamic_range_gumbel"),
+    *("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_level"),
+    *("jax_disable_most_optimizations", "jax_use_shardy_partitioner", "jax_use_direct_linearize"),
+)
+_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on: Python and the packages that compute."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "genmod": genmod.__version__, **found}
+
+
+def device() -> dict[str, Any]:
+    """Where the numbers are computed."""
+    import jax
+
+    devices = jax.devices()
+    on_cpu = devices[0].platform == "cpu"  # where there are as many devices as one asks for
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        **({} if on_cpu else {"count": len(devices)}),
+        "cores": machine.cores(),
+        "machine": platform.machine(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def settings() -> dict[str, Any]:
+    """Which of JAX's settings, and of the variables of its devices, change what is computed."""
+    import jax
+
+    known = getattr(jax.config, "values", {})
+    values = {name: getattr(jax.config, name, known.get(name)) for name in _SETTINGS}
+    found = {name: getattr(value, "value", value) for name, value in values.items()}
+    return {**found, **{name: os.environ.get(name, "") for name in _VARIABLES}}

@@ -1,0 +1,82 @@
+"""The progress of a run for the person at the terminal, and its rate."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from genmod.experiment import Experiment
+from genmod.runs import logs
+
+
+class Progress:
+    """A progress bar with rate and time left, or a line a log point where there is no terminal.
+
+    It also measures the rate that is logged: training alone, without compilation, logging, saving.
+    """
+
+    def __init__(self, experiment: Experiment, step: int, shown: bool):
+        from tqdm.auto import tqdm
+
+        self._experiment = experiment
+        self._terminal = shown and sys.stderr.isatty()
+        self._lines = shown and not self._terminal
+        self._bar = tqdm(
+            total=experiment.num_steps,
+            initial=step,
+            unit="step",
+            disable=not self._terminal,
+            dynamic_ncols=True,
+        )
+        self._calls = 0
+        self.resume(step)
+
+    def close(self) -> None:
+        """Closes the bar."""
+        self._bar.close()
+
+    def resume(self, step: int) -> None:
+        """Counts from here: what the outer layer did until now is no part of the rate."""
+        self._step, self._began = step, time.perf_counter()
+        self._steps, self._seconds = 0, 0.0
+
+    def reached(self, step: int) -> bool:
+        """Notes the step that a call of the compiled program has reached; never asks to stop."""
+        now = time.perf_counter()
+        if self._calls == 1:  # the first call compiled: forget it, now that there is another
+            self._steps, self._seconds = 0, 0.0
+        self._calls += 1
+        self._steps += step - self._step
+        self._seconds += now - self._began
+        self._step, self._began = step, now
+        self._bar.update(step - self._bar.n)
+        return False
+
+    @property
+    def rate(self) -> float | None:
+        """Examples per second since the last log point, of all runs together.
+
+        None where it would be that of compiling: after the first call alone.
+        """
+        if self._calls <= 1:
+            return None
+        runs = self._experiment.learner.seeds or 1
+        return round(self._steps * runs * self._experiment.batch_size / max(self._seconds, 1e-9), 1)
+
+    def log_point(self, row: Mapping[str, Any]) -> None:
+        """Shows a log point."""
+        shown = logs.readable(logs.losses(row))
+        self._bar.set_postfix(shown)
+        if self._lines:
+            losses = "  ".join(f"{n} {v}" for n, v in shown.items())
+            line = f"epoch {row['epoch']:g}  step {row['step']:,}  {losses}"
+            print(f"{line}{self._pace(row)}", flush=True)
+
+    def _pace(self, row: Mapping[str, Any]) -> str:
+        """Rate and time left, where they are known."""
+        rate = row.get("examples_per_s")
+        if rate is None:
+            return ""
+        runs = self._experiment.learner.seeds or 1
+        left = (self._experiment.num_steps - row["step"]) * runs * self._experiment.batch_size
+        return f"  {rate:,.0f} examples/s  {left / max(rate, 1e-9):.0f} s left"

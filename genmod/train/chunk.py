@@ -1,0 +1,192 @@
+"""The compiled part of the loop: many steps as one program.
+
+The number of steps is an argument of the program, so that any split of a run ends in the same bits.
+"""
+
+import functools
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from genmod import rng
+from genmod.train.learner import Learner
+from genmod.types import Array, Batch, BatchAt, Key, Keys, Metrics
+
+
+class Carry(NamedTuple):
+    """All that the rest of a run depends on, apart from its key: saving it is saving the run.
+
+    Attributes:
+      step: int32 [], number of steps taken.
+      state: the learner's state.
+      totals: sum of each metric over the steps since the last log point, float32 or wider.
+      count: int32 [], number of those steps.
+      compensation: what rounding has taken from each of the totals: to be added to it in the end.
+    """
+
+    step: Array
+    state: Any
+    totals: Metrics
+    count: Array
+    compensation: Metrics
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnames="carry")
+def advance(
+    learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry, length: int | Array
+) -> tuple[Carry, Metrics, Array]:
+    """`length` steps, fewer if one's metrics are not finite.
+
+    Returns the carry, the last step's metrics, and whether these are finite. Many runs each stop at
+    such a step of their own, and what is returned are the fewest steps that one of them took.
+    """
+    if learner.single is None:
+        return _steps(learner, key, batch_at, carry, length)
+    single, sequential = learner.single, runs_sequentially(learner)
+
+    def runs(
+        keys: Keys,
+        states: Any,
+        sums: tuple[Metrics, Metrics],
+        batch_at: BatchAt,
+        step: Array,
+        count: Array,
+    ) -> tuple[Carry, Metrics, Array]:
+        def alone(run: tuple[Key, Any, tuple[Metrics, Metrics]]) -> tuple[Carry, Metrics, Array]:
+            key, state, (totals, lost) = run
+            return _steps(single, key, batch_at, Carry(step, state, totals, count, lost), length)
+
+        if sequential:
+            return jax.lax.map(alone, (keys, states, sums))
+        carry = Carry(step, states, sums[0], count, sums[1])
+        carry, metrics, finite = _steps(learner, keys, batch_at, carry, length)
+        each = [jnp.full(len(keys), value) for value in (carry.step, carry.count, finite)]
+        return carry._replace(step=each[0], count=each[1]), metrics, each[2]
+
+    if learner.mesh is not None:  # each device takes its runs through all of these steps
+        parts, whole = PartitionSpec(*learner.mesh.axis_names), PartitionSpec()
+        runs = jax.shard_map(
+            runs,
+            mesh=learner.mesh,
+            in_specs=(parts, parts, parts, whole, whole, whole),
+            out_specs=parts,
+            check_vma=False,
+        )
+    sums = carry.totals, carry.compensation
+    after, metrics, finite = runs(key, carry.state, sums, batch_at, carry.step, carry.count)
+    after = after._replace(step=after.step.min(), count=after.count.min())
+    if learner.mesh is not None:
+        where = shardings(learner)
+        after = jax.lax.with_sharding_constraint(after, Carry(*cast(Any, where)))
+        metrics = jax.lax.with_sharding_constraint(metrics, where[0])
+    return after, metrics, finite.all()
+
+
+def _steps(
+    learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry, length: int | Array
+) -> tuple[Carry, Metrics, Array]:
+    """What `advance` does, of one run, or of many in step."""
+    data_key, step_key = rng.stream(key, "data"), rng.stream(key, "step")
+    end = carry.step + length
+
+    def go_on(loop: tuple[Carry, Metrics, Array]) -> Array:
+        carry, _, finite = loop
+        return (carry.step < end) & finite
+
+    def one_step(loop: tuple[Carry, Metrics, Array]) -> tuple[Carry, Metrics, Array]:
+        step, state, totals, count, lost = loop[0]
+        key, batch = inputs(batch_at, data_key, step_key, step)
+        state, metrics = learner.step(key, state, batch)
+        metrics = {n: metrics[n].astype(total.dtype) for n, total in totals.items()}
+        finite = jnp.array([jnp.isfinite(value).all() for value in metrics.values()]).all()
+        sums = {n: _added(total, lost[n], metrics[n]) for n, total in totals.items()}
+        totals, lost = ({n: both[part] for n, both in sums.items()} for part in range(2))
+        return Carry(step + 1, state, totals, count + 1, lost), metrics, finite
+
+    return jax.lax.while_loop(go_on, one_step, (carry, carry.totals, jnp.array(True)))
+
+
+def inputs(
+    batch_at: BatchAt, data_key: Key | Keys, step_key: Key | Keys, step: Array
+) -> tuple[Key | Keys, Batch]:
+    """What a step, counted from 0, draws from and sees."""
+    return rng.at_step(step_key, step), batch_of(batch_at, data_key, step)
+
+
+def batch_of(batch_at: BatchAt, key: Key | Keys, step: Array) -> Batch:
+    """The batch of a step, or the batches of many runs."""
+    return jax.vmap(batch_at, (0, None))(key, step) if key.ndim else batch_at(key, step)
+
+
+def _added(total: Array, lost: Array, value: Array) -> tuple[Array, Array]:
+    """The sum and its compensation with one value more: together they have twice the digits.
+
+    In float32 alone, a million steps would be off by a hundredth.
+    """
+    rough = total + value
+    # What the sum has rounded away, exactly (Dekker 1971): from the larger it loses nothing.
+    larger = jnp.abs(total) >= jnp.abs(value)
+    error = lost + jnp.where(larger, (total - rough) + value, (value - rough) + total)
+    # The sum takes back what has become large enough: the compensation, which is rounded as well,
+    # stays small. Beyond the largest number there is none.
+    after = rough + error
+    finite = jnp.isfinite(after)
+    return jnp.where(finite, after, rough), jnp.where(finite, error - (after - rough), 0)
+
+
+def runs_sequentially(learner: Learner) -> bool:
+    """Whether many runs are taken through their steps one after the other, on each device.
+
+    So it is on a CPU unless the learner says otherwise: a step of many there takes as long as all
+    of theirs, and a run by itself has the very bits that it would have alone.
+    """
+    if learner.sequential is not None:
+        return learner.sequential
+    mesh = learner.mesh
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return platform == "cpu"
+
+
+def keys_of(learner: Learner, key: Key | Keys) -> Key | Keys:
+    """The run's key, or for many runs their keys, [seeds]."""
+    if learner.seeds is not None and key.ndim == 0:
+        return rng.of_seeds(key, learner.seeds)
+    expected = () if learner.seeds is None else (learner.seeds,)
+    if key.shape != expected:
+        raise ValueError(
+            f"key must have the shape {list(expected)} for a learner "
+            f"{'of one run' if not expected else f'over {learner.seeds} seeds'}, "
+            f"got {list(key.shape)}"
+        )
+    return key
+
+
+def shardings(learner: Learner) -> tuple[NamedSharding, ...]:
+    """Where each field of a carry belongs: the state of many runs in parts, all else whole."""
+    assert learner.mesh is not None
+    whole = NamedSharding(learner.mesh, PartitionSpec())
+    parts = NamedSharding(learner.mesh, PartitionSpec(*learner.mesh.axis_names))
+    return whole, whole if learner.seeds is None else parts, whole, whole, whole
+
+
+@jax.jit
+def copy(carry: Carry) -> Carry:
+    """Copies a carry, which the program may then overwrite."""
+    return jax.tree.map(jnp.copy, carry)
+
+
+@jax.jit
+def emptied(carry: Carry) -> Carry:
+    """Returns a carry whose sums begin anew."""
+    sums = carry.totals, carry.count, carry.compensation
+    totals, count, lost = jax.tree.map(jnp.zeros_like, sums)
+    return carry._replace(totals=totals, count=count, compensation=lost)
+
+
+def readable(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as Python floats, or NumPy arrays where they have axes."""
+    values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    return {name: float(v) if v.ndim == 0 else v for name, v in values.items()}
