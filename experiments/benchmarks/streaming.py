@@ -86,9 +86,9 @@ def train(turns: Turns, job: Job) -> None:
 def decode_alone(turns: Turns, job: Job) -> None:
     """Decodes every file, in the processes that genmod has for that, and gives nothing back."""
     from genmod._host import decoding
-    from genmod.data import files
+    from genmod.data import folders
 
-    pictures = files.folder(job.archives, size=None).pictures
+    pictures = folders.folder(job.archives, size=None).pictures
     pool = decoding._pool(decoding.processes())
     while True:
         turns.begin()

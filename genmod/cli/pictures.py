@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from genmod._host import decoding
-from genmod.data import files
+from genmod._host import examples
+from genmod.data import folders
 from genmod.errors import DataError
 from genmod.runs import catalogue
 
@@ -40,7 +40,7 @@ def choose(folder: str | Path) -> Choice:
     Raises:
       DataError: if there are no pictures that can be read.
     """
-    listed = files.folder(str(folder), size=None)
+    listed = folders.folder(str(folder), size=None)
     places = listed.parts.get("train") or range(len(listed.pictures))
     sizes, colour = _heads([listed.pictures.files[place] for place in places])
     num, classes = len(places), len({listed.pictures.labels[place] for place in places})
@@ -90,7 +90,7 @@ def _side(sizes: Sequence[tuple[int, int]]) -> int | None:
 def _heads(paths: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
     """Sizes of some pictures, spread over all, and whether there is one in colour."""
     some = paths[:: max(1, len(paths) // _LOOKED_AT)]
-    heads = [head for head in map(decoding.head, some) if head is not None]
+    heads = [head for head in map(examples.head, some) if head is not None]
     if not heads:
         raise DataError(f"{paths[0]}: no picture; nor are the others in its folder")
     return [size for size, _ in heads], any(colour for _, colour in heads)

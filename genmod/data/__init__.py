@@ -12,7 +12,9 @@ from genmod.data.augment import (
     translate,
 )
 from genmod.data.batches import batch_at, batches, describe, indices_of, placement
+from genmod.data.cache import fingerprint
 from genmod.data.classes import balanced_batches, fold
+from genmod.data.dataset import Dataset, from_arrays
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import indices_at, shuffled
 from genmod.data.protocols import (
@@ -25,14 +27,7 @@ from genmod.data.protocols import (
     unchanged,
     unit_interval,
 )
-from genmod.data.sources import (
-    Dataset,
-    Source,
-    fingerprint,
-    from_arrays,
-    load,
-    train_and_test,
-)
+from genmod.data.sources import Source, load, train_and_test
 from genmod.data.splits import DIVISIONS, Division
 from genmod.data.stacked import (
     all_digits,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genmod._host import caches, decoding
-from genmod._host.decoding import Examples
+from genmod._host.examples import Examples
 from genmod.data.notes import say
 from genmod.data.stores import (
     DecodedStore,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import checks, rng
-from genmod.data.sources import Dataset, fingerprint
+from genmod.data.cache import fingerprint
+from genmod.data.dataset import Dataset
 from genmod.types import Array, Key
 
 

@@ -1,65 +1,32 @@
-"""Where data sets come from."""
+"""Data sets by name: which there are, where they lie, how they are divided."""
 
 import contextlib
 import functools
-import hashlib
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import resources
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from genmod import checks
-from genmod._host import source
-from genmod._host.decoding import BACKGROUNDS, Prepared
-from genmod.data import files
-from genmod.data.cache import DARK, Facts, cached, file_state, fingerprint, is_dark, scan
+from genmod._host import source as source_files
+from genmod._host.examples import BACKGROUNDS
+from genmod.data import files, folders, mnist, stored
+from genmod.data.dataset import Dataset, Part, chosen, of_arrays, select
 from genmod.data.notes import say
-from genmod.data.splits import (
-    DIVISIONS,
-    HELD_OUT,
-    SIZES,
-    hash_of,
-    held_out,
-    places_hash,
-    resolve,
-)
-from genmod.data.stores import DecodedStore, MappedStore, StreamedImages, device_budget, in_turn
-from genmod.errors import DataError, NoSuchSplit
+from genmod.data.splits import DIVISIONS, HELD_OUT, SIZES, hash_of, held_out, places_hash
+from genmod.data.stores import device_budget
+from genmod.errors import NoSuchSplit
 
+Reader = Callable[[str], Dataset]
+"""`split -> Dataset`."""
 PLACE = MappingProxyType({"genmod": "place"})
 """Metadata of a field that says where data lie: no part of a run's name, nor of what it is."""
 KIND_AND_PLACE = MappingProxyType({"genmod": "kind and place"})
 """Metadata of a field such as `npz:FILE`: of it a run's name has a short piece, and what the run is
 the kind alone. The data themselves are known by their fingerprint."""
-_KINDS = ("mnist", "tfds:NAME", "idx:FOLDER", "npz:FILE", "npy:FILE", "folder:DIR", "call:FILE:F")
-
-
-class Dataset(NamedTuple):
-    """Images with their labels.
-
-    Attributes:
-      images: uint8 [N, H, W, C], or `StreamedImages`, indexed like them, if they are too many for
-        the device; of a mixture, points float32 [N, D].
-      labels: int32 [N]; of a mixture, the mode of each point.
-      fingerprint: SHA-256 of shapes, types and values, whatever file they came from.
-      classes: names of the labels 0, 1, ...; empty where nothing has named them.
-      held_out: what was held out of these examples for testing, in words and with the hash of its
-        places; empty if nothing, as where the data have a part to test on.
-    """
-
-    images: np.ndarray | StreamedImages
-    labels: np.ndarray
-    fingerprint: str
-    classes: tuple[str, ...] = ()
-    held_out: str = ""
-
-
-_Part = Callable[[], Dataset]
 
 
 @dataclass(frozen=True)
@@ -91,18 +58,35 @@ class Source:
         Raises:
           ValueError: if the data set has not the sizes of the published splits, or no such split.
         """
-        return self._read()(split)
+        return self._reader()(split)
 
     def train_and_test(self) -> tuple[Dataset, Dataset]:
         """Loads what to train on and what to test on, as `data.train_and_test` does."""
+        read = self._reader()
         if self._division() is None:
-            return train_and_test(self.dataset, **self._options())
-        read = self._read()
+            return _train_and_test(called(self.dataset), read)
         return read("train"), read("test")
 
-    def _read(self) -> Callable[[str], Dataset]:
-        """What gives the splits, of which it reads each part of the data but once."""
-        read = _reader(self.dataset, **self._options())
+    def protocol(self) -> dict[str, Any]:
+        """The splits by their name, and what they hold, with the hashes of its places."""
+        division = self._division() or {}
+        held = {
+            part: {"split": split, "places": places_hash(split, SIZES)}
+            for part, split in division.items()
+            if split
+        }
+        return {"splits": self.splits, **held}
+
+    def _division(self) -> dict[str, str] | None:
+        return None if self.splits == "own" else DIVISIONS[self.splits]._asdict()
+
+    def _reader(self) -> Reader:
+        """Returns what gives the splits; it reads each part of the data but once."""
+        name, colon, where = self.dataset.partition(":")
+        self._refuse_unused(name)
+        if name not in KINDS or bool(colon) != (":" in KINDS[name].form):
+            checks.known("data set", self.dataset, [kind.form for kind in KINDS.values()])
+        read = KINDS[name].reader(self, where)
         division = self._division()
         if division is None:
             return read
@@ -121,38 +105,25 @@ class Source:
 
         return divided
 
-    def protocol(self) -> dict[str, Any]:
-        """The splits by their name, and what they hold, with the hashes of its places."""
-        division = self._division() or {}
-        held = {
-            part: {"split": split, "places": places_hash(split, SIZES)}
-            for part, split in division.items()
-            if split
-        }
-        return {"splits": self.splits, **held}
+    def _refuse_unused(self, kind: str) -> None:
+        """Refuses options that mean nothing to a data set of this kind."""
+        used = KINDS[kind].options if kind in KINDS else ()
+        for option in OPTIONS:
+            value = getattr(self, option.name)
+            if value != option.default and option.name not in used:
+                raise ValueError(
+                    f"{option.name} {str(value)!r} is not for data set {self.dataset!r}"
+                )
 
-    def _division(self) -> dict[str, str] | None:
-        return None if self.splits == "own" else DIVISIONS[self.splits]._asdict()
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "data_dir": self.data_dir or None,
-            "manual_dir": self.manual_dir or None,
-            "image_size": self.image_size or None,
-            "skip_corrupt": self.skip_corrupt,
-            "background": None if self.background == "white" else self.background,
-        }
+OPTIONS = tuple(f for f in fields(Source) if f.name not in ("dataset", "splits"))
+"""The fields of a Source that say how it is read."""
 
 
 def load(
     name: str | Callable[[], Dataset],
     split: str = "train",
-    *,
-    data_dir: str | Path | None = None,
-    manual_dir: str | Path | None = None,
-    image_size: int | None = None,
-    skip_corrupt: bool = False,
-    background: Literal["white", "black"] | None = None,
+    **options: Any,
 ) -> Dataset:
     """Loads a data set.
 
@@ -174,13 +145,18 @@ def load(
       split: "train" or "test", as far as there are, or parts of them in the language of
         tensorflow-datasets: "train[:90%]", "train[1000:2000]", "train+test". Pictures and arrays
         that are not divided are "train".
-      data_dir: a folder to read from instead: for "mnist" one with the four original archives, for
-        "tfds:" the folder of tensorflow-datasets.
-      manual_dir: for "tfds:", a folder with the original archives, to prepare it without a network.
-      image_size: for "folder:", the side of the square to which each picture is resized (bicubic,
-        its shorter side) and cropped (its middle); None takes them as they are, of one size.
-      skip_corrupt: for "folder:", leave out pictures that cannot be read, with a note.
-      background: for "folder:", the ground on which transparent places are laid; white if None.
+      **options: fields of a `Source`, by their names:
+
+        - data_dir: a folder to read from instead: for "mnist" one with the four original archives,
+          for "tfds:" the folder of tensorflow-datasets;
+        - manual_dir: for "tfds:", a folder with the original archives, to prepare it without a
+          network;
+        - image_size: for "folder:", the side of the square to which each picture is resized
+          (bicubic, its shorter side) and cropped (its middle); by default they are taken as they
+          are, of one size;
+        - skip_corrupt: for "folder:", leave out pictures that cannot be read, with a note;
+        - background: for "folder:", the ground on which transparent places are laid, "white" or
+          "black"; white by default.
 
     Returns:
       The data set. Images of "folder:", "tfds:" and "npy:" that take more than $GENMOD_DATA_GB, or
@@ -192,15 +168,7 @@ def load(
         not what they should be.
       DataError: if a file is missing or damaged.
     """
-    read = _reader(
-        name,
-        data_dir=data_dir,
-        manual_dir=manual_dir,
-        image_size=image_size,
-        skip_corrupt=skip_corrupt,
-        background=background,
-    )
-    return read(split)
+    return _source_of(name, options)(split)
 
 
 def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[Dataset, Dataset]:
@@ -211,9 +179,88 @@ def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[D
 
     Args:
       name: as for `load`.
-      options: as for `load`.
+      **options: as for `load`.
     """
-    read = _reader(name, **options)
+    return _train_and_test(called(name), _source_of(name, options))
+
+
+class Kind(NamedTuple):
+    """A kind of data set.
+
+    Attributes:
+      form: how it is named, such as "idx:FOLDER".
+      options: the fields of a Source that mean something to it.
+      reader: `(source, where) -> Reader`, where being what stands behind the colon.
+    """
+
+    form: str
+    options: tuple[str, ...]
+    reader: Callable[[Source, str], Reader]
+
+
+def _by_parts(name: str, parts: Mapping[str, Part]) -> Reader:
+    """Returns what gives the splits of a data set that has parts, of which it reads each once."""
+    once = {part: functools.cache(read) for part, read in parts.items()}
+    return functools.partial(select, name, once)
+
+
+def _read_mnist(source: Source, where: str) -> Reader:
+    parts = {
+        part: functools.partial(mnist.load, part, source.data_dir or None)
+        for part in mnist.ARCHIVES
+    }
+    return _by_parts(source.dataset, parts)
+
+
+def _read_tfds(source: Source, where: str) -> Reader:
+    from genmod.data import tfds
+
+    folders_given = source.data_dir or None, source.manual_dir or None
+    return lambda split: stored.prepared(tfds.examples(where, split, *folders_given))
+
+
+def _read_arrays(source: Source, where: str) -> Reader:
+    of_kind = files.idx_parts if source.dataset.startswith("idx:") else files.numpy_parts
+    parts = {part: lambda read=read: of_arrays(*read()) for part, read in of_kind(where).items()}
+    return _by_parts(source.dataset, parts)
+
+
+def _read_npy(source: Source, where: str) -> Reader:
+    found = files.mapped(where)
+    if found is None or found.num_bytes <= device_budget():
+        return _read_arrays(source, where)
+    return _by_parts(source.dataset, {"train": functools.partial(stored.mapped_file, found)})
+
+
+def _read_folder(source: Source, where: str) -> Reader:
+    checks.known("background", source.background, BACKGROUNDS)
+    if source.image_size:
+        checks.positive_integer("image_size", source.image_size)
+    folder = folders.folder(where, size=source.image_size or None, background=source.background)
+    parts = {
+        part: functools.partial(stored.pictures, folder, part, source.skip_corrupt)
+        for part in folder.parts
+    }
+    return _by_parts(source.dataset, parts)
+
+
+def _read_call(source: Source, where: str) -> Reader:
+    return _by_parts(source.dataset, {"train": lambda: _returned(_function(where))})
+
+
+KINDS = {
+    "mnist": Kind("mnist", ("data_dir",), _read_mnist),
+    "tfds": Kind("tfds:NAME", ("data_dir", "manual_dir"), _read_tfds),
+    "idx": Kind("idx:FOLDER", (), _read_arrays),
+    "npz": Kind("npz:FILE", (), _read_arrays),
+    "npy": Kind("npy:FILE", (), _read_npy),
+    "folder": Kind("folder:DIR", ("image_size", "skip_corrupt", "background"), _read_folder),
+    "call": Kind("call:FILE:F", (), _read_call),
+}
+"""The kinds of data sets, by the word before the colon."""
+
+
+def _train_and_test(name: str, read: Reader) -> tuple[Dataset, Dataset]:
     train = read("train")
     for part in ("test", "val"):
         with contextlib.suppress(NoSuchSplit):
@@ -221,204 +268,37 @@ def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[D
     held = held_out(train.labels)
     if not len(held):
         raise ValueError(
-            f"{_called(name)} has {len(train.images)} examples and no split 'test'; expected at "
+            f"{name} has {len(train.images)} examples and no split 'test'; expected at "
             "least 10, so that some can be held out"
         )
     kind = "of each class its tenth" if len(np.unique(train.labels)) > 1 else "a tenth"
-    say(f"{_called(name)}: no part to test on; {len(held):,} examples are held out, {kind}")
+    say(f"{name}: no part to test on; {len(held):,} examples are held out, {kind}")
     rest = np.delete(np.arange(len(train.images)), held)
     what = f"{HELD_OUT}: {hash_of([('train', held)])}"
-    return _chosen(train, rest)._replace(held_out=what), _chosen(train, held)
+    return chosen(train, rest)._replace(held_out=what), chosen(train, held)
 
 
-def from_arrays(images: Any, labels: Any = None) -> Dataset:
-    """A data set of NumPy or JAX arrays.
-
-    Args:
-      images: uint8 [N, H, W] or [N, H, W, C].
-      labels: whole numbers of at least 0, [N]; all 0 if None.
-
-    Raises:
-      ValueError: if a shape or type is another, there is no image, or a label is out of range.
-    """
-    return _dataset(*files.checked("from_arrays", images, labels))
-
-
-def _dataset(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...] = ()) -> Dataset:
-    return Dataset(images, labels, fingerprint(images, labels), classes)
-
-
-def _reader(
-    name: str | Callable[[], Dataset],
-    *,
-    data_dir: str | Path | None = None,
-    manual_dir: str | Path | None = None,
-    image_size: int | None = None,
-    skip_corrupt: bool = False,
-    background: Literal["white", "black"] | None = None,
-) -> Callable[[str], Dataset]:
-    """What gives the splits of a data set, of which it reads each part but once."""
-    options = {
-        "data_dir": data_dir,
-        "manual_dir": manual_dir,
-        "image_size": image_size,
-        "skip_corrupt": skip_corrupt or None,
-        "background": background,
+def _source_of(name: str | Callable[[], Dataset], options: Mapping[str, Any]) -> Reader:
+    """Returns what gives the splits of a data set, from what `load` is given."""
+    for option in options:
+        checks.known("option", option, [known.name for known in OPTIONS])
+    given = {
+        option: str(value) if isinstance(value, Path) else value
+        for option, value in options.items()
+        if value not in (None, False)
     }
-    _refuse_unused(name, options)
-    if not callable(name) and name.startswith("tfds:"):
-        from genmod.data import tfds
-
-        where = None if data_dir is None else str(data_dir)
-        archives = None if manual_dir is None else str(manual_dir)
-        known = name.removeprefix("tfds:")
-        return lambda split: _prepared(tfds.examples(known, split, where, archives))
-    parts = _parts(name, data_dir, image_size, skip_corrupt, background or "white")
-    once = {part: functools.cache(read) for part, read in parts.items()}
-    return functools.partial(_select, _called(name), once)
-
-
-def _select(name: str, parts: Mapping[str, _Part], split: str) -> Dataset:
-    """A split of a data set, from its parts."""
-    for one in split.split("+"):
-        try:
-            checks.known(f"split of {name}", one.partition("[")[0].strip(), parts)
-        except ValueError as error:
-            raise NoSuchSplit(str(error)) from None
-    if split in parts:
-        return parts[split]()
-    sizes = {part: len(read().images) for part, read in parts.items() if part in split}
-    ranges = resolve(split, sizes)
-    (part, first, last), *more = ranges
-    if not more:
-        return _chosen(parts[part](), slice(first, last))
-    pieces = [(parts[part](), slice(first, last)) for part, first, last in ranges]
-    labels = np.concatenate([whole.labels[index] for whole, index in pieces])
-    views = [w.images.view(index) for w, index in pieces if isinstance(w.images, StreamedImages)]
-    if len(views) == len(pieces) and all(view.store == views[0].store for view in views):
-        # All in one place: as if it were a part of a whole that is never read.
-        places = np.concatenate([view.places for view in views])
-        seen = "+".join(whole.fingerprint for whole, _ in pieces)
-        together = Dataset(
-            StreamedImages(views[0].store, places), labels, seen, pieces[0][0].classes
-        )
-        return _chosen(together, slice(None))
-    images = np.concatenate([whole.images[index] for whole, index in pieces])
-    return _dataset(images, labels, pieces[0][0].classes)
-
-
-def _refuse_unused(name: str | Callable[[], Dataset], options: Mapping[str, Any]) -> None:
-    """Refuses options that mean nothing to a data set."""
-    used = {
-        "mnist": {"data_dir"},
-        "tfds": {"data_dir", "manual_dir"},
-        "folder": {"image_size", "skip_corrupt", "background"},
-    }
-    kind = "" if callable(name) else name.partition(":")[0]
-    for option, value in options.items():
-        if value is not None and option not in used.get(kind, set()):
-            raise ValueError(f"{option} {str(value)!r} is not for data set {_called(name)!r}")
-
-
-def _called(name: str | Callable[[], Dataset]) -> str:
-    return getattr(name, "__name__", "a function") if callable(name) else name
-
-
-def _parts(
-    name: str | Callable[[], Dataset],
-    data_dir: str | Path | None,
-    image_size: int | None,
-    skip_corrupt: bool,
-    background: str,
-) -> Mapping[str, _Part]:
-    """The parts of a data set, each to be read when it is wanted."""
     if callable(name):
-        return {"train": lambda: _returned(name)}
-    kind, _, where = name.partition(":")
-    if kind == "npy" and (mapped := files.mapped(where)) and mapped.num_bytes > device_budget():
-        return {"train": functools.partial(_mapped, mapped)}
-    if kind in ("idx", "npz", "npy"):
-        of_kind = files.idx_parts if kind == "idx" else files.numpy_parts
-        return {part: lambda read=read: _dataset(*read()) for part, read in of_kind(where).items()}
-    if kind == "folder":
-        if image_size is not None:
-            checks.positive_integer("image_size", image_size)
-        checks.known("background", background, BACKGROUNDS)
-        folder = files.folder(where, size=image_size, background=background)
-        return {
-            part: functools.partial(_pictures, folder, part, skip_corrupt) for part in folder.parts
-        }
-    if kind == "call":
-        return {"train": lambda: _returned(_function(where))}
-    checks.known("data set", name, _KINDS)
-    return {part: functools.partial(_load_mnist, part, data_dir) for part in _MNIST}
+        for option, value in given.items():
+            raise ValueError(f"{option} {str(value)!r} is not for data set {called(name)!r}")
+        return _by_parts(called(name), {"train": lambda: _returned(name)})
+    if "image_size" in given:
+        checks.positive_integer("image_size", given["image_size"])
+    return Source(name, **cast(Any, given))._reader()
 
 
-def _pictures(folder: files.Folder, part: str, skip_corrupt: bool) -> Dataset:
-    """A part of a folder of pictures."""
-    places = folder.parts[part]
-    size = folder.pictures.size
-    find = functools.partial(
-        scan,
-        folder.pictures.some(places),
-        keep=lambda num_bytes: num_bytes <= device_budget(),
-        skip_corrupt=skip_corrupt,
-        in_colour=lambda: folder.in_colour(part),
-        hint="; give the size to which to resize and crop them: image_size",
-    )
-
-    def store(known: Facts) -> DecodedStore:
-        return DecodedStore(folder.pictures, known.shape)
-
-    root, background = folder.state[0], folder.pictures.background
-    identity = ["folder", part, folder.state, size, skip_corrupt, background]
-    images, labels, seen = cached(root, identity, find, store)
-    if isinstance(images, StreamedImages) and isinstance(images.store, DecodedStore):
-        images = StreamedImages(images.store, images.places + places.start)
-    return Dataset(images, labels, seen, folder.classes)
-
-
-def _prepared(examples: Prepared) -> Dataset:
-    """What tensorflow-datasets has prepared."""
-    find = functools.partial(scan, examples, keep=lambda num_bytes: num_bytes <= device_budget())
-    found = cached(
-        examples.folder,
-        ["tfds", os.path.realpath(examples.folder), examples.split, examples.state],
-        find,
-        lambda known: DecodedStore(examples, known.shape),
-    )
-    return Dataset(*found, examples.classes)
-
-
-def _mapped(mapped: MappedStore) -> Dataset:
-    """The images of an NPY file that are too many for the device."""
-    images = StreamedImages(mapped, np.arange(mapped.num))
-
-    def find() -> Facts:
-        labels = np.zeros(mapped.num, np.int32)
-        seen = fingerprint(images, labels)
-        remarks = (DARK,) if is_dark(in_turn(images)) else ()
-        return Facts(None, mapped.shape, labels, images.places, seen, remarks)
-
-    identity = ["npy", str(mapped.path.resolve()), *file_state(mapped.path.stat())]
-    return Dataset(*cached(str(mapped.path), identity, find, lambda known: mapped))
-
-
-def _chosen(whole: Dataset, index: Any) -> Dataset:
-    """Some examples of a data set."""
-    labels = whole.labels[index]
-    if not isinstance(whole.images, StreamedImages):
-        return _dataset(whole.images[index], labels, whole.classes)
-    some = whole.images.view(index)
-
-    def find() -> Facts:
-        images = some[:] if some.nbytes <= device_budget() else some
-        kept = None if isinstance(images, StreamedImages) else images
-        return Facts(kept, some.shape[1:], labels, some.places, fingerprint(images, labels))
-
-    identity = ["of", whole.fingerprint, hashlib.sha256(some.places.tobytes()).hexdigest()]
-    found = cached("", identity, find, lambda known: some.store)
-    return Dataset(*found, whole.classes)
+def called(name: str | Callable[[], Dataset]) -> str:
+    """Returns the name of a data set for messages; of a function, its own."""
+    return getattr(name, "__name__", "a function") if callable(name) else name
 
 
 def _function(where: str) -> Callable[[], Dataset]:
@@ -426,7 +306,7 @@ def _function(where: str) -> Callable[[], Dataset]:
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"data set 'call:{where}': there is no file {file!r}; expected FILE:F")
-    found = getattr(source.load(path), name, None)
+    found = getattr(source_files.load(path), name, None)
     if not callable(found):
         raise ValueError(f"data set 'call:{where}': {file} has no function {name!r}")
     return found
@@ -436,58 +316,7 @@ def _returned(function: Callable[[], Dataset]) -> Dataset:
     found = function()
     if not isinstance(found, Dataset):
         raise ValueError(
-            f"{_called(function)}() must return a genmod.data.Dataset, got {type(found).__name__}"
+            f"{called(function)}() must return a genmod.data.Dataset, got {type(found).__name__}"
         )
-    where = f"{_called(function)}()"
-    return _dataset(*files.checked(where, found.images, found.labels), found.classes)
-
-
-# SHA-256 of the original archives, the same that tensorflow-datasets checks.
-_MNIST = {
-    "train": {
-        "train-images-idx3-ubyte.gz": (
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-        ),
-        "train-labels-idx1-ubyte.gz": (
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-        ),
-    },
-    "test": {
-        "t10k-images-idx3-ubyte.gz": (
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-        ),
-        "t10k-labels-idx1-ubyte.gz": (
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-        ),
-    },
-}
-
-
-def _load_mnist(split: str, data_dir: str | Path | None) -> Dataset:
-    packaged = resources.files("genmod.data") / "mnist_archives"
-    folder = Path(str(packaged) if data_dir is None else data_dir)
-    archives = {folder / file: checksum for file, checksum in _MNIST[split].items()}
-    contents = {path: _verified(path, checksum) for path, checksum in archives.items()}
-
-    def find() -> Facts:
-        images, labels = (files.read_idx(path, archive) for path, archive in contents.items())
-        images, labels = files.checked("mnist", images, labels)
-        places, seen = np.arange(len(labels)), fingerprint(images, labels)
-        return Facts(images, images.shape[1:], labels, places, seen)
-
-    return Dataset(*cached("mnist", ["mnist", *_MNIST[split].values()], find))
-
-
-def _verified(path: Path, checksum: str) -> bytes:
-    """The contents of an archive whose checksum is right."""
-    try:
-        archive = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: missing; expected the original archive of MNIST") from None
-    found = hashlib.sha256(archive).hexdigest()
-    if found != checksum:
-        raise DataError(
-            f"{path}: damaged: its SHA-256 is {found}, expected {checksum}; "
-            "put the original archive there, or reinstall genmod"
-        )
-    return archive
+    where = f"{called(function)}()"
+    return of_arrays(*files.checked(where, found.images, found.labels), found.classes)

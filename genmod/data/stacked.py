@@ -15,8 +15,10 @@ import numpy as np
 
 from genmod import checks, rng
 from genmod.data.batches import batch_at
+from genmod.data.cache import fingerprint
+from genmod.data.dataset import Dataset
 from genmod.data.protocols import Prepare, prepared, unit_interval
-from genmod.data.sources import Dataset, fingerprint, load
+from genmod.data.sources import load
 from genmod.types import Array, Batch, BatchAt, Key, Keys
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from genmod import checks
 from genmod._host import decoding, machine
-from genmod._host.decoding import Examples
+from genmod._host.examples import Examples
 from genmod.errors import DataError
 
 _FEW = 64

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import rng
-from genmod.data.sources import Dataset
+from genmod.data.dataset import Dataset
 from genmod.data.stores import StreamedImages, in_turn
 from genmod.data.streams import Batches
 from genmod.types import BatchAt

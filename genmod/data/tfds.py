@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from genmod._host.decoding import Prepared
+from genmod._host.examples import Prepared
 from genmod.data import tfds_prepare
 from genmod.data.cache import file_state
 from genmod.errors import DataError, NoSuchSplit

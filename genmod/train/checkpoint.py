@@ -1,20 +1,21 @@
-"""Checkpoints: one folder a step, written by Orbax, checked by us.
+"""Checkpoints: one folder a step, written by Orbax and verified by a manifest.
 
-Saving is synchronous: when `save` returns, the step is on disk; there is no manager to close and
-no thread left behind. A step is a folder named by its number. It gets that name once it is
-complete, on the disk and not only in memory, and holds a manifest with the size and SHA-256 of
-every other file: Orbax itself loads a flipped bit in silence. A step that is not what was written
-is never loaded; `restore_newest` passes over it to the one before and moves it to `damaged/`, where
-nothing deletes it. One process at a time may write: the run folder's lock is the caller's.
+The life of a checkpoint:
+
+1. Orbax writes the arrays to `saving-000000600/`.
+2. Every file is synced to the disk, then `manifest.json` with their sizes and SHA-256.
+3. The folder is renamed to `000000600/`. From here on it counts.
+4. Older steps than those to keep are renamed to `trash-...`, then removed.
+
+A start removes `saving-*` and `trash-*`. A step that differs from its manifest is never loaded:
+`restore_newest` moves it to `damaged/`, where nothing deletes it, and takes the one before it.
+
+Saving is synchronous: when `save` returns, the step is on disk, and no thread is left. One process
+at a time may write: the caller holds the run folder's lock.
 """
 
 import contextlib
-import functools
-import hashlib
-import importlib.metadata
-import json
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -28,27 +29,19 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax
 
-import genmod
 from genmod import checks, devices
 from genmod._host import disk
+from genmod.train import manifest
+from genmod.train.manifest import CheckpointError
 
-_MANIFEST = "manifest.json"
 _DAMAGED = "damaged"
-# What these begin is no step yet, or one no longer: nobody misses it when it is found at a start.
+# Prefixes of a step that is being written, or being deleted. A start removes both.
 _SAVING, _TRASH = "saving-", "trash-"
 _ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
 _COMPENSATION = "compensation"
 """The field of a run's carry (`genmod.train.Carry`) that checkpoints of version 0.1 lack."""
 _SETTLES = 10.0
 """Seconds that Orbax's threads get to end after an error."""
-
-
-class CheckpointError(Exception):
-    """A checkpoint is missing, damaged, or does not hold what it should."""
-
-
-class _Damaged(CheckpointError):
-    """A checkpoint is not what was written: an older one may do."""
 
 
 class Restored(NamedTuple):
@@ -91,7 +84,7 @@ def save(
     if not devices.agree(leads and step in steps(folder)):
         partial = folder / f"{_SAVING}{path.name}"
         try:
-            with disk.writing(path), _quiet(), _settled():
+            with disk.writing(path), _silence_orbax_logging(), _join_orbax_threads():
                 if leads:
                     folder.mkdir(parents=True, exist_ok=True)
                     _remove_unfinished(folder)
@@ -99,7 +92,7 @@ def save(
                 with _spelt(partial) as place:
                     orbax.save(place, tree)
                 if leads:
-                    _write_manifest(partial, step, config_hash)
+                    manifest.write(partial, step, config_hash)
                     if path.exists():  # it has lost its manifest
                         _move_aside(folder, path)
                     partial.rename(path)
@@ -118,7 +111,11 @@ def save(
 
 def steps(folder: str | Path) -> list[int]:
     """The steps that have a checkpoint in `folder`, in ascending order."""
-    return [int(path.name) for path in _step_folders(Path(folder)) if (path / _MANIFEST).exists()]
+    return [
+        int(path.name)
+        for path in _step_folders(Path(folder))
+        if (path / manifest.MANIFEST).exists()
+    ]
 
 
 def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
@@ -172,7 +169,7 @@ def restore_newest(folder: str | Path, target: Any) -> Restored | None:
     newest = None  # one of several processes finds the step that all read
     if jax.process_index() == 0:
         clean(folder)
-        newest = _newest(folder, _verify)
+        newest = _newest(folder, manifest.verify)
     step = devices.agree(newest.step if newest else 0)
     if not step:
         return None
@@ -194,13 +191,13 @@ def restore_before(folder: str | Path, target: Any, step: int) -> tuple[int, Any
       CheckpointError: if the checkpoint holds other arrays than the target.
     """
     earlier = [path for path in _step_folders(Path(folder).absolute()) if int(path.name) < step]
-    path, tree, _ = _newest_whole(earlier, lambda path: _read(path, target))
+    path, tree, _ = _newest_intact(earlier, lambda path: _read(path, target))
     return None if path is None else (int(path.name), tree)
 
 
 def _newest(folder: Path, read: Callable[[Path], Any]) -> Restored | None:
     """The newest step that `read` does not find damaged, with what it gives; others go aside."""
-    path, tree, damaged = _newest_whole(_step_folders(folder), read)
+    path, tree, damaged = _newest_intact(_step_folders(folder), read)
     if path is None and damaged:
         raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
     if path is None:
@@ -213,7 +210,7 @@ def _newest(folder: Path, read: Callable[[Path], Any]) -> Restored | None:
     return Restored(step, tree, remarks)
 
 
-def _newest_whole(
+def _newest_intact(
     paths: list[Path], read: Callable[[Path], Any]
 ) -> tuple[Path | None, Any, list[tuple[Path, str]]]:
     """The last of these that `read` does not find damaged, what it gives, and those after it."""
@@ -221,7 +218,7 @@ def _newest_whole(
     for path in reversed(paths):
         try:
             return path, read(path), damaged
-        except _Damaged as error:
+        except manifest.Damaged as error:
             damaged.append((path, str(error)))
     return None, None, damaged
 
@@ -271,7 +268,7 @@ def _move_aside(folder: Path, path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_orbax_logging() -> Iterator[None]:
     """Keeps Orbax from logging the traceback of every thread for one error, which it raises too."""
     logger = logging.getLogger("absl")
     before = logger.disabled
@@ -296,7 +293,7 @@ def _spelt(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _settled() -> Iterator[None]:
+def _join_orbax_threads() -> Iterator[None]:
     """Where Orbax fails, waits for its threads: they write on where one wants to clear up."""
     before = set(threading.enumerate())
     try:
@@ -310,79 +307,9 @@ def _settled() -> Iterator[None]:
         raise
 
 
-def _files(path: Path) -> list[Path]:
-    """The files of a checkpoint but its manifest."""
-    return [f for f in sorted(path.rglob("*")) if f.is_file() and f != path / _MANIFEST]
-
-
-def _sum(path: Path, *, sync: bool = False) -> dict[str, Any]:
-    """Size and SHA-256 of a file; with `sync`, not before it is on the disk."""
-    with path.open("rb") as file:
-        if sync:  # Orbax does so for its arrays only
-            os.fsync(file.fileno())
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": sha256}
-
-
-def _write_manifest(path: Path, step: int, config_hash: str | None) -> None:
-    """Puts a complete step on the disk, its manifest last."""
-    files = {str(file.relative_to(path)): _sum(file, sync=True) for file in _files(path)}
-    manifest = {
-        "step": step,
-        "config_hash": config_hash,
-        "versions": _versions(),
-        "files": files,
-    }
-    disk.write_json(path / _MANIFEST, _sealed(manifest))
-    for inner in [folder for folder in path.rglob("*") if folder.is_dir()]:
-        disk.sync_folder(inner)
-    disk.sync_folder(path)
-
-
-def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest with the SHA-256 of its own content as `seal`."""
-    content = {name: value for name, value in manifest.items() if name != "seal"}
-    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return content | {"seal": seal}
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    packages = ("jax", "orbax-checkpoint")
-    return {"genmod": genmod.__version__} | {p: importlib.metadata.version(p) for p in packages}
-
-
-def _verify(path: Path) -> None:
-    """Refuses a checkpoint whose files are not those that were written, before Orbax sees it."""
-    try:
-        text = (path / _MANIFEST).read_text()
-        manifest = json.loads(text)
-        expected, step = dict[str, Any](manifest["files"]), manifest["step"]
-        intact = disk.json_text(_sealed(manifest)) == text
-    # A hostile file may be nested deeper than the parser goes.
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = "missing" if isinstance(error, FileNotFoundError) else f"unreadable: {error!r}"
-        raise _Damaged(f"{path}: damaged: its {_MANIFEST} is {reason}") from None
-    if not intact:
-        raise _Damaged(f"{path}: damaged: its {_MANIFEST} is not what was written")
-    if step != int(path.name):
-        raise _Damaged(f"{path}: damaged: its {_MANIFEST} is that of step {step!r}")
-    try:
-        found = {str(file.relative_to(path)): _sum(file) for file in _files(path)}
-    except OSError as error:
-        raise _Damaged(f"{path}: damaged: it cannot be read: {error}") from None
-    names = sorted(expected.keys() | found.keys())
-    wrong = [name for name in names if expected.get(name) != found.get(name)]
-    if wrong:
-        raise _Damaged(
-            f"{path}: damaged: {', '.join(wrong)} is not what was written "
-            "(SHA-256 differs, or the file is missing or new)"
-        )
-
-
 def _read(path: Path, target: Any) -> Any:
     """A step's tree, once its files are verified and its arrays are those of the target."""
-    _verify(path)
+    manifest.verify(path)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
@@ -392,11 +319,11 @@ def _read(path: Path, target: Any) -> Any:
     )
     wanted = placed
     try:
-        with _quiet(), _spelt(path) as place:
+        with _silence_orbax_logging(), _spelt(path) as place:
             stored = orbax.metadata(place).metadata
             if _is_uncompensated(stored, placed):
                 wanted = _uncompensated(stored, placed)
-            _refuse_differences(path, stored, wanted)
+            _check_same_arrays(path, stored, wanted)
             tree = orbax.load(place, wanted)
     except CheckpointError:
         raise
@@ -406,9 +333,9 @@ def _read(path: Path, target: Any) -> Any:
         message = f"{path}: cannot be read: {type(cause).__name__}: {cause}"
         # The step is whole: where it only finds no room, an older one would not either.
         no_room = isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause)
-        raise (CheckpointError if no_room else _Damaged)(message) from error
+        raise (CheckpointError if no_room else manifest.Damaged)(message) from error
     # Keys are stored as words, and Orbax makes of them whatever kind of key they were.
-    _refuse_differences(path, tree, wanted, kind_of_key=True)
+    _check_same_arrays(path, tree, wanted, kind_of_key=True)
     return tree if wanted is placed else _compensated(tree, placed)
 
 
@@ -445,7 +372,7 @@ def _compensated(tree: Any, target: Any) -> Any:
     return type(target)(**(tree | {"totals": totals, _COMPENSATION: lost}))
 
 
-def _refuse_differences(path: Path, stored: Any, target: Any, *, kind_of_key: bool = False) -> None:
+def _check_same_arrays(path: Path, stored: Any, target: Any, *, kind_of_key: bool = False) -> None:
     """Refuses a checkpoint whose arrays differ from the target's in name, shape or type."""
     has = {n: _describe(leaf, kind_of_key) for n, leaf in _named_leaves(stored).items()}
     wants = {n: _describe(leaf, kind_of_key) for n, leaf in _named_leaves(target).items()}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genmod import data
-from genmod._host import decoding
+from genmod._host import examples
 from genmod.data import DataError
 from genmod.data.splits import resolve
 
@@ -397,7 +397,7 @@ def test_folders_without_pictures_are_refused(tmp_path):
 
 def test_what_was_decoded_is_mapped_until_a_picture_changes(pictures, cache, monkeypatch):
     first = data.load(f"folder:{pictures}")
-    monkeypatch.setattr(decoding, "read_picture", None)
+    monkeypatch.setattr(examples, "read_picture", None)
     again = data.load(f"folder:{pictures}")
     assert isinstance(again.images, np.memmap)
     assert again.fingerprint == first.fingerprint

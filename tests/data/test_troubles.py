@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from genmod import data
-from genmod._host import decoding
+from genmod._host import examples
 from genmod.cli import pictures
 from genmod.cli.commands import save
 from genmod.data import notes, splits
-from genmod.data.files import folder
+from genmod.data.folders import folder
 from genmod.errors import DataError
 
 
@@ -469,7 +469,7 @@ def test_a_panorama_is_read_where_it_is_made_small(tmp_path, monkeypatch):
 def test_a_bomb_stays_refused(tmp_path, monkeypatch):
     """[26] What fills the memory while it is made small, and is no JPEG."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    monkeypatch.setattr(decoding, "_MOST_PIXELS", 2000)
+    monkeypatch.setattr(examples, "_MOST_PIXELS", 2000)
     picture(tmp_path / "bomb.png", 9, size=(100, 40))
     with pytest.raises(DataError, match="claims 100 x 40 pixels; expected at most 2,000"):
         load(tmp_path, image_size=8)

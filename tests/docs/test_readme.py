@@ -75,7 +75,7 @@ def test_so_do_seeds_a_grid_and_devices():
 @pytest.fixture
 def few_digits(monkeypatch):
     """MNIST with fewer images."""
-    monkeypatch.setattr(data.sources, "_load_mnist", few_digits_of.load)
+    monkeypatch.setattr(data.mnist, "load", few_digits_of.load)
 
 
 def test_a_net_of_ones_own_is_a_net():

@@ -19,7 +19,7 @@ from PIL import Image
 from genmod import data, report, rng
 from genmod.cli import main as cli
 from genmod.report import programs
-from genmod.runs import pages
+from genmod.runs import explorer, pages
 
 EDGES = np.array(
     [
@@ -647,11 +647,11 @@ def test_codes_of_any_scale_are_drawn_where_they_are(walked):
 @pytest.mark.end_to_end
 def test_the_map_is_of_all_of_the_test_images(walked, monkeypatch):
     """Images in the order of their classes: the first ones would show a few classes."""
-    monkeypatch.setattr(pages, "_CODES", 12)
-    explorer = explorer_of(pages.build([walked]))
-    assert len(explorer["labels"]) == 12
-    assert explorer["classes"] == [str(i) for i in range(12)]
-    assert explorer["caption"] == "12 of 24 test images"
+    monkeypatch.setattr(explorer, "_CODES", 12)
+    shown = explorer_of(pages.build([walked]))
+    assert len(shown["labels"]) == 12
+    assert shown["classes"] == [str(i) for i in range(12)]
+    assert shown["caption"] == "12 of 24 test images"
 
 
 @pytest.mark.end_to_end

@@ -1,9 +1,10 @@
 """`genmod` on a part of MNIST, as a process: python tests/support/few_digits.py ARGUMENTS."""
 
 from genmod import data
+from genmod.data import mnist
 
 NUM = {"train": 1000, "test": 200}
-_load_mnist = data.sources._load_mnist
+_load_mnist = mnist.load
 
 
 def load(split, data_dir):
@@ -15,5 +16,5 @@ def load(split, data_dir):
 if __name__ == "__main__":
     from genmod.__main__ import main
 
-    data.sources._load_mnist = load
+    mnist.load = load
     main()

@@ -24,6 +24,7 @@ from genmod.runs import logs
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.train.checkpoint import CheckpointError
+from genmod.train.manifest import write as write_manifest
 
 pytestmark = pytest.mark.end_to_end
 
@@ -216,7 +217,7 @@ class Harm:
 def resealed(path):
     """Writes the manifest anew: whoever plants a file can do so too."""
     (path / "manifest.json").unlink()
-    checkpoint._write_manifest(path, int(path.name), None)
+    write_manifest(path, int(path.name), None)
 
 
 # Where it fails to read, Orbax leaves an event loop open, which is collected here.

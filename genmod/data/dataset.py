@@ -1,0 +1,101 @@
+"""Images with their labels, and parts of them."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genmod import checks
+from genmod.data import files
+from genmod.data.cache import Facts, cached, fingerprint
+from genmod.data.splits import resolve
+from genmod.data.stores import StreamedImages, device_budget
+from genmod.errors import NoSuchSplit
+
+
+class Dataset(NamedTuple):
+    """Images with their labels.
+
+    Attributes:
+      images: uint8 [N, H, W, C], or `StreamedImages`, indexed like them, if they are too many for
+        the device; of a mixture, points float32 [N, D].
+      labels: int32 [N]; of a mixture, the mode of each point.
+      fingerprint: SHA-256 of shapes, types and values, whatever file they came from.
+      classes: names of the labels 0, 1, ...; empty where nothing has named them.
+      held_out: what was held out of these examples for testing, in words and with the hash of its
+        places; empty if nothing, as where the data have a part to test on.
+    """
+
+    images: np.ndarray | StreamedImages
+    labels: np.ndarray
+    fingerprint: str
+    classes: tuple[str, ...] = ()
+    held_out: str = ""
+
+
+Part = Callable[[], Dataset]
+
+
+def from_arrays(images: Any, labels: Any = None) -> Dataset:
+    """A data set of NumPy or JAX arrays.
+
+    Args:
+      images: uint8 [N, H, W] or [N, H, W, C].
+      labels: whole numbers of at least 0, [N]; all 0 if None.
+
+    Raises:
+      ValueError: if a shape or type is another, there is no image, or a label is out of range.
+    """
+    return of_arrays(*files.checked("from_arrays", images, labels))
+
+
+def of_arrays(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...] = ()) -> Dataset:
+    """Makes a data set of arrays that have been checked."""
+    return Dataset(images, labels, fingerprint(images, labels), classes)
+
+
+def select(name: str, parts: Mapping[str, Part], split: str) -> Dataset:
+    """A split of a data set, from its parts."""
+    for one in split.split("+"):
+        try:
+            checks.known(f"split of {name}", one.partition("[")[0].strip(), parts)
+        except ValueError as error:
+            raise NoSuchSplit(str(error)) from None
+    if split in parts:
+        return parts[split]()
+    sizes = {part: len(read().images) for part, read in parts.items() if part in split}
+    ranges = resolve(split, sizes)
+    (part, first, last), *more = ranges
+    if not more:
+        return chosen(parts[part](), slice(first, last))
+    pieces = [(parts[part](), slice(first, last)) for part, first, last in ranges]
+    labels = np.concatenate([whole.labels[index] for whole, index in pieces])
+    views = [w.images.view(index) for w, index in pieces if isinstance(w.images, StreamedImages)]
+    if len(views) == len(pieces) and all(view.store == views[0].store for view in views):
+        # All in one place: as if it were a part of a whole that is never read.
+        places = np.concatenate([view.places for view in views])
+        seen = "+".join(whole.fingerprint for whole, _ in pieces)
+        together = Dataset(
+            StreamedImages(views[0].store, places), labels, seen, pieces[0][0].classes
+        )
+        return chosen(together, slice(None))
+    images = np.concatenate([whole.images[index] for whole, index in pieces])
+    return of_arrays(images, labels, pieces[0][0].classes)
+
+
+def chosen(whole: Dataset, index: Any) -> Dataset:
+    """Some examples of a data set."""
+    labels = whole.labels[index]
+    if not isinstance(whole.images, StreamedImages):
+        return of_arrays(whole.images[index], labels, whole.classes)
+    some = whole.images.view(index)
+
+    def find() -> Facts:
+        images = some[:] if some.nbytes <= device_budget() else some
+        kept = None if isinstance(images, StreamedImages) else images
+        return Facts(kept, some.shape[1:], labels, some.places, fingerprint(images, labels))
+
+    identity = ["of", whole.fingerprint, hashlib.sha256(some.places.tobytes()).hexdigest()]
+    found = cached("", identity, find, lambda known: some.store)
+    return Dataset(*found, whole.classes)

@@ -1,0 +1,68 @@
+"""Data sets of examples that stay where they are stored: pictures, prepared ones, a mapped file."""
+
+import functools
+import os
+
+import numpy as np
+
+from genmod._host.examples import Prepared
+from genmod.data import folders
+from genmod.data.cache import DARK, Facts, cached, file_state, fingerprint, is_dark, scan
+from genmod.data.dataset import Dataset
+from genmod.data.stores import (
+    DecodedStore,
+    MappedStore,
+    StreamedImages,
+    device_budget,
+    in_turn,
+)
+
+
+def pictures(folder: folders.Folder, part: str, skip_corrupt: bool) -> Dataset:
+    """A part of a folder of pictures."""
+    places = folder.parts[part]
+    size = folder.pictures.size
+    find = functools.partial(
+        scan,
+        folder.pictures.some(places),
+        keep=lambda num_bytes: num_bytes <= device_budget(),
+        skip_corrupt=skip_corrupt,
+        in_colour=lambda: folder.in_colour(part),
+        hint="; give the size to which to resize and crop them: image_size",
+    )
+
+    def store(known: Facts) -> DecodedStore:
+        return DecodedStore(folder.pictures, known.shape)
+
+    root, background = folder.state[0], folder.pictures.background
+    identity = ["folder", part, folder.state, size, skip_corrupt, background]
+    images, labels, seen = cached(root, identity, find, store)
+    if isinstance(images, StreamedImages) and isinstance(images.store, DecodedStore):
+        images = StreamedImages(images.store, images.places + places.start)
+    return Dataset(images, labels, seen, folder.classes)
+
+
+def prepared(examples: Prepared) -> Dataset:
+    """What tensorflow-datasets has prepared."""
+    find = functools.partial(scan, examples, keep=lambda num_bytes: num_bytes <= device_budget())
+    found = cached(
+        examples.folder,
+        ["tfds", os.path.realpath(examples.folder), examples.split, examples.state],
+        find,
+        lambda known: DecodedStore(examples, known.shape),
+    )
+    return Dataset(*found, examples.classes)
+
+
+def mapped_file(mapped: MappedStore) -> Dataset:
+    """The images of an NPY file that are too many for the device."""
+    images = StreamedImages(mapped, np.arange(mapped.num))
+
+    def find() -> Facts:
+        labels = np.zeros(mapped.num, np.int32)
+        seen = fingerprint(images, labels)
+        remarks = (DARK,) if is_dark(in_turn(images)) else ()
+        return Facts(None, mapped.shape, labels, images.places, seen, remarks)
+
+    identity = ["npy", str(mapped.path.resolve()), *file_state(mapped.path.stat())]
+    return Dataset(*cached(str(mapped.path), identity, find, lambda known: mapped))

@@ -1,0 +1,168 @@
+"""The explorer of a report page: the latent space of a run, and why there is none."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from genmod import report, rng
+from genmod.experiment import Experiment
+from genmod.report import page, programs
+from genmod.runs import loading
+from genmod.runs.gathered import Gathered, in_words
+
+_CODES = 3000
+"""So many codes are on the map."""
+_TRIED = 16
+"""At so many codes are a decoder's pixels compared with those of the browser's weights."""
+
+
+def explorer_of(run: Gathered) -> tuple[page.Explorer | None, list[str]]:
+    """The latent space of a run, of several seeds that of the first; and why there is none."""
+    try:
+        built, state = loading.load_run(run.path)
+    # Its experiment file may raise anything, and end as a script does: the data are gone, genmod is
+    # another one, or it has options of its own that are not given here.
+    except (Exception, SystemExit) as error:
+        return None, [f"There is no explorer: the run cannot be opened ({in_words(error)})."]
+    if built.latents is None:
+        return None, []
+    try:
+        return _walked(run, built, rng.stream(rng.root(run.seeds[0]), "figures"), state)
+    except Exception as error:
+        return None, [f"There is no explorer: its latents cannot be shown ({in_words(error)})."]
+
+
+def _walked(
+    run: Gathered, built: Experiment, key: jax.Array, state: Any
+) -> tuple[page.Explorer | None, list[str]]:
+    latents = built.latents
+    assert latents is not None
+    found = _codes(run, built, state)
+    codes, notes = found.codes, [found.note] * bool(found.note)
+    if not len(codes) and not latents.normal:
+        why = "no codes tell where in its latent space images lie"
+        return None, [*notes, f"There is no explorer: {why}."]
+    draws = np.asarray(jax.random.normal(key, (_TRIED, latents.dim)), np.float64)
+    centre = np.zeros(latents.dim) if latents.normal else codes.mean(0)
+    start = codes[0] if len(codes) else draws[0]
+    far = np.abs(codes - centre).max(0) if len(codes) else np.zeros(latents.dim)
+    spread = codes.std(0) if len(codes) else np.zeros(latents.dim)
+    # A dimension in which all codes are alike still has a slider to be moved.
+    reach = np.maximum(far, 3.0 if latents.normal else 1e-3 * max(far.max(), 1e-6))
+    tried = [codes[:_TRIED], centre[None] + reach, centre[None] - reach]
+    program = None
+    try:
+        decode = latents.decoder(key, state)
+        tried += [draws] * latents.normal
+        program = programs.program(decode, latents.dim, tried=np.concatenate(tried))
+    except programs.UnsupportedError as error:
+        notes.append(f"There are no sliders: {error}.")
+    except Exception as error:
+        notes.append(f"There are no sliders: the decoder cannot be run ({in_words(error)}).")
+    plane = None
+    if latents.dim >= 2 and not found.are_wrong:
+        axes = (
+            report.latent_axes(codes)
+            if len(codes)
+            else report.LatentAxes(np.zeros(latents.dim), np.eye(2, latents.dim), ("z1", "z2"))
+        )
+        plane = axes._asdict()
+        codes = (codes - axes.centre) @ axes.directions.T
+    explorer = page.Explorer(
+        program=program,
+        order=np.argsort(-spread, kind="stable").tolist(),
+        reach=reach.tolist(),
+        centre=centre.tolist(),
+        start=start.tolist(),
+        normal=latents.normal,
+        plane=plane,
+        points=codes if plane else np.zeros((0, 2)),
+        labels=found.labels if plane else np.zeros(0, int),
+        classes=_classes(run, built),
+        caption=found.caption,
+    )
+    return explorer, notes
+
+
+class _Codes(NamedTuple):
+    """Where images lie in a latent space.
+
+    Attributes:
+      codes: float64 [N, L].
+      labels: the classes of the images, [N].
+      caption: which images they are.
+      note: why there are none, or not all; empty if they are.
+      are_wrong: whether there should be some, but are none that are the run's.
+    """
+
+    codes: np.ndarray
+    labels: np.ndarray
+    caption: str = ""
+    note: str = ""
+    are_wrong: bool = False
+
+
+def _codes(run: Gathered, built: Experiment, state: Any) -> _Codes:
+    """The codes of test images, where the data are still those of the run."""
+    latents, test = built.latents, built.test
+    assert latents is not None
+    none = _Codes(np.zeros((0, latents.dim)), np.zeros(0, int))
+    if latents.encode is None or test is None:
+        return none
+    if changed := _changed(run, built):
+        return none._replace(note=f"There is no map: {changed}.", are_wrong=True)
+    # Evenly from all of them: those of a class may lie side by side.
+    num = len(test.images)
+    places = np.unique(np.linspace(0, num - 1, min(num, _CODES)).round().astype(int))
+    try:
+        images = np.asarray(test.images[places], np.float32) / 255
+        codes = np.asarray(jax.jit(functools.partial(latents.encode, state))(images), np.float64)
+    except Exception as error:
+        note = f"There is no map: its codes cannot be computed ({in_words(error)})."
+        return none._replace(note=note, are_wrong=True)
+    finite = np.isfinite(codes).all(axis=1)
+    lost = int((~finite).sum())
+    return _Codes(
+        codes[finite],
+        np.asarray(test.labels)[places][finite],
+        f"{len(places):,} of {num:,} test images",
+        f"{lost:,} of {len(codes):,} codes are not finite and not on the map." if lost else "",
+    )
+
+
+def _changed(run: Gathered, built: Experiment) -> str:
+    """What tells that data are not those of the run; empty if nothing does."""
+    assert built.test is not None
+    recorded = run.recorded
+    for part, before, dataset in (
+        ("training", recorded["data"], built.dataset),
+        ("test", recorded.get("test_data"), built.test),
+    ):
+        now = str(getattr(dataset, "fingerprint", "none"))
+        if before is not None and now != before:
+            return (
+                f"the {part} data are not those of the run (their fingerprint is {short(now)}, "
+                f"the record's {short(before)})"
+            )
+    return ""
+
+
+def _classes(run: Gathered, built: Experiment) -> Sequence[str]:
+    """Names of the classes of the images on the map, by their numbers; none where none are known.
+
+    Those of the test images come first: it is their labels that are shown.
+    """
+    known = (
+        getattr(built.test, "classes", ()),
+        run.recorded.get("classes", ()),
+        getattr(built.dataset, "classes", ()),
+    )
+    return next((names for names in known if names), ())
+
+
+def short(fingerprint: str) -> str:
+    """Shortens a fingerprint for the page."""
+    return fingerprint.removeprefix("sha256:")[:12]
