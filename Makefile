@@ -65,4 +65,4 @@ $(VENV)/docs: setup.cfg pyproject.toml | $(BIN)/python
 	touch $(VENV)/demo $@
 
 clean:
-	rm -rf $(VENV) docs/_build docs/api docs/beneath docs/notebooks
+	rm -rf $(VENV) docs/_build docs/api docs/notebooks

@@ -1,10 +1,11 @@
-"""The GAN of *Beginners Intro to Generative Modeling*, on MNIST, with multi-layer perceptrons.
+"""The article's GAN on MNIST, with multi-layer perceptrons.
 
-The article's two losses: the discriminator minimises its classification error, the generator the
-error of passing its images as real. Taken literally that is the saturating minimax game of
-Goodfellow et al. (2014), whose generator learns little once the discriminator is sure; `--loss
-nonsaturating` is its twin that does. The article's equilibrium, a probability of 0.5 on both sides,
-is the dotted line of pictures/game.png.
+It is the GAN of *Beginners Intro to Generative Modeling*. The article's two losses: the
+discriminator minimises its classification error, the generator the error of passing its images as
+real. Taken literally that is the saturating minimax game of Goodfellow et al. (2014), whose
+generator learns little once the discriminator is sure; `--loss nonsaturating` is its twin that
+does. The article's equilibrium, a probability of 0.5 on both sides, is the dotted line of
+pictures/game.png.
 
     genmod train article_gan
     genmod train article_gan --loss nonsaturating
@@ -22,45 +23,33 @@ import jax.numpy as jnp
 import optax
 
 from genmod import checks, data, gan, nets, train
-from genmod.experiment import Experiment, Latents
+from genmod.experiment import Experiment, Latents, Settings
 from genmod.runs import observe
 
 
 @dataclass(frozen=True)
-class Config(data.Source):
+class Config(Settings, data.Source):
     """Model, game and length of training."""
 
-    seed: int = 0
-    """Seed of everything random."""
-    epochs: int = 20
-    """How long to train."""
-    batch_size: int = 100
+    epochs: checks.Count = 20
+    """Length of training, in passes over the data."""
+    batch_size: checks.Count = 100
     """Real images in a batch."""
     loss: Literal["minimax", "nonsaturating"] = "minimax"
     """The article's game, or its twin whose generator does not saturate."""
-    latent_dim: int = 100
+    latent_dim: checks.Count = 100
     """Latent dimensions."""
-    hidden: tuple[int, ...] = (256, 512)
+    hidden: tuple[checks.Count, ...] = (256, 512)
     """Units of the generator's hidden layers; the discriminator mirrors them."""
     generator_norm: Literal["none", "batch"] = "batch"
     """Normalisation in the generator."""
-    learning_rate: float = 2e-4
+    learning_rate: checks.Positive = 2e-4
     """Adam's learning rate."""
-    b1: float = 0.5
+    b1: checks.Weight = 0.5
     """Adam's momentum."""
-
-    def __post_init__(self):
-        checks.seed("seed", self.seed)
-        for name in ("epochs", "batch_size", "latent_dim"):
-            checks.positive_integer(name, getattr(self, name))
-        for width in self.hidden:
-            checks.positive_integer("hidden", width)
-        checks.positive("learning_rate", self.learning_rate)
-        checks.not_negative("b1", self.b1)
 
 
 def build(config: Config) -> Experiment:
-    """Puts the parts together."""
     images = config.load()
     shape = images.images.shape[1:]
     model = gan.make(
@@ -78,7 +67,6 @@ def build(config: Config) -> Experiment:
         model,
         gan.LOSSES[config.loss],
         optax.adam(config.learning_rate, b1=config.b1),
-        as_images=lambda x: (x + 1) / 2,
     )
 
     # The classifier knows digits alone.
@@ -93,7 +81,6 @@ def build(config: Config) -> Experiment:
             images.images, batch_size=config.batch_size, prepare=data.signed_unit_interval
         ),
         dataset=images,
-        batch_size=config.batch_size,
         epochs=config.epochs,
         observe=look,
         latents=Latents(config.latent_dim, learner.decoder),

@@ -1,8 +1,9 @@
-"""The VAE of *Beginners Intro to Generative Modeling*, on MNIST, with the article's constants.
+"""The article's VAE on MNIST, with its constants.
 
-784-128 relu - (mean 4, log-variance 4) - 128 relu - 784, pixels in [0, 1], the article's loss (mean
-cross entropy over pixels + 1e-4 * mean KL term over latents), RMSprop as Keras means it, batches of
-100, 50 epochs. Then 100 draws from N(0, I), decoded.
+It is the VAE of *Beginners Intro to Generative Modeling*. 784-128 relu - (mean 4, log-variance 4) -
+128 relu - 784, pixels in [0, 1], the article's loss (mean cross entropy over pixels + 1e-4 * mean
+KL term over latents), RMSprop as Keras means it, batches of 100, 50 epochs. Then 100 draws from
+N(0, I), decoded.
 
     genmod train article_vae
 
@@ -11,43 +12,32 @@ cross entropy over pixels + 1e-4 * mean KL term over latents), RMSprop as Keras 
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import optax
 
 from genmod import checks, data, nets, train, vae
-from genmod.experiment import Experiment, Latents
+from genmod.experiment import Experiment, Latents, Settings
 
 
 @dataclass(frozen=True)
-class Config(data.Source):
+class Config(Settings, data.Source):
     """The article's constants."""
 
-    seed: int = 0
-    """Seed of everything random."""
-    epochs: int = 50
-    """How long to train."""
-    batch_size: int = 100
+    epochs: checks.Count = 50
+    """Length of training, in passes over the data."""
+    batch_size: checks.Count = 100
     """Images in a batch."""
-    latent_dim: int = 4
+    latent_dim: checks.Count = 4
     """Latent dimensions."""
-    hidden: int = 128
+    hidden: checks.Count = 128
     """Units of the hidden layers."""
-    learning_rate: float = 1e-3
+    learning_rate: checks.Positive = 1e-3
     """RMSprop's learning rate."""
-    kl_weight: float = 1e-4
+    kl_weight: checks.Weight = 1e-4
     """Weight of the article's KL term."""
-
-    def __post_init__(self):
-        checks.seed("seed", self.seed)
-        for name in ("epochs", "batch_size", "latent_dim", "hidden"):
-            checks.positive_integer(name, getattr(self, name))
-        checks.positive("learning_rate", self.learning_rate)
-        checks.not_negative("kl_weight", self.kl_weight)
 
 
 def build(config: Config) -> Experiment:
-    """Puts the parts together."""
     images, test = config.train_and_test()
     model = vae.make(
         nets.mlp((config.hidden,), 2 * config.latent_dim, heads=2),
@@ -67,12 +57,7 @@ def build(config: Config) -> Experiment:
         learner=learner,
         batch_at=data.batches(images.images, batch_size=config.batch_size),
         dataset=images,
-        batch_size=config.batch_size,
         epochs=config.epochs,
-        latents=Latents(
-            config.latent_dim,
-            decoder=lambda key, state: partial(vae.decode_mean(model), state.params),
-            encode=lambda state, x: model.encode(state.params, x)[0],
-        ),
+        latents=Latents.of(model),
         test=test,
     )

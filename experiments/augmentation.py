@@ -20,67 +20,56 @@ import optax
 
 from genmod import checks, data, gan, nets, report, rng, train, vae
 from genmod.evaluate import classifier
-from genmod.experiment import Experiment
+from genmod.experiment import Experiment, Settings
 
 
 @dataclass(frozen=True)
-class Config(data.Source):
+class Config(Settings, data.Source):
     """Generative model, training set and classifier."""
 
-    seed: int = 0
-    """Seed of everything random but the folds."""
-    epochs: int = 100
-    """How long to train the generative model."""
-    batch_size: int = 100
-    """Images in a batch of the generative model; as many of each class."""
-    images_per_class: int = 100
+    epochs: checks.Count = 100
+    """Length of the generative model's training, in passes over its data."""
+    batch_size: checks.Count = 100
+    """Images in a batch, as many of each class."""
+    images_per_class: checks.Count = 100
     """Labelled images of each class in the training set."""
-    fold: int = 0
-    """Which training set: folds are disjoint, and the same for every seed."""
+    fold: checks.Index = 0
+    """Number of the training set; folds are disjoint, and the same for every seed."""
     model: Literal["vae", "gan"] = "vae"
-    """A VAE by its bound, or a GAN by the relativistic loss with R1 and R2."""
+    """Generative model: a VAE by its bound, or a relativistic GAN with R1 and R2."""
     per_class: bool = False
-    """One model for each class; or one that is given the class."""
+    """Train one model for each class, not one that is given the class."""
     augmented_model: bool = False
     """Train the generative model on classically augmented images."""
-    latent_dim: int = 10
+    latent_dim: checks.Count = 10
     """Latent dimensions."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Units of the hidden layers of the generator, or decoder; the other network mirrors them."""
-    learning_rate: float = 2e-3
+    hidden: tuple[checks.Count, ...] = (64, 64)
+    """Units of the decoder's or generator's hidden layers; the other network mirrors them."""
+    learning_rate: checks.Positive = 2e-3
     """Adam's learning rate."""
-    penalty: float = 0.1
+    penalty: checks.Weight = 0.1
     """Weight of R1 and of R2 in a GAN."""
-    synthetic: int = 1000
+    synthetic: checks.Count = 1000
     """Synthetic images of each class that a classifier gets."""
     shift: float = 1 / 14
     """Classic augmentation: the largest shift, as a share of the side."""
     mirror: bool = False
     """Classic augmentation: exchange left and right, too."""
-    classifier_steps: int = 600
+    classifier_steps: checks.Count = 600
     """Steps of each classifier, whatever it is trained on."""
-    classifier_width: int = 8
+    classifier_width: checks.Count = 8
     """Channels of a classifier's first convolution."""
 
     def __post_init__(self):
-        checks.seed("seed", self.seed)
-        counts = "epochs batch_size images_per_class latent_dim synthetic"
-        for name in f"{counts} classifier_steps classifier_width".split():
-            checks.positive_integer(name, getattr(self, name))
-        for width in self.hidden:
-            checks.positive_integer("hidden", width)
-        if not isinstance(self.fold, int) or self.fold < 0:
-            raise ValueError(f"fold must be a whole number of at least 0, got {self.fold!r}")
-        checks.positive("learning_rate", self.learning_rate)
-        checks.not_negative("penalty", self.penalty)
+        super().__post_init__()
         data.translate(self.shift)
 
     def classic(self):
-        """The classic augmentation."""
+        """Returns the classic augmentation."""
         return data.compose(data.translate(self.shift), *[data.flip] * self.mirror)
 
     def recipe(self, classes: int) -> classifier.Recipe:
-        """How each classifier is trained."""
+        """Returns the training recipe of each classifier."""
         net = nets.dcgan_discriminator(
             width=self.classifier_width, out=classes, kernel_init=nets.he_normal
         )
@@ -89,7 +78,6 @@ class Config(data.Source):
 
 
 def build(config: Config) -> Experiment:
-    """Puts the parts together."""
     whole, test = config.train_and_test()
     classes = int(whole.labels.max()) + 1
     places = data.fold(
@@ -154,7 +142,6 @@ def build(config: Config) -> Experiment:
             few.images, classes, batch_size=config.batch_size, prepare=prepare
         ),
         dataset=few,
-        batch_size=config.batch_size,
         epochs=config.epochs,
         evaluate=evaluation,
         figures=figures,

@@ -1,8 +1,9 @@
-"""The plain autoencoder of *Beginners Intro to Generative Modeling*: a code of two numbers.
+"""The article's plain autoencoder: a code of two numbers.
 
-784-128 relu - 2 - 128 relu - 784, binary cross entropy, RMSprop, batches of 100. Nothing is drawn
-and nothing pulls the codes towards a prior: digits form clusters of any size, anywhere, with gaps
-that decode to nothing. Lay `latents.png` beside that of `genmod train mnist_vae --latent-dim 2`.
+It is the autoencoder of *Beginners Intro to Generative Modeling*. 784-128 relu - 2 - 128 relu -
+784, binary cross entropy, RMSprop, batches of 100. Nothing is drawn and nothing pulls the codes
+towards a prior: digits form clusters of any size, anywhere, with gaps that decode to nothing. Lay
+`latents.png` beside that of `genmod train mnist_vae --latent-dim 2`.
 
     genmod train autoencoder
 
@@ -16,35 +17,26 @@ import jax
 import optax
 
 from genmod import checks, data, nets, rng, train, vae
-from genmod.experiment import Experiment, Latents
+from genmod.experiment import Experiment, Latents, Settings
 
 
 @dataclass(frozen=True)
-class Config(data.Source):
+class Config(Settings, data.Source):
     """The article's constants, with a code of two numbers."""
 
-    seed: int = 0
-    """Seed of everything random."""
-    epochs: int = 20
-    """How long to train."""
-    batch_size: int = 100
+    epochs: checks.Count = 20
+    """Length of training, in passes over the data."""
+    batch_size: checks.Count = 100
     """Images in a batch."""
-    code_dim: int = 2
+    code_dim: checks.Count = 2
     """Numbers in a code."""
-    hidden: int = 128
+    hidden: checks.Count = 128
     """Units of the hidden layers."""
-    learning_rate: float = 1e-3
+    learning_rate: checks.Positive = 1e-3
     """RMSprop's learning rate."""
-
-    def __post_init__(self):
-        checks.seed("seed", self.seed)
-        for name in ("epochs", "batch_size", "code_dim", "hidden"):
-            checks.positive_integer(name, getattr(self, name))
-        checks.positive("learning_rate", self.learning_rate)
 
 
 def build(config: Config) -> Experiment:
-    """Puts the parts together."""
     images, test = config.train_and_test()
     encoder = nets.mlp((config.hidden,), config.code_dim)
     decoder = nets.mlp((config.hidden,), images.images.shape[1:])
@@ -72,13 +64,12 @@ def build(config: Config) -> Experiment:
         learner=train.learner(init, cross_entropy, optimizer),
         batch_at=data.batches(images.images, batch_size=config.batch_size),
         dataset=images,
-        batch_size=config.batch_size,
         epochs=config.epochs,
         latents=Latents(
             config.code_dim,
             decoder=lambda key, state: partial(images_of, state.params),
             encode=lambda state, x: encoder.apply(state.params["encoder"], x),
-            normal=False,
+            standard_normal_prior=False,
         ),
         test=test,
     )

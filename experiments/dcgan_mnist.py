@@ -1,7 +1,8 @@
-"""A convolutional GAN on MNIST: the nets of DCGAN (Radford et al. 2016), scaled to 28 x 28.
+"""A convolutional GAN on MNIST.
 
-Generator 100 - 7 x 7 x 128 - 14 x 14 x 64 - 28 x 28 x 1 tanh with batch normalisation, its mirror
-without as the discriminator, the non-saturating loss, an average of the generator.
+Its nets are those of DCGAN (Radford et al. 2016), scaled to 28 x 28. Generator 100 - 7 x 7 x 128 -
+14 x 14 x 64 - 28 x 28 x 1 tanh with batch normalisation, its mirror without as the discriminator,
+the non-saturating loss, an average of the generator.
 
     genmod train dcgan_mnist
 
@@ -17,23 +18,21 @@ import jax.numpy as jnp
 import optax
 
 from genmod import checks, data, gan, nets, train
-from genmod.experiment import Experiment, Latents
+from genmod.experiment import Experiment, Latents, Settings
 from genmod.runs import observe
 
 
 @dataclass(frozen=True)
-class Config(data.Source):
+class Config(Settings, data.Source):
     """Model, game and length of training."""
 
-    seed: int = 0
-    """Seed of everything random."""
-    epochs: int = 10
-    """How long to train."""
-    batch_size: int = 100
+    epochs: checks.Count = 10
+    """Length of training, in passes over the data."""
+    batch_size: checks.Count = 100
     """Real images in a batch."""
-    latent_dim: int = 100
+    latent_dim: checks.Count = 100
     """Latent dimensions."""
-    width: int = 64
+    width: checks.Count = 64
     """Channels at 14 x 14; twice as many at 7 x 7."""
     generator_norm: Literal["none", "group", "batch"] = "batch"
     """Normalisation in the generator."""
@@ -41,35 +40,28 @@ class Config(data.Source):
     """Normalisation in the discriminator."""
     joint_batch: bool = False
     """Judge real and generated images as one batch; matters with batch normalisation."""
-    r1: float = 0.0
-    """Weight of the squared gradient at real images."""
+    r1: checks.Weight = 0.0
+    """Weight of R1 at real images."""
     augment: str = "none"
-    """What the discriminator sees of images: a policy of `data.diffaugment`, or none."""
-    learning_rate: float = 2e-4
+    """Augmentation before the discriminator: a policy of `data.diffaugment`, or none."""
+    learning_rate: checks.Positive = 2e-4
     """Adam's learning rate."""
-    b1: float = 0.5
+    b1: checks.Weight = 0.5
     """Adam's momentum."""
-    ema_half_life: float = 20_000.0
-    """Half-life of the generator's average, in generated images."""
+    ema_half_life: checks.Positive = 20_000.0
+    """Half-life of the generator's EMA, in generated images."""
 
     def __post_init__(self):
-        checks.seed("seed", self.seed)
-        for name in ("epochs", "batch_size", "latent_dim", "width"):
-            checks.positive_integer(name, getattr(self, name))
-        for name in ("learning_rate", "ema_half_life"):
-            checks.positive(name, getattr(self, name))
-        for name in ("r1", "b1"):
-            checks.not_negative(name, getattr(self, name))
+        super().__post_init__()
         augmentation(self.augment)
 
 
 def augmentation(policy: str):
-    """Of images in [-1, 1] on black, such as "translation,cutout"; None for "none"."""
+    """Returns the augmentation of images in [-1, 1] on black; None for "none"."""
     return None if policy == "none" else data.diffaugment(policy, fill=-1)
 
 
 def build(config: Config) -> Experiment:
-    """Puts the parts together."""
     images = config.load()
     shape = images.images.shape[1:]
     norms = {"none": None, "group": "group", "batch": "batch"}
@@ -89,7 +81,6 @@ def build(config: Config) -> Experiment:
         joint_batch=config.joint_batch,
         ema_half_life=config.ema_half_life,
         augment=augmentation(config.augment),
-        as_images=lambda x: (x + 1) / 2,
     )
 
     # The classifier knows digits alone.
@@ -107,7 +98,6 @@ def build(config: Config) -> Experiment:
             images.images, batch_size=config.batch_size, prepare=data.signed_unit_interval
         ),
         dataset=images,
-        batch_size=config.batch_size,
         epochs=config.epochs,
         evaluate=evaluation,
         observe=look,

@@ -1,4 +1,6 @@
-"""GANs on a mixture of Gaussians in the plane, where every mode can be counted (PacGAN, table 1).
+"""GANs on a mixture of Gaussians in the plane.
+
+Every mode can be counted (PacGAN, table 1).
 
     genmod train mixtures
     genmod train mixtures --mixture ring
@@ -16,68 +18,51 @@ import numpy as np
 import optax
 
 from genmod import checks, data, gan, nets, report, rng, train
-from genmod.experiment import Experiment
+from genmod.experiment import Experiment, Settings
 from genmod.runs import observe
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Model, game and length of training."""
 
-    seed: int = 0
-    """Seed of everything random."""
-    epochs: int = 31
-    """How long to train; an epoch is 100,000 points."""
-    batch_size: int = 256
-    """Real points in a batch, for all updates of the discriminator in a step together."""
+    epochs: checks.Count = 31
+    """Length of training; an epoch is 100,000 points."""
+    batch_size: checks.Count = 256
+    """Real points in a batch, for all updates of a step."""
     mixture: Literal["ring", "grid"] = "grid"
     """Eight modes on a circle, or 25 on a square."""
     loss: Literal[tuple(gan.LOSSES)] = "relativistic"  # pyrefly: ignore
-    """What the players minimise."""
-    r1: float = 0.05
-    """Weight of the squared gradient at real points (half of the papers' gamma)."""
-    r2: float = 0.05
-    """Weight of the squared gradient at generated points."""
-    gradient_penalty: float = 0.0
+    """Loss of both players."""
+    r1: checks.Weight = 0.05
+    """Weight of R1 at real points: half of the papers' gamma."""
+    r2: checks.Weight = 0.05
+    """Weight of R2 at generated points."""
+    gradient_penalty: checks.Weight = 0.0
     """Weight of WGAN-GP's penalty."""
-    dragan: float = 0.0
+    dragan: checks.Weight = 0.0
     """Weight of DRAGAN's penalty."""
-    clip: float = 0.0
-    """Keep the discriminator's weights in [-clip, clip] after each update; 0 does not."""
-    packing: int = 1
+    clip: checks.Weight = 0.0
+    """Bound of the discriminator's weights after each update; 0 has none."""
+    packing: checks.Count = 1
     """Points that the discriminator judges together."""
-    discriminator_steps: int = 1
+    discriminator_steps: checks.Count = 1
     """Updates of the discriminator in a step."""
-    latent_dim: int = 2
+    latent_dim: checks.Count = 2
     """Latent dimensions."""
-    hidden: tuple[int, ...] = (128, 128, 128)
+    hidden: tuple[checks.Count, ...] = (128, 128, 128)
     """Units of both players' hidden layers."""
-    learning_rate: float = 1e-3
+    learning_rate: checks.Positive = 1e-3
     """Adam's learning rate at the start of the cosine."""
-    decay_epochs: int = 31
-    """Length of the cosine: by then the learning rate is zero."""
-    b1: float = 0.0
+    decay_epochs: checks.Count = 31
+    """Epochs until the learning rate has reached zero."""
+    b1: checks.Weight = 0.0
     """Adam's momentum."""
-    ema_half_life: float = 1e5
-    """Half-life of the generator's average, in generated points."""
-
-    def __post_init__(self):
-        checks.seed("seed", self.seed)
-        for name in (
-            *("epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"),
-            "decay_epochs",
-        ):
-            checks.positive_integer(name, getattr(self, name))
-        for width in self.hidden:
-            checks.positive_integer("hidden", width)
-        for name in ("r1", "r2", "gradient_penalty", "dragan", "clip", "b1"):
-            checks.not_negative(name, getattr(self, name))
-        for name in ("learning_rate", "ema_half_life"):
-            checks.positive(name, getattr(self, name))
+    ema_half_life: checks.Positive = 1e5
+    """Half-life of the generator's EMA, in generated points."""
 
 
 def build(config: Config) -> Experiment:
-    """Puts the parts together."""
     mixture = data.MIXTURES[config.mixture]
     points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
     spread = np.sqrt(np.mean(np.square(mixture.centers)))  # the players see unit variance
@@ -114,7 +99,6 @@ def build(config: Config) -> Experiment:
             points.images / spread, batch_size=config.batch_size, prepare=data.unchanged
         ),
         dataset=points,
-        batch_size=config.batch_size,
         epochs=config.epochs,
         observe=look,
         show=lambda samples: report.plane(samples, mixture.centers),

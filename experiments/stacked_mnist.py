@@ -1,7 +1,8 @@
-"""Stacked-MNIST: three digits in the colours of one image, a thousand modes (PacGAN, table 2).
+"""Stacked-MNIST: a thousand modes (PacGAN, table 2).
 
-A small convolutional GAN without normalisation, by the relativistic loss with R1 and R2 (the
-ablation of R3GAN, Huang et al. 2024: 1,000 modes, KL .0781); or another game:
+Three digits are the colours of one image. A small convolutional GAN without normalisation, by the
+relativistic loss with R1 and R2 (the ablation of R3GAN, Huang et al. 2024: 1,000 modes, KL .0781);
+or another game:
 
     genmod train stacked_mnist
     genmod train stacked_mnist --loss nonsaturating --r1 0 --r2 0
@@ -20,53 +21,41 @@ import numpy as np
 import optax
 
 from genmod import checks, data, gan, nets, report, rng, train
-from genmod.experiment import Experiment, Latents
+from genmod.experiment import Experiment, Latents, Settings
 from genmod.runs import observe
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Model, game and length of training."""
 
-    seed: int = 0
-    """Seed of everything random."""
-    epochs: int = 3
-    """How long to train; an epoch is 128,000 stacks."""
-    batch_size: int = 100
+    epochs: checks.Count = 3
+    """Length of training; an epoch is 128,000 stacks."""
+    batch_size: checks.Count = 100
     """Real stacks in a batch."""
     loss: Literal[tuple(gan.LOSSES)] = "relativistic"  # pyrefly: ignore
-    """What the players minimise."""
-    r1: float = 0.5
-    """Weight of the squared gradient at real stacks (half of the papers' gamma)."""
-    r2: float = 0.5
-    """Weight of the squared gradient at generated stacks."""
-    packing: int = 1
+    """Loss of both players."""
+    r1: checks.Weight = 0.5
+    """Weight of R1 at real stacks: half of the papers' gamma."""
+    r2: checks.Weight = 0.5
+    """Weight of R2 at generated stacks."""
+    packing: checks.Count = 1
     """Stacks that the discriminator judges together."""
     fixed: bool = True
-    """Train on 128,000 stacks that are drawn once; or on new ones at every step."""
-    latent_dim: int = 128
+    """Train on 128,000 fixed stacks, not on new ones at every step."""
+    latent_dim: checks.Count = 128
     """Latent dimensions."""
-    width: int = 32
+    width: checks.Count = 32
     """Channels at 14 x 14; twice as many at 7 x 7."""
-    learning_rate: float = 2e-4
+    learning_rate: checks.Positive = 2e-4
     """Adam's learning rate."""
-    b1: float = 0.0
+    b1: checks.Weight = 0.0
     """Adam's momentum."""
-    ema_half_life: float = 20_000.0
-    """Half-life of the generator's average, in generated stacks."""
-
-    def __post_init__(self):
-        checks.seed("seed", self.seed)
-        for name in ("epochs", "batch_size", "packing", "latent_dim", "width"):
-            checks.positive_integer(name, getattr(self, name))
-        for name in ("learning_rate", "ema_half_life"):
-            checks.positive(name, getattr(self, name))
-        for name in ("r1", "r2", "b1"):
-            checks.not_negative(name, getattr(self, name))
+    ema_half_life: checks.Positive = 20_000.0
+    """Half-life of the generator's EMA, in generated stacks."""
 
 
 def build(config: Config) -> Experiment:
-    """Puts the parts together."""
     digits = data.all_digits()
     # The set is the same for every seed of the training.
     triples = np.asarray(data.triples(rng.stream(rng.root(0), "stacks"), 128_000, 70_000))
@@ -85,7 +74,6 @@ def build(config: Config) -> Experiment:
         optax.adam(config.learning_rate, b1=config.b1, b2=0.99),
         penalty=gan.weighted((config.r1, gan.r1), (config.r2, gan.r2)),
         ema_half_life=config.ema_half_life,
-        as_images=lambda x: (x + 1) / 2,
     )
 
     def look(key, state):
@@ -101,7 +89,6 @@ def build(config: Config) -> Experiment:
             prepare=data.signed_unit_interval,
         ),
         dataset=data.Dataset(triples, digits.labels[triples], digits.fingerprint),
-        batch_size=config.batch_size,
         epochs=config.epochs,
         figures=lambda key, state: report.generator_figures(some, learner.sample(key, state, 100)),
         observe=look,

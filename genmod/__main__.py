@@ -1,4 +1,4 @@
-"""The command `genmod`, also as `python -m genmod`."""
+"""Command `genmod`, also run by `python -m genmod`."""
 
 import sys
 
@@ -7,7 +7,10 @@ from genmod._host.stop import Stop
 
 
 def main() -> None:
-    """Runs the command and exits with its code; a signal is heard before anything is imported."""
+    """Runs the command and exits with its code.
+
+    Signals are handled before the rest of genmod is imported.
+    """
     arguments = sys.argv[1:]
     with terminal.guarded(is_result=arguments[:1] != ["train"]), Stop(arguments) as stop:
         from genmod.cli import main as cli

@@ -1,10 +1,14 @@
-"""Checks at the public doors: each raises ValueError with the argument, its value and the rule."""
+"""Checks of arguments at the public functions.
 
+Each raises a ValueError that gives the argument, its value and the rule.
+"""
+
+import dataclasses
 import difflib
 import math
 import operator
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,10 @@ import numpy as np
 
 
 def positive_integer(name: str, value: Any) -> int:
-    """Returns `value` as an int if it is a whole number of at least 1."""
+    """Returns `value` as an int, or refuses it.
+
+    Accepts whole numbers of at least 1, but no bool.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -23,30 +30,33 @@ def positive_integer(name: str, value: Any) -> int:
 
 
 def positive(name: str, value: Any) -> None:
-    """Refuses what is no finite number above 0."""
+    """Refuses anything but a finite number above 0."""
     if not _as_number(name, value) > 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
 def not_negative(name: str, value: Any) -> None:
-    """Refuses what is no finite number of at least 0."""
+    """Refuses anything but a finite number of at least 0."""
     if not _as_number(name, value) >= 0:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
 def _as_number(name: str, value: Any) -> float:
-    """A finite number as a float; NaN for what is none, but for a schedule, which is refused."""
+    """Returns a finite number as a float, anything else as NaN.
+
+    A function (a schedule) is refused, with a hint on how to pass it.
+    """
     if callable(value):
         raise ValueError(
-            f"{name} must be a number, got the function {_called(value)}; what follows a schedule "
-            "is given to the learner by hyper={'name': schedule}, beside a function of its value, "
-            "as lambda hyper: vae.elbo(model, beta=hyper['name'])"
+            f"{name} must be a number, got the function {_called(value)}; to follow a "
+            "schedule, give the learner hyper={'name': schedule} and a function of its value, "
+            "such as lambda hyper: vae.elbo(model, beta=hyper['name'])"
         )
     return float(value) if is_finite_number(value) else math.nan
 
 
 def is_finite_number(value: Any) -> bool:
-    """Whether a value is one finite number, of Python, NumPy or JAX."""
+    """Returns whether a value is one finite Python, NumPy or JAX number."""
     try:
         return not isinstance(value, str | bytes) and not np.ndim(value) and math.isfinite(value)
     except (TypeError, ValueError, OverflowError):
@@ -58,9 +68,10 @@ def _called(function: Any) -> str:
 
 
 def seed(name: str, value: Any) -> int:
-    """Returns `value` as an int if it is a seed: a whole number in [0, 2**32).
+    """Returns `value` as an int, or refuses it.
 
-    Unlike `rng.root` it makes no key, which would start JAX: a configuration is checked by it.
+    A seed is a whole number in [0, 2**32). Unlike `rng.root`, this function makes no key and so
+    does not start JAX: it also checks configurations.
     """
     try:
         number = operator.index(value)
@@ -72,13 +83,16 @@ def seed(name: str, value: Any) -> int:
 
 
 def index_of_run(index: int, num: int) -> None:
-    """Refuses what does not say which of `num` runs is meant."""
+    """Refuses an index of a run outside [0, num)."""
     if not 0 <= index < num:
         raise ValueError(f"index must be one of the {num} runs, from 0, got {index}")
 
 
 def known(what: str, value: str, names: Iterable[str]) -> None:
-    """Refuses a name that is not among `names`, and gives the nearest ones."""
+    """Refuses a name that is not among `names`.
+
+    The message suggests the nearest ones.
+    """
     names = sorted(names)
     if value in names:
         return
@@ -88,14 +102,18 @@ def known(what: str, value: str, names: Iterable[str]) -> None:
 
 
 def summed_as(dtype: Any) -> Any:
-    """The type in which numbers of a type are summed and averaged: float32, or a wider one."""
+    """Returns the type in which numbers of `dtype` are summed.
+
+    Sums and means are taken in float32 or, for a wider `dtype`, in that type.
+    """
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def keys(keys: Any, num: int | None = None, *, of: str = "example") -> None:
-    """Refuses what is not one key for each of `num` examples; of any number if that is None.
+    """Refuses anything but one typed key per example, [num].
 
-    Keys of another length would be broadcast: all examples would have the same noise.
+    None accepts any number of examples. Keys of another length would be broadcast: all
+    examples would have the same noise.
     """
     dtype, shape = getattr(keys, "dtype", None), list(getattr(keys, "shape", ()))
     if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
@@ -108,11 +126,13 @@ def keys(keys: Any, num: int | None = None, *, of: str = "example") -> None:
 
 
 def objective(returned: Any, size: int) -> tuple[Any, dict[str, Any]]:
-    """Takes what an objective has returned apart: its losses [size], and the aux values of each.
+    """Returns the losses and the aux values of an objective's result.
+
+    Both have one value per example, [size].
 
     Raises:
-      ValueError: if it is not (loss [size], aux), with floating losses and aux a dict of numbers
-        [size] by name; what it is instead is said.
+      ValueError: if the result is not (loss [size], aux), with losses of a floating type and aux a
+        dict of numbers [size] by name; the message describes the result.
     """
 
     def refuse(expected: str, got: str) -> NoReturn:
@@ -152,7 +172,10 @@ def objective(returned: Any, size: int) -> tuple[Any, dict[str, Any]]:
 
 
 def described(value: Any) -> str:
-    """A value in a few words for a message: its type and shape, or what a small one is."""
+    """Describes a value in a few words for a message.
+
+    The words are its type and shape, or the value itself if it is small.
+    """
     if _is_array(value):
         return f"an array {value.dtype} {list(value.shape)}"
     if value is None or isinstance(value, str | int | float):
@@ -175,17 +198,17 @@ def _is_real(dtype: Any) -> bool:
 def values_within(
     name: str, values: Any, support: tuple[float, float], whose: str, *, hint: bool = True
 ) -> None:
-    """Refuses an array with a value that is not finite or lies outside [low, high].
+    """Refuses an array with values outside [low, high], or not finite.
 
     Args:
-      name: what the values are, such as "images".
-      values: an array of any type; its values must be known.
-      support: low and high. Floats may lie a rounding outside.
-      whose: what has this range, such as "the likelihood".
-      hint: whether to say what makes images of it.
+      name: name of the values, such as "images".
+      values: array of any type, with known values: it cannot be traced.
+      support: the bounds low and high. Floats may exceed them by a rounding error.
+      whose: owner of this range, such as "the likelihood".
+      hint: True names the function that brings images into this range, if there is one.
 
     Raises:
-      ValueError: with the values seen, the range, and what makes images of that range.
+      ValueError: the message gives the values, the range and the hint.
     """
     low, high = support
     values = np.asarray(values)
@@ -211,9 +234,60 @@ _PREPARE: dict[tuple[float, float], str] = {
 
 
 def leading_axis(name: str, tree: Any) -> int:
-    """The length of the leading axis that all arrays in `tree` share."""
+    """Returns the length of the leading axis shared by all arrays."""
     lengths = sorted({leaf.shape[:1] for leaf in jax.tree.leaves(tree)})
     if len(lengths) != 1 or lengths == [()]:
         shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(tree)]
         raise ValueError(f"{name} must hold arrays with one common leading axis, got {shapes}")
     return lengths[0][0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Range of a configuration's field, in the metadata of its annotation.
+
+    Attributes:
+      check: `(name, value) -> None`, a refusal (ValueError) of values out of range.
+    """
+
+    check: Callable[[str, Any], Any]
+
+
+def index(name: str, value: Any) -> None:
+    """Refuses values that are not whole numbers of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+
+
+Seed = Annotated[int, Rule(seed)]
+"""Seed of a run."""
+Count = Annotated[int, Rule(positive_integer)]
+"""Whole number of at least 1."""
+Index = Annotated[int, Rule(index)]
+"""Whole number of at least 0."""
+Positive = Annotated[float, Rule(positive)]
+"""Finite number above 0."""
+Weight = Annotated[float, Rule(not_negative)]
+"""Finite number of at least 0."""
+
+
+def fields(config: Any) -> None:
+    """Checks each field of a dataclass by the `Rule` in its annotation.
+
+    Elements of a tuple are checked by theirs, as in `tuple[Count, ...]`.
+
+    Raises:
+      ValueError: if a value is out of range; the field is named.
+    """
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        _check_by_hint(name, hint, getattr(config, name))
+
+
+def _check_by_hint(name: str, hint: Any, value: Any) -> None:
+    if get_origin(hint) is Annotated:
+        for rule in hint.__metadata__:
+            if isinstance(rule, Rule):
+                rule.check(name, value)
+    elif get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
+        for element in value:
+            _check_by_hint(name, get_args(hint)[0], element)

@@ -1,9 +1,9 @@
-"""One batch over many devices: what a step must know of it while it is traced.
+"""One batch over many devices: functions for traced code.
 
-A step is written for a whole batch. `train.over_devices` runs it on equal shares of one: mapped, so
-that the code sees its share alone and takes means over the devices too, or partitioned by the
-compiler, so that the code sees the whole. Code that uses these functions is right in both, and on a
-single device, where they do nothing.
+A step is written for a whole batch. `train.over_devices` runs it on equal shares of the batch, in
+one of two ways. A mapped step (`pmap`) sees the share of its device only, and must take means over
+the devices. A partitioned step (`sharded`) sees the whole batch, which the compiler splits. Code
+that uses these functions is correct in both ways, and on a single device, where they do nothing.
 """
 
 import contextlib
@@ -20,18 +20,21 @@ from jax.sharding import NamedSharding
 from genmod.types import Array
 
 AXIS = "devices"
-"""Name of the axis over which a batch is split: of a mapped step, and of a mesh."""
+"""Name of the axis over which a batch is split.
+
+A mapped step and a mesh both use it.
+"""
 
 MICROBATCHES = "microbatches"
-"""The cut of a batch whose gradient is taken microbatch by microbatch, to save memory."""
+"""Name of the cut made by gradient accumulation, to save memory."""
 
 
 class Cut(NamedTuple):
-    """How code sees less, or other, than a whole batch in its order.
+    """Reason why code does not see a whole batch in its order.
 
     Attributes:
-      what: what cuts, such as `"microbatches"`.
-      size: number of consecutive examples that lie together; None where they do not, as in parts
+      what: name of the cut, such as `"microbatches"`.
+      size: number of consecutive examples that stay together; None if they do not, as in parts
         that hold the examples i, i + num, ... each.
     """
 
@@ -46,7 +49,7 @@ _partition: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVa
 
 
 def axis() -> str | None:
-    """AXIS inside of a step that is mapped over devices, None elsewhere."""
+    """Returns AXIS inside a mapped step, None elsewhere."""
     try:
         jax.lax.axis_size(AXIS)
     except NameError:
@@ -55,29 +58,41 @@ def axis() -> str | None:
 
 
 def count() -> int:
-    """How many shares of the batch the code does not see: 1 unless the step is mapped."""
+    """Returns the number of shares into which a batch is split.
+
+    It is 1 unless the step is mapped: other code sees the whole batch.
+    """
     return jax.lax.axis_size(AXIS) if axis() else 1
 
 
 def mean(tree: Any) -> Any:
-    """The mean over the devices of a mapped step, of what each has computed from its share."""
+    """Returns the mean over the devices of a mapped step.
+
+    Each device contributes what it has computed from its share.
+    """
     return jax.lax.pmean(tree, AXIS) if axis() else tree
 
 
 def gather(x: Array) -> Array:
-    """All examples' values, [B, ...], from those of this device's share, [B / devices, ...]."""
+    """Gathers the values of all examples of a mapped step.
+
+    The values [B / devices, ...] of each device's share become one array [B, ...].
+    """
     return jax.lax.all_gather(x, AXIS, tiled=True) if axis() else x
 
 
 def split(tree: Any) -> Any:
-    """Arrays [B, ...], each device of a partitioned step holding its examples' part of them."""
+    """Splits arrays [B, ...] over the devices of a partitioned step.
+
+    Each device then holds the part of its own examples.
+    """
     sharding = _partition.get()
     return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
 
 @contextlib.contextmanager
 def cut(what: str, size: int | None = None) -> Iterator[None]:
-    """While code is traced here, its batch is a cut of another: see `Cut`."""
+    """Records a `Cut` of the batch for code traced inside."""
     token = _cuts.set((*_cuts.get(), Cut(what, size)))
     try:
         yield
@@ -86,13 +101,16 @@ def cut(what: str, size: int | None = None) -> Iterator[None]:
 
 
 def cuts() -> tuple[Cut, ...]:
-    """How the batch that the code sees was cut, the outermost cut first; empty for a whole one."""
+    """Returns the cuts of the batch that the code sees.
+
+    The outermost cut comes first; a whole batch has none.
+    """
     return _cuts.get()
 
 
 @contextlib.contextmanager
 def partitioned(sharding: NamedSharding) -> Iterator[None]:
-    """While a step is traced here, `split` splits so."""
+    """Sets the sharding of `split` for a step traced inside."""
     token = _partition.set(sharding)
     try:
         yield
@@ -101,10 +119,11 @@ def partitioned(sharding: NamedSharding) -> Iterator[None]:
 
 
 def agree(value: int, choose: Callable[[Sequence[int]], int] = max) -> int:
-    """A whole number that all processes of a run choose together, from what each of them says.
+    """Returns one whole number on which all processes agree.
 
-    Their clocks differ and a signal reaches one of them, but their steps must be the same: all of
-    them must call this at the same point.
+    `choose` picks it from the values of all processes. Their clocks differ and a signal reaches
+    only one of them, but they must take the same steps. All processes must call this function at
+    the same point.
     """
     if jax.process_count() == 1:
         return value
@@ -112,9 +131,10 @@ def agree(value: int, choose: Callable[[Sequence[int]], int] = max) -> int:
 
 
 def local(tree: Any) -> Any:
-    """The same arrays on the default device alone, for what is not written for many.
+    """Copies arrays to the default device.
 
-    Where an array is spread over processes, all of them must call this.
+    Code that is not written for many devices can then use them. If an array is spread over
+    processes, all of them must call this function.
     """
 
     def bring(leaf: Array) -> Array:
@@ -126,15 +146,18 @@ def local(tree: Any) -> Any:
 
 
 def evenly(runs: int, most: int) -> int:
-    """How many devices, at most so many, can share runs evenly."""
+    """Returns the largest number of devices that share runs evenly.
+
+    It is at most `most`.
+    """
     return max(num for num in range(1, most + 1) if runs % num == 0)
 
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree of arrays, each placed by a sharding.
+    """Places each array of a tree by a sharding.
 
-    Where that spans processes, each of them must hold the same tree; arrays that span them already
-    stay as they are.
+    If the sharding spans processes, each of them must hold the same tree. Arrays that already span
+    processes stay as they are.
     """
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)

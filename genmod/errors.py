@@ -1,4 +1,4 @@
-"""What goes wrong with data on disk."""
+"""Errors about data on disk."""
 
 
 class DataError(Exception):

@@ -1,10 +1,11 @@
-"""Where every key comes from: one root, named streams, the step and the example folded in.
+"""Random keys: one root per run, named streams, steps and examples.
 
-A key is a function of (seed, stream, step, example) and of nothing else, so there is no generator
-state to save, a resumed run draws what the uninterrupted one would have drawn, and an example's
-noise stays the same when the batch is cut up differently. That takes keys of threefry2x32: those
-of JAX's other generators draw something else when they are mapped over, and are refused with a
-ValueError by all that derives a key from one.
+A key is a function of (seed, stream, step, example) and of nothing else. So there is no generator
+state to save, a resumed run draws the same numbers as an uninterrupted one, and an example's noise
+does not depend on how the batch is split.
+
+All keys use the implementation threefry2x32. JAX's other implementations draw different numbers
+under `jax.vmap`; every function that derives a key refuses them with a ValueError.
 """
 
 import hashlib
@@ -16,11 +17,14 @@ from genmod import checks
 from genmod.types import Array, Key, Keys
 
 _IMPL = "threefry2x32"
-"""The generator of all keys, whatever JAX's default is: the same numbers mapped or alone."""
+"""Implementation of all keys, whatever JAX's default is.
+
+It draws the same numbers under `jax.vmap` as without it.
+"""
 
 
 def _fold_in(key: Key, number: int | Array) -> Key:
-    """`jax.random.fold_in`, of each where there are many keys."""
+    """Applies `jax.random.fold_in` to one key or to each of many."""
     _check(key)
     if key.ndim:
         return jax.vmap(_fold_in, in_axes=(0, None))(key, number)
@@ -28,7 +32,10 @@ def _fold_in(key: Key, number: int | Array) -> Key:
 
 
 def _check(key: Key | Keys) -> None:
-    """Refuses keys whose numbers change when they are mapped over, as all but threefry's do."""
+    """Refuses keys of any implementation but threefry2x32.
+
+    The numbers of other implementations change under `jax.vmap`.
+    """
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
     found = str(jax.random.key_impl(key)) if typed else None
@@ -41,10 +48,12 @@ def _check(key: Key | Keys) -> None:
 
 
 def root(seed: int) -> Key:
-    """The key that all others of a run are derived from.
+    """Returns the root key of a run.
+
+    All other keys of the run are derived from it.
 
     Args:
-      seed: a whole number in [0, 2**32).
+      seed: whole number in [0, 2**32).
 
     Raises:
       ValueError: if seed is not such a number.
@@ -53,33 +62,42 @@ def root(seed: int) -> Key:
 
 
 def stream(key: Key, name: str) -> Key:
-    """The key of the stream called `name`: naming a new stream shifts no other.
+    """Returns the key of the stream called `name`.
 
-    Of many keys, such as those of examples or of runs, each gets its own: what one example draws
-    for two purposes is independent.
+    Accepts one key or an array of keys (one per example or per run) and returns as many. Streams of
+    different names are independent, and adding a stream changes no other.
 
-    Names are hashed with SHA-256, not with Python's salted `hash`, so that they mean the same in
-    every process.
+    Names are hashed with SHA-256, not with Python's salted `hash`, so that a name means the same
+    stream in every process.
+
+    >>> from genmod import rng
+    >>> key = rng.root(0)
+    >>> dropout = rng.stream(key, "dropout")
+    >>> bool(dropout == rng.stream(key, "dropout")), bool(dropout == rng.stream(key, "latent"))
+    (True, False)
+    >>> rng.stream(rng.per_example(key, 3), "latent").shape  # one key per example
+    (3,)
     """
     digest = hashlib.sha256(name.encode()).digest()
     return _fold_in(key, int.from_bytes(digest[:4], "big"))
 
 
 def at_step(key: Key, step: int | Array) -> Key:
-    """The key of one step: a run that resumes at a step needs the root key and the step alone.
+    """Returns the key of one step.
 
-    Of many keys, each gets its own.
+    It depends on `key` and `step` alone, so a run can resume at any step. Accepts one key or an
+    array of keys and returns as many.
     """
     return _fold_in(key, step)
 
 
 def of_seeds(key: Key, num: int) -> Keys:
-    """The keys of `num` runs: of seed, seed + 1, ... where `key` is `root(seed)`; [num].
+    """Returns the keys of `num` runs with consecutive seeds, [num].
 
-    Seeds are counted modulo 2**32.
+    If `key` is `root(seed)`, these are the root keys of seed, seed + 1, ..., modulo 2**32.
     """
     _check(key)
-    # Which words of a key hold its seed, and how often, is the implementation's business: ask it.
+    # The keys of the seeds 0 and 1 differ in the words that hold the seed, by what one seed adds.
     impl = jax.random.key_impl(key)
     first, second = (jax.random.key_data(jax.random.key(seed, impl=impl)) for seed in (0, 1))
     words = jnp.arange(num, dtype=jnp.uint32)[:, None] * (second - first)[None]
@@ -87,18 +105,19 @@ def of_seeds(key: Key, num: int) -> Keys:
 
 
 def per_example(key: Key, num: int, *, axis_name: str | None = None) -> Keys:
-    """One key per example, [num]: the noise belongs to the example.
+    """Returns one key per example, [num].
 
-    Example i gets the same key however the batch is split: pass the name of the mapped axis when
-    each device holds `num` consecutive examples of a larger batch.
+    Example i gets the same key however the batch is split, so that its noise belongs to the
+    example. If each device holds `num` consecutive examples of a larger batch, pass the name of the
+    mapped axis.
 
     Args:
       key: a single key.
-      num: number of examples held here.
-      axis_name: the mapped axis over which the batch is split, if any.
+      num: number of examples held on this device.
+      axis_name: name of the mapped axis over which the batch is split, if any.
 
     Raises:
-      ValueError: if key is not single, or not of the kind that `root` makes.
+      ValueError: if key is not a single key, or not of the implementation that `root` uses.
     """
     _check(key)
     if key.ndim:

@@ -1,4 +1,4 @@
-"""The words that every signature uses."""
+"""Types that the signatures share."""
 
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -12,59 +12,77 @@ Key: TypeAlias = jax.Array
 Keys: TypeAlias = jax.Array
 """One typed key per example, shape [B]."""
 Params: TypeAlias = Any
-"""A tree of arrays, found by training."""
+"""Tree of trainable arrays."""
 Batch: TypeAlias = Any
-"""An array, or a tree of arrays, whose leading axis counts the examples: [B, ...]."""
+"""Array or tree of arrays [B, ...], one entry per example."""
 Metrics: TypeAlias = dict[str, Array]
-"""Named numbers to report. A step returns means over the batch, an objective one per example."""
+"""Numbers to report, by name.
+
+A step returns means over the batch; an objective returns one value per example.
+"""
 Objective: TypeAlias = Callable[[Keys, Params, Batch], tuple[Array, Metrics]]
-"""`(keys, params, batch) -> (loss [B], aux)`: one number per example, aux values [B] each."""
+"""Function `(keys, params, batch) -> (loss [B], aux)`.
+
+It returns one loss per example, and a dict of further values, [B] each.
+"""
 BatchAt: TypeAlias = Callable[[Key, Array], Batch]
-"""`(key, step) -> batch`: batch number `step` as a pure function of the key."""
+"""Pure function `(key, step) -> batch`.
+
+It returns batch number `step`.
+"""
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """A `BatchAt` whose examples do not fit onto the device: the host reads some steps ahead.
+    """A `BatchAt` that the host reads, some steps ahead.
 
-    A compiled program cannot call it, but the `BatchAt` of some steps that `parts` gives.
+    It serves examples that do not fit onto the device. A compiled program cannot call a stream
+    itself; it calls the `BatchAt` of some steps that `parts` yields.
     """
 
     def __call__(self, key: Key, step: int | Array) -> Batch:
-        """The batch of a step, read now."""
+        """Reads the batch of a step and returns it."""
         ...
 
     def shapes(self, keys: Keys) -> jax.tree_util.Partial:
-        """One of the `parts` for these keys, with shapes and types in place of its arrays."""
+        """Returns the shapes and types of one part.
+
+        The result is like a `BatchAt` that `parts` yields for these keys, with shapes and types in
+        place of its arrays.
+        """
         ...
 
     def parts(
         self, keys: Keys, first: int, num: int, sharding: NamedSharding | None = None
     ) -> Generator[tuple[jax.tree_util.Partial, int]]:
-        """The batches of some steps after the others, each part read when it is asked for.
+        """Yields the batches of `num` steps, part by part.
+
+        Each part is read when it is requested.
 
         Args:
-          keys: of the runs whose batches are wanted, [R].
+          keys: keys of the runs whose batches are read, [R].
           first: the first step.
-          num: number of steps in all.
-          sharding: how to place arrays [R, steps, B, ...]; on the default device if None. Where it
-            spans processes, each of them reads what its own devices hold.
+          num: total number of steps.
+          sharding: placement of arrays [R, steps, B, ...]; None places them on the default device.
+            If it spans processes, each process reads what its own devices hold.
 
         Yields:
-          The `BatchAt` of the next steps, for these keys alone, and how many steps these are.
+          The `BatchAt` of the next steps, for these keys only, and the number of these steps.
         """
         ...
 
 
 class Net(NamedTuple):
-    """A network as two pure functions; it holds no parameters and no state.
+    """A network as two pure functions.
+
+    It holds no parameters and no state.
 
     Attributes:
       init: `(key, x) -> params`, for an example input x [B, ...].
       apply: `(params, x) -> y`, with x [B, ...] and y [B, ...].
-      standing: `(params, x [K, B, ...]) -> params` whose network no longer looks at its batch:
-        where it normalised over the batch it uses the statistics of these K batches. None for a
-        network that never looked.
+      standing: `(params, x [K, B, ...]) -> params`, with which the network no longer depends on
+        batch statistics: batch normalisation then uses the statistics of these K batches. None for
+        a network that never depends on batch statistics.
       standing_size: number of examples B in each batch for `standing`.
     """
 

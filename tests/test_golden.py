@@ -46,7 +46,8 @@ def losses(name):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_29_the_losses_are_those_that_were_written_down(name):
+@pytest.mark.reliability(29)
+def test_the_losses_are_those_that_were_written_down(name):
     golden = json.loads(GOLDEN.read_text())[name]
     found = losses(name)
     assert len(found) == len(golden) == 10

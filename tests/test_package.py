@@ -106,6 +106,7 @@ def test_flax_is_imported_in_one_room_only():
 
 
 @pytest.mark.parametrize("word", ["np.random", "eval(", "pickle", "shell=True", "yaml.load"])
-def test_24_what_must_not_stand_in_the_package(word):
+@pytest.mark.reliability(24)
+def test_what_must_not_stand_in_the_package(word):
     for path in PACKAGE.rglob("*.py"):
         assert word not in path.read_text().replace("jax.eval", ""), path

@@ -1,37 +1,39 @@
-"""Seconds an epoch of the article's VAE: genmod beside Keras and PyTorch, in one run.
+"""Seconds per epoch of the article's VAE in genmod, Keras and PyTorch.
 
     python experiments/benchmarks/article_vae.py --peers-python PATH
 
-Three minutes on two cores with all peers, half a minute with genmod alone; 6 GB of memory
-with all of them (every framework stays in memory while the others work). PATH is an interpreter
-that has torch, and tensorflow with keras; by default it is this one. A peer that is not there is
-reported as such and skipped. Everything runs on the CPU.
+This takes three minutes on two cores with all peers, and half a minute with genmod alone. All peers
+together need 6 GB of memory, because every framework stays in memory while the others work. PATH is
+an interpreter that has torch, and tensorflow with keras; by default it is this one. A peer that is
+not installed is reported and skipped. Everything runs on the CPU.
 
-The task: 784-128 relu - (mean 4, log-variance 4) - 128 relu - 784 sigmoid on MNIST's 60,000
-training images in [0, 1]; mean binary cross entropy over pixels plus 1e-4 times the mean over
-latents of -(1 + logvar - mean^2 - exp(logvar)); RMSprop, learning rate 1e-3, decay .9, epsilon
-1e-7; shuffled batches of 100, so 600 steps an epoch. Each peer is the code that its users write.
+Task: a VAE of 784-128 relu - (mean 4, log-variance 4) - 128 relu - 784 sigmoid on MNIST's 60,000
+training images in [0, 1]. The loss is the mean binary cross entropy over pixels plus 1e-4 times the
+mean over latents of -(1 + logvar - mean^2 - exp(logvar)). The optimizer is RMSprop with learning
+rate 1e-3, decay .9 and epsilon 1e-7. Batches of 100 are shuffled, so an epoch has 600 steps. Each
+peer is the code that its users write.
 
-How it is measured: a process for each framework, started once and warmed up with one epoch (which
-compiles); then, round after round, each trains one more epoch while the others wait, so a slow
-minute of the machine hits all of them. Times are taken inside the process, from the request to
-the loss on the host. The table has the median over rounds, and as ratio to genmod the median of
-the ratios within a round. Differences under 15 % are noise.
+Method: each framework has its own process, which is started once and warmed up with one epoch (this
+compiles). Then, in each round, every framework trains one more epoch while the others wait, so that
+a slow minute of the machine affects all of them. Times are taken inside the process, from the
+request until the loss is on the host. The table has the median over rounds and, as ratio to genmod,
+the median of the ratios within a round. Differences under 15 % are noise.
 
-The limit is the time of the epoch's matrix products alone at the best rate that a large float32
-product in JAX reaches in turns of the same run.
+Limit: the time of the epoch's matrix products alone, at the best rate of a large float32 product in
+JAX, measured in turns of the same run.
 
-Log, progress and checkpoints: the share of a recorded run (an epoch a log point, a checkpoint every
-five) that is not training, over ten epochs.
+Log, progress and checkpoints: the share of a recorded run that is not training, over ten epochs
+(with a log point per epoch and a checkpoint every five).
 
-Time to the first step: from the start of a fresh process until it has the loss of its first step,
-imports, reading MNIST and compiling included; genmod with an empty folder for compiled programs
-(cold) and with the one that the cold start has filled (warm).
+Time to the first step: the time from the start of a fresh process until it has the loss of its
+first step. It includes imports, reading MNIST and compiling. genmod starts with an empty
+compilation cache (cold) and with the cache that the cold start has filled (warm).
 
-What to expect on two cores (AVX-512): genmod .53 s an epoch on a quiet machine, twice the limit,
-.75 on a busy one; torch.compile 1.5 to 1.8 times genmod's time, DataLoader 2.7 to 3.3, Keras graph
-2.8 to 3.2. Run it on a quiet machine: other work slows frameworks unequally. The losses of Keras
-and genmod agree; PyTorch's is lower, because its RMSprop differs (peers/torch_vae.py).
+Expected results on two cores (AVX-512): genmod .53 s per epoch on a quiet machine, which is twice
+the limit, and .75 s on a busy one; torch.compile 1.5 to 1.8 times genmod's time, DataLoader 2.7 to
+3.3, Keras in graph mode 2.8 to 3.2. Run it on a quiet machine: other work slows frameworks
+unequally. The losses of Keras and genmod agree; PyTorch's loss is lower, because its RMSprop
+differs (peers/torch_vae.py).
 """
 
 import contextlib
@@ -64,10 +66,9 @@ from workers import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-# This file is also the module of genmod's own worker, whose start is measured and whose memory
-# is compared. So the worker's imports (JAX, genmod) and the report's (rich, tyro) are made where
-# they are used. It keeps the main program small as well: Linux lets a child's peak memory start
-# from that of the process that started it.
+# genmod's own worker runs this file, too, and its start and its memory are measured. So functions
+# import JAX, genmod, rich and tyro themselves, if they need them. This also keeps the main program
+# small, because on Linux the peak memory of a child starts from that of its parent.
 
 EXAMPLES = 60_000
 BATCH_SIZE = 100
@@ -81,9 +82,13 @@ Name = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class Framework:
-    """A way to train the model: what the table calls it, and which worker it is.
+    """Framework, or a variant of it, that trains the model.
 
-    `library` is the module without which the worker cannot run.
+    Attributes:
+        label: name in the table.
+        library: module without which the worker cannot run.
+        module: module of the worker.
+        variant: variant of the worker.
     """
 
     label: str
@@ -104,14 +109,14 @@ FRAMEWORKS: dict[Name, Framework] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Seconds an epoch of the article's VAE: genmod beside Keras and PyTorch."""
+    """Options of the benchmark."""
 
     peers_python: str = sys.executable
     """Interpreter that has torch, and tensorflow with keras."""
     rounds: int = 6
-    """Epochs that each framework trains in turn, after one to warm up; 0 leaves them out."""
+    """Epochs of each framework after one to warm up; 0 for none."""
     starts: int = 3
-    """Fresh processes for each time to the first step; 0 leaves these out."""
+    """Fresh processes for each time to the first step; 0 for none."""
     only: tuple[Name, ...] = tuple(FRAMEWORKS)
     """Frameworks to run."""
     archives: Path = REPOSITORY / "genmod" / "data" / "mnist_archives"
@@ -134,7 +139,11 @@ class Config:
 
 
 def train(turns: Turns, job: Job) -> None:
-    """Trains genmod an epoch a turn, or measures the machine's matrix rate a turn."""
+    """Runs the worker of the job's variant, one measurement per turn.
+
+    genmod trains an epoch, matrix measures the machine's rate of matrix products, and recorded the
+    share of a recorded run that is not training.
+    """
     match job.variant:
         case "genmod":
             train_genmod(turns, job)
@@ -147,7 +156,10 @@ def train(turns: Turns, job: Job) -> None:
 
 
 def train_genmod(turns: Turns, job: Job) -> None:
-    """One `train.run` over all epochs, a log point a turn; answers with the loss logged there."""
+    """Trains genmod, one epoch per turn; answers with the logged loss.
+
+    All epochs are one `train.run` with a log point per epoch.
+    """
     import optax
 
     from genmod import data, nets, rng, train, vae
@@ -159,7 +171,7 @@ def train_genmod(turns: Turns, job: Job) -> None:
     dataset = data.load("mnist", split="train")
     batch_at = data.batches(dataset.images, batch_size=job.batch_size)
     model = vae.make(nets.mlp((128,), 8, heads=2), nets.mlp((128,), (28, 28, 1)), latent_dim=4)
-    # As Keras has it: the epsilon inside the square root.
+    # Keras adds RMSprop's epsilon inside the square root.
     optimizer = optax.rmsprop(1e-3, decay=0.9, eps=1e-7, eps_in_sqrt=True)
     learner = train.learner(model.init, vae.article_loss(model), optimizer)
     points = train.run(
@@ -175,12 +187,15 @@ def train_genmod(turns: Turns, job: Job) -> None:
 
 
 def measure_matrix_rate(turns: Turns) -> None:
-    """Answers every turn with the best rate of a few large float32 products, in FLOP a second."""
+    """Answers with the best rate of large matrix products.
+
+    The products are in float32, the rate is in FLOP per second.
+    """
     import jax
     import jax.numpy as jnp
 
     product = jax.jit(jnp.matmul)
-    # Which size is fastest depends on the machine's caches and cores.
+    # The machine's caches and cores determine which size is fastest.
     matrices = [jnp.ones((size, size), jnp.float32) for size in (1024, 2048)]
     for matrix in matrices:
         product(matrix, matrix).block_until_ready()  # compiles
@@ -195,23 +210,25 @@ def measure_matrix_rate(turns: Turns) -> None:
 
 
 def measure_outer_layer(turns: Turns, job: Job) -> None:
-    """Answers with the share of a recorded run that is not training: log, progress, checkpoints.
+    """Answers with the share of a recorded run that is not training.
 
-    The article's experiment as `genmod train` runs it, for one epoch and for as many more as the
-    job says: the difference of the two is free of start and end. Training is what the log says.
+    This is the time for log, progress and checkpoints. The article's experiment is run as by
+    `genmod train`, for one epoch and for `job.epochs` more: the difference of the two is free of
+    start and end. The time of training is taken from the log.
     """
     from genmod.runs import catalogue, logs, record, runner
 
     source = REPOSITORY / "experiments" / "article_vae.py"
     module = catalogue.load(source)
     trained: list[float] = []
-    built = module.build(module.Config(seed=job.seed))._replace(
+    built = dataclasses.replace(
+        module.build(module.Config(seed=job.seed)),
         evaluate=lambda key, state: trained.append(time.perf_counter()) or {},
         figures=lambda key, state: {},
     )
 
     def run(epochs: int) -> tuple[float, list[dict[str, Any]]]:
-        """Seconds until the last step, and the log."""
+        """Returns the seconds until the last step, and the log."""
         with tempfile.TemporaryDirectory() as path:
             folder, _ = record.open_folder(
                 Path(path),
@@ -222,7 +239,7 @@ def measure_outer_layer(turns: Turns, job: Job) -> None:
                 command="",
             )
             began = time.perf_counter()
-            runner.run(built._replace(epochs=epochs), folder, seed=job.seed)
+            runner.run(dataclasses.replace(built, epochs=epochs), folder, seed=job.seed)
             return trained[-1] - began, logs.read_metrics(folder)
 
     while True:
@@ -238,17 +255,22 @@ def measure_outer_layer(turns: Turns, job: Job) -> None:
 
 
 def epoch_flop(layers: Sequence[tuple[int, int]] = LAYERS, examples: int = EXAMPLES) -> int:
-    """Floating-point operations of the matrix products of one epoch: 60.8e9 for the article.
+    """Counts the floating-point operations of an epoch's matrix products.
 
-    An example costs each layer of n inputs and m outputs 2nm operations forward, 2nm for the
-    weights' gradient and 2nm for the inputs' gradient; the first layer needs no inputs' gradient.
+    They are 60.8e9 for the article's VAE. For each example, a layer of n inputs and m outputs needs
+    2nm operations forward, 2nm for the gradient of its weights and 2nm for the gradient of its
+    inputs; the first layer needs no gradient of its inputs.
     """
     products = [inputs * outputs for inputs, outputs in layers]
     return examples * 2 * (3 * sum(products) - products[0])
 
 
 def environment(name: Name | Literal["matrix"]) -> dict[str, str]:
-    """Variables for a worker: the CPU alone; and for genmod this checkout, installed or not."""
+    """Returns the environment variables of a worker.
+
+    They restrict it to the CPU. genmod's worker also gets the path of this checkout, so that genmod
+    need not be installed.
+    """
     variables = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     if name == "genmod":
         variables |= this_checkout()
@@ -262,7 +284,7 @@ def start(
     epochs: int,
     variables: Mapping[str, str] | None = None,
 ) -> Worker:
-    """Starts the worker of one framework for epochs of `steps` steps."""
+    """Starts a framework's worker for epochs of `steps` steps."""
     framework = FRAMEWORKS[name]
     job = Job(
         framework.variant,
@@ -284,16 +306,16 @@ def start(
 def take_turns(
     config: Config, names: Sequence[Name], console: "Console"
 ) -> tuple[dict[Name, dict[str, Any]], dict[Name, str], float | None]:
-    """Trains all frameworks side by side, one epoch each a round.
+    """Trains all frameworks in turns, one epoch per round.
 
     Args:
-        config: the options.
-        names: the frameworks to run.
-        console: where progress is told.
+        config: options of the benchmark.
+        names: frameworks to run.
+        console: console for the progress.
 
     Returns:
-        Results by name (seconds and losses a round, peak memory, idle CPU time a round), reasons
-        of those that failed by name, and the best matrix rate in FLOP a second (None if that
+        Results by name (seconds, losses and idle CPU time of each round, and peak memory), reasons
+        of failures by name, and the best rate of matrix products in FLOP per second (None if its
         worker failed).
     """
     results: dict[Name, dict[str, Any]] = {}
@@ -350,16 +372,16 @@ def take_turns(
 def time_first_steps(
     config: Config, names: Sequence[Name]
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Times the start of fresh processes, up to the end of their first training step.
+    """Times fresh processes until the end of their first training step.
 
-    Starts alternate between frameworks, and each cold start of genmod has a folder of its own.
+    Starts alternate between frameworks, and each cold start of genmod has its own cache folder.
 
     Args:
-        config: the options.
-        names: the frameworks to choose from: genmod, and PyTorch's eager loop.
+        config: options of the benchmark.
+        names: frameworks of the benchmark; of these, genmod and PyTorch's eager loop are timed.
 
     Returns:
-        Seconds by label, and reasons of those that failed by label.
+        Seconds by label, and reasons of failures by label.
     """
     seconds: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
@@ -380,7 +402,7 @@ def time_first_steps(
     for _ in range(config.starts):
         if "genmod" in names:
             with tempfile.TemporaryDirectory() as cache:
-                # JAX's own variable would take precedence, were it set to another folder.
+                # JAX's own variable takes precedence, so it must name the same folder.
                 folders = {"GENMOD_CACHE_DIR": cache, "JAX_COMPILATION_CACHE_DIR": cache}
                 measure("genmod, cold cache", "genmod", folders)
                 measure("genmod, warm cache", "genmod", folders)
@@ -390,7 +412,10 @@ def time_first_steps(
 
 
 def outer_layer_share(config: Config) -> float | None:
-    """Share of a recorded run of genmod that is not training; None if it could not be measured."""
+    """Returns the share of a recorded run that is not training.
+
+    It is None if it could not be measured.
+    """
     job = Job("recorded", "", epochs=10, seed=config.seed)
     with contextlib.suppress(WorkerError):
         variables = environment("genmod")
@@ -404,14 +429,14 @@ def outer_layer_share(config: Config) -> float | None:
 
 
 def describe_machine(config: Config) -> str:
-    """Machine, versions and date, in a line."""
+    """Describes machine, versions and date in one line."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    # The cores that this process may use, where the system tells: containers often get fewer.
+    # Containers often get fewer cores than the machine has; not every system reports how many.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
     own = package_versions(sys.executable, ("jax", "jaxlib", "optax", "genmod"))
@@ -488,7 +513,7 @@ def report(
             )
         console.print(table)
     for name, result in results.items():
-        # A process that works between its turns takes time from the others' or hides its own.
+        # A process that works between its turns slows the others down or hides its own work.
         idle = sum(result["idle_cpu_seconds"]) / sum(result["seconds"])
         if idle > 0.05:
             console.print(
@@ -503,8 +528,8 @@ def main(config: Config) -> int:
     console = open_console()
     if not (config.archives / "train-images-idx3-ubyte.gz").is_file():
         raise SystemExit(f"no MNIST archives in {config.archives}")
-    # Workers run in another folder, so a relative path is resolved here; its symbolic links are
-    # left alone, for they are what makes a virtual environment's interpreter.
+    # Workers run in another folder, so a relative path becomes absolute here. Symbolic links must
+    # stay, because Python recognises a virtual environment by the path of its interpreter.
     found = shutil.which(config.peers_python) or config.peers_python
     config = dataclasses.replace(config, peers_python=os.path.abspath(found))
     skipped: dict[Name, str] = {}
@@ -543,7 +568,7 @@ def main(config: Config) -> int:
             "matrix_flop_per_second": rate,
         }
         config.json.write_text(json.dumps(raw, indent=2) + "\n")
-    # A peer's trouble is a line in the table; genmod's own is a failure of this program.
+    # A peer's failure is only a line in the table; genmod's failure is one of this program.
     broken = [*failures, *start_failures]
     return 1 if any(name.startswith("genmod") for name in broken) else 0
 

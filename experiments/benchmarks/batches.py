@@ -1,13 +1,13 @@
-"""What batches from the device cost: an experiment's step with its data, and with one batch alone.
+"""Cost of batches from data on the device.
 
     python experiments/benchmarks/batches.py
     python experiments/benchmarks/batches.py --experiment mnist_vae
 
-Half a minute on two cores. One worker trains on the data, the other on the first batch over and
-over: the difference is the order of the examples, taking them and preparing them.
+This takes half a minute on two cores. One worker trains an experiment on its data, the other always
+on the first batch. The difference is the time to shuffle, gather and prepare the examples.
 
-How it is measured: a process each, warmed up with one turn; then they take turns, so that a slow
-minute of the machine hits both. The ratio is the median of those within a round.
+Method: each worker has its own process, warmed up with one turn; then they take turns, so that a
+slow minute of the machine affects both. The ratio is the median of the ratios within a round.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from workers import (
     this_checkout,
 )
 
-# This file is also the module of the workers.
+# The workers run this file, too.
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What batches from the device cost."""
+    """Options of the benchmark."""
 
     experiment: str = "article_vae"
-    """A file of experiments/, with its defaults."""
+    """Name of a file of experiments/, run with its defaults."""
     rounds: int = 15
-    """Turns of each, after one to warm up."""
+    """Turns of each worker, after one to warm up."""
     steps: int = 600
-    """Steps a turn."""
+    """Steps per turn."""
     timeout: float = 600.0
     """Seconds to wait for one turn before a worker counts as dead."""
 
@@ -49,7 +49,10 @@ class Config:
 
 
 def train(turns: Turns, job: Job) -> None:
-    """Trains an experiment with its data, or on one batch; answers with its first metric."""
+    """Trains an experiment on its data or on one batch.
+
+    Answers with the experiment's first metric.
+    """
     import jax
 
     from genmod import rng
@@ -72,7 +75,7 @@ def train(turns: Turns, job: Job) -> None:
 
 
 def main(config: Config, console: Any) -> None:
-    """Takes turns and prints the table."""
+    """Lets the workers take turns and prints the table."""
     from rich.table import Table
 
     def start(what: str) -> Worker:

@@ -1,9 +1,12 @@
-"""Milliseconds a step of a DCGAN: genmod's convolutions beside XLA's own and PyTorch.
+"""Milliseconds per step of a DCGAN, by implementation of convolutions.
+
+genmod's convolutions are compared with XLA's own and with PyTorch:
 
     python experiments/benchmarks/convolutions.py --peers-python PATH
 
-Two minutes on two cores, most of them XLA's. PATH is an interpreter that has torch; by
-default it is this one, and without torch its row is left out. Everything runs on the CPU.
+This takes two minutes on two cores, most of them for XLA's convolutions. PATH is an interpreter
+that has torch; by default it is this one, and without torch its row is left out. Everything runs on
+the CPU.
 
 A step is one update of the discriminator and one of the generator on 28 x 28 images, each with Adam
 and the non-saturating loss, at batch size 128. Generator: 100 latents - dense 7 x 7 x 128 relu -
@@ -11,15 +14,15 @@ transposed convolution to 64 relu - transposed convolution to 1, tanh. Discrimin
 64 leaky relu - convolution to 128 leaky relu - dense 1. All convolutions are 4 x 4 with stride 2;
 there is no normalisation. JAX runs its steps in one `lax.scan`, as training does; PyTorch is eager.
 
-How it is measured: a process each, warmed up with one turn; then, round after round, each does a
-few steps while the others wait, so a slow minute of the machine hits all of them. The table has the
-median over rounds and, as ratio to genmod, the median of the ratios within a round. Differences
-under 15 % are noise. The loss is the generator's at the end: the same, but for rounding, in both
-rows of JAX; PyTorch draws other numbers.
+Method: each row has its own process, warmed up with one turn. Then, in each round, every process
+runs a few steps while the others wait, so that a slow minute of the machine affects all of them.
+The table has the median over rounds and, as ratio to genmod, the median of the ratios within a
+round. Differences under 15 % are noise. The loss is that of the generator at the end. Both rows of
+JAX have the same loss, except for rounding; PyTorch draws other random numbers.
 
-What to expect on two cores (AVX-512), quiet: genmod 150, PyTorch 150 to 180, XLA's convolutions
-2,500. On a busy machine PyTorch falls behind by a factor of two to ten: its threads wait for each
-other in a spin.
+Expected milliseconds on two quiet cores (AVX-512): genmod 150, PyTorch 150 to 180, XLA's
+convolutions 2,500. On a busy machine PyTorch is slower by a factor of two to ten, because its
+threads spin while they wait for each other.
 """
 
 import dataclasses
@@ -42,7 +45,7 @@ from workers import (
     this_checkout,
 )
 
-# This file is also the module of the workers, one of which has neither JAX nor rich.
+# The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
 
 BATCH_SIZE = 128
 LATENTS = 100
@@ -51,14 +54,14 @@ LABELS = {"genmod": "genmod", "lax": "XLA's convolutions", "torch": "torch, eage
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Milliseconds a step of a DCGAN: genmod's convolutions beside XLA's own and PyTorch."""
+    """Options of the benchmark."""
 
     peers_python: str = sys.executable
     """Interpreter that has torch."""
     rounds: int = 5
-    """Turns of each, after one to warm up."""
+    """Turns of each worker, after one to warm up."""
     steps: int = 5
-    """Steps a turn."""
+    """Steps per turn."""
     only: tuple[str, ...] = tuple(LABELS)
     """Rows to measure: genmod, lax, torch."""
     timeout: float = 600.0
@@ -77,7 +80,7 @@ class Config:
 
 
 def train(turns: Turns, job: Job) -> None:
-    """Trains a few steps a turn; answers with the generator's last loss."""
+    """Trains a few steps per turn; answers with the generator's loss."""
     if job.variant == "torch":
         train_torch(turns, job)
     else:
@@ -85,7 +88,7 @@ def train(turns: Turns, job: Job) -> None:
 
 
 def train_jax(turns: Turns, job: Job) -> None:
-    """The step with genmod's convolutions, or with those of `jax.lax`."""
+    """Trains with genmod's convolutions, or those of `jax.lax`."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -170,7 +173,7 @@ def train_jax(turns: Turns, job: Job) -> None:
 
 
 def train_torch(turns: Turns, job: Job) -> None:
-    """The same in PyTorch, as its tutorials write it."""
+    """Trains in PyTorch, written as in its tutorials."""
     import torch  # pyrefly: ignore[missing-import]
     import torch.nn.functional as F  # pyrefly: ignore[missing-import]
     from torch import nn  # pyrefly: ignore[missing-import]
@@ -221,7 +224,7 @@ def train_torch(turns: Turns, job: Job) -> None:
 
 
 def main(config: Config, console: Any) -> None:
-    """Takes turns and prints the table."""
+    """Lets the workers take turns and prints the table."""
     from rich.table import Table
 
     def start(name: str) -> Worker:

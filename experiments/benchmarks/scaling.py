@@ -1,18 +1,19 @@
-"""What seeds and devices cost: many runs as one program, one run on many devices.
+"""Cost of many seeds in one program, and of many devices.
 
     python experiments/benchmarks/scaling.py
     python experiments/benchmarks/scaling.py --experiment mixtures --seeds 10
     python experiments/benchmarks/scaling.py --seeds 1 4 16 64 256 1024 --devices 1
 
-Two minutes on two cores, with the article's VAE. On a CPU the devices share its cores; on a GPU
-say how many there are, and try many seeds by `vmap`: a single run leaves most of a GPU idle.
+This takes two minutes on two cores, with the article's VAE. On a CPU the devices share its cores.
+On GPUs pass their number, and try many seeds with `vmap`: a single run leaves most of a GPU idle.
 
-Many runs are taken through their steps one by one (`loop`) or by a step of all (`vmap`).
+A program of many runs trains them one after the other (`loop`) or all in one step (`vmap`).
 
-How it is measured: a process for each row, warmed up with one turn; then, round after round, each
-does its steps while the others wait, so that a slow minute of the machine hits all of them. The
-table has the median over rounds of milliseconds a step (of all runs together), and the cost of a
-run's step relative to a plain single run in the same round. Differences under 15 % are noise.
+Method: each row has its own process, warmed up with one turn. Then, in each round, every process
+runs its steps while the others wait, so that a slow minute of the machine affects all of them. The
+table has the median over rounds of the milliseconds per step (of all runs together), and the cost
+of one run's step relative to a plain single run in the same round. Differences under 15 % are
+noise.
 """
 
 import dataclasses
@@ -33,23 +34,26 @@ from workers import (
     this_checkout,
 )
 
-# This file is also the module of the workers.
+# The workers run this file, too.
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What seeds and devices cost."""
+    """Options of the benchmark."""
 
     experiment: str = "article_vae"
-    """A file of experiments/, with its defaults."""
+    """Name of a file of experiments/, run with its defaults."""
     seeds: tuple[int, ...] = (1, 16)
-    """How many runs in one program; the first row is always a single plain run."""
+    """Numbers of runs in one program, after a single plain run."""
     devices: int = 2
-    """How many devices to spread the runs, or a batch, over; 1 leaves those rows out."""
+    """Number of devices that share the runs, or a batch.
+
+    With 1, the rows of several devices are left out.
+    """
     rounds: int = 5
-    """Turns of each, after one to warm up."""
+    """Turns of each worker, after one to warm up."""
     steps: int = 100
-    """Steps a turn."""
+    """Steps per turn."""
     timeout: float = 600.0
     """Seconds to wait for one turn before a worker counts as dead."""
 
@@ -59,7 +63,7 @@ class Config:
 
     @property
     def variants(self) -> list[str]:
-        """The rows, each `SEEDS DEVICES HOW`."""
+        """Lists the rows of the table, each `SEEDS DEVICES HOW`."""
         devices = [1, self.devices] if self.devices > 1 else [1]
         return [
             "1 1 plain",
@@ -75,7 +79,10 @@ class Config:
 
 
 def train(turns: Turns, job: Job) -> None:
-    """Trains an experiment as one of the rows says; answers with its first metric."""
+    """Trains an experiment in the way of one row.
+
+    Answers with the experiment's first metric, the mean over seeds.
+    """
     from pathlib import Path
 
     import jax
@@ -105,7 +112,7 @@ def train(turns: Turns, job: Job) -> None:
 
 
 def main(config: Config, console: Any) -> None:
-    """Takes turns and prints the table."""
+    """Lets the workers take turns and prints the table."""
     from rich.table import Table
 
     def start(name: str) -> Worker:

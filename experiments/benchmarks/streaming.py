@@ -1,21 +1,26 @@
-"""Images a second out of a folder of JPEG files, and the memory of a run that streams.
+"""Speed of streaming JPEG files, and memory of a streaming run.
 
     python experiments/benchmarks/streaming.py --peers-python PATH
     python experiments/benchmarks/streaming.py --memory
 
-Three minutes and one on two cores, the files made first (0.4 GB, in memory where there is
-/dev/shm: a disk is not what is measured). PATH is an interpreter that has torch; by default it is
-this one, and without torch its row is left out.
+The first command takes three minutes on two cores and prints images per second, the second takes
+one minute. The files are made first (0.4 GB, in memory if there is /dev/shm, because the disk is
+not to be measured). PATH is an interpreter that has torch; by default it is this one, and without
+torch its row is left out.
 
-The rows: the same processes decode and give nothing back, which is all that they can do; genmod's
-batches, shuffled, as bytes on the device; a PyTorch DataLoader with as many workers, each image
-read with Pillow and made a tensor, batches collated and shuffled.
+Rows of the table:
 
-How it is measured: a process each, warmed up with one turn; then they take turns, an epoch each, in
-which each begins anew with its processes there already. Ratios are medians of those within a round.
+- decoding alone: genmod's processes decode and return nothing, which is the most that they can do,
+- genmod: shuffled batches of bytes on the device,
+- torch DataLoader: as many workers; each image is read with Pillow and made a tensor, and batches
+  are collated and shuffled.
 
-With --memory a small VAE is trained on an NPY file ten times as large as the device is allowed to
-hold; its resident memory is asked along the way.
+Method: each row has its own process, warmed up with one turn; then they take turns of an epoch.
+Each turn begins the data anew, but the processes that decode are already running. Ratios are
+medians of the ratios within a round.
+
+With --memory, a small VAE is trained on an NPY file that is ten times as large as the limit for
+data on the device, and the resident memory is printed along the way.
 """
 
 import contextlib
@@ -42,7 +47,7 @@ from workers import (
     this_checkout,
 )
 
-# This file is also the module of the workers, one of which has neither JAX nor rich.
+# The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
 
 LABELS = {"decode": "decoding alone", "genmod": "genmod", "torch": "torch DataLoader"}
 _LIMIT = 50_000_000
@@ -50,22 +55,22 @@ _LIMIT = 50_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Images a second out of a folder of JPEG files, and the memory of a run that streams."""
+    """Options of the benchmark."""
 
     peers_python: str = sys.executable
     """Interpreter that has torch."""
     rounds: int = 5
-    """Turns of each, after one to warm up."""
+    """Turns of each worker, after one to warm up."""
     images: int = 100_000
-    """Files to make; as many images a turn as make whole batches."""
+    """Number of files; a turn uses as many as fill whole batches."""
     size: int = 64
-    """Pixels a side."""
+    """Pixels per side of an image."""
     batch_size: int = 128
     """Images in a batch."""
     processes: int = 2
-    """How many processes decode."""
+    """Number of processes that decode."""
     memory: bool = False
-    """Measure the memory of a run instead."""
+    """Whether to measure the memory of a run instead."""
     timeout: float = 600.0
     """Seconds to wait for one turn before a worker counts as dead."""
 
@@ -79,12 +84,12 @@ class Config:
 
 
 def train(turns: Turns, job: Job) -> None:
-    """An epoch a turn; answers with the number of its images."""
+    """Runs one epoch per turn; answers with its number of images."""
     {"decode": decode_alone, "genmod": by_genmod, "torch": by_torch}[job.variant](turns, job)
 
 
 def decode_alone(turns: Turns, job: Job) -> None:
-    """Decodes every file, in the processes that genmod has for that, and gives nothing back."""
+    """Decodes every file in genmod's processes and returns nothing."""
     from genmod._host import decoding
     from genmod.data import folders
 
@@ -99,14 +104,14 @@ def decode_alone(turns: Turns, job: Job) -> None:
 
 
 def read_all(pictures: Any) -> int:
-    """Decodes pictures and forgets them."""
+    """Decodes pictures, forgets them and returns their number."""
     for place in range(len(pictures)):
         pictures.read(place)
     return len(pictures)
 
 
 def by_genmod(turns: Turns, job: Job) -> None:
-    """Batches on the device."""
+    """Streams genmod's batches to the device."""
     import jax
 
     from genmod import data, rng
@@ -127,7 +132,7 @@ def by_genmod(turns: Turns, job: Job) -> None:
 
 
 def by_torch(turns: Turns, job: Job) -> None:
-    """Batches of a DataLoader, as PyTorch's users write it."""
+    """Reads the batches of a DataLoader, written as PyTorch's users do."""
     import torch  # pyrefly: ignore
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset  # pyrefly: ignore
@@ -160,7 +165,7 @@ def by_torch(turns: Turns, job: Job) -> None:
 
 @contextlib.contextmanager
 def made(config: Config) -> Iterator[str]:
-    """A folder of smooth random JPEG files, of ten classes."""
+    """Makes a folder of smooth random JPEG files of ten classes."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
         write = functools.partial(write_some, folder, config.size)
@@ -171,7 +176,7 @@ def made(config: Config) -> Iterator[str]:
 
 
 def write_some(folder: str, size: int, first: int, last: int) -> None:
-    """Writes the files of some numbers."""
+    """Writes the files with numbers from `first` to `last` - 1."""
     from PIL import Image
 
     for number in range(first, last):
@@ -183,7 +188,7 @@ def write_some(folder: str, size: int, first: int, last: int) -> None:
 
 
 def main(config: Config, console: Any) -> None:
-    """Takes turns and prints the table."""
+    """Lets the workers take turns and prints the table."""
     from rich.table import Table
 
     if config.memory:
@@ -220,7 +225,10 @@ def main(config: Config, console: Any) -> None:
 
 
 def memory(config: Config, console: Any) -> None:
-    """Trains on a file ten times as large as the limit, and prints the memory along the way."""
+    """Prints the memory of a run that streams its data.
+
+    The file of images is ten times as large as the limit for data on the device.
+    """
     import optax
     from rich.table import Table
 
@@ -255,7 +263,10 @@ def memory(config: Config, console: Any) -> None:
 
 
 def _resident() -> tuple[float, float]:
-    """Resident memory of this process in MB, and how much of it are pages of files."""
+    """Returns the resident memory of this process, in MB.
+
+    The second number is the part of it that is pages of files.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     found = {line.partition(":")[0]: line.split()[1] for line in lines if "kB" in line}
     return int(found["VmRSS"]) / 1e3, int(found["RssFile"]) / 1e3

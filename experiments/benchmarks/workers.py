@@ -1,8 +1,8 @@
-"""One long-lived process a framework, and the line protocol between it and the main program.
+"""Worker processes that take turns, and their line protocol.
 
-Frameworks are compared by letting them take turns: each lives in a process of its own, and only
-the one that is asked works while the others wait on their standard input. The main program holds
-the `Worker` end, the process the `Turns` end:
+To be compared, frameworks take turns: each has its own long-lived process, and only the process
+that is asked works, while the others wait on their standard input. The main program holds the
+`Worker` end of the protocol, the process the `Turns` end:
 
     main program                    worker
     "epoch"                   ->    trains one epoch
@@ -10,9 +10,9 @@ the `Worker` end, the process the `Turns` end:
     "stop" (or a closed pipe) ->    ends its loop
                               <-    {"peak_rss_mb": ..., "python": ...}
 
-What a worker runs is a module with a function `train(turns, job)`, which calls `turns.begin()`
-before and `turns.end(...)` after every epoch, for ever; `begin` ends the loop by raising `Stop`.
-This file imports only the standard library and NumPy, because peers run it without genmod.
+A worker runs the function `train(turns, job)` of a module. In an endless loop, the function calls
+`turns.begin()` before and `turns.end(...)` after every epoch; `begin` ends the loop by raising
+`Stop`. This file imports only the standard library and NumPy, because peers run it without genmod.
 """
 
 import contextlib
@@ -41,23 +41,29 @@ REPOSITORY = HERE.parents[1]
 
 
 class Stop(Exception):
-    """The main program wants no further epoch; it ends a loop, as StopIteration does."""
+    """Signal that the main program wants no further epoch.
+
+    It ends a loop, as StopIteration does.
+    """
 
 
 class WorkerError(RuntimeError):
-    """A worker died, did not answer in time, or could not be started."""
+    """Failure of a worker.
+
+    It died, did not answer in time, or could not be started.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker is to train.
+    """Task of a worker.
 
     Attributes:
-        variant: which of the module's ways to train.
+        variant: variant of training, one of the module's.
         archives: folder of the MNIST archives (gzipped IDX files).
         batch_size: examples in a batch.
         steps: steps in an epoch, over the first `steps * batch_size` examples.
-        epochs: epochs that will be asked for, at most.
+        epochs: maximum number of epochs that will be asked for.
         seed: seed of the weights, the order and the noise.
     """
 
@@ -70,7 +76,10 @@ class Job:
 
 
 def read_images(archives: str) -> np.ndarray:
-    """Training images of MNIST, uint8 [60000, 784], straight from the gzipped IDX file."""
+    """Reads MNIST's training images, uint8 [60000, 784].
+
+    They are read directly from the gzipped IDX file.
+    """
     with gzip.open(Path(archives) / "train-images-idx3-ubyte.gz") as file:
         header = np.frombuffer(file.read(16), dtype=">i4")
         images = np.frombuffer(file.read(), dtype=np.uint8)
@@ -84,7 +93,10 @@ def read_images(archives: str) -> np.ndarray:
 
 
 class Turns:
-    """The worker's end of the pipe: waits for a turn, times it and answers."""
+    """Worker's end of the pipe.
+
+    It waits for a turn, times it and answers.
+    """
 
     def __init__(self, requests: TextIO, answers: TextIO) -> None:
         self._requests = requests
@@ -93,12 +105,16 @@ class Turns:
         self._cpu_at_answer = time.process_time()
 
     def begin(self) -> None:
-        """Waits for the next turn and starts its clock; raises `Stop` when there is none."""
+        """Waits for the next turn and starts its clock.
+
+        Raises:
+            Stop: if there is no further turn.
+        """
         line = self._requests.readline().strip()
         if line != "epoch":
             raise Stop
-        # All threads of the process count: a framework that trains ahead, or spins while it
-        # should wait, would spoil its own time and everybody else's, and shows here.
+        # The CPU time is that of all threads. It exposes a framework that trains ahead, or spins
+        # while it should wait: its own time and those of the others would be wrong.
         self._idle_cpu = time.process_time() - self._cpu_at_answer
         self._started = time.perf_counter()
 
@@ -121,9 +137,12 @@ class Turns:
 
 
 def main() -> None:
-    """Runs the worker named on the command line: the module and its job as JSON."""
+    """Runs the worker that the command line names.
+
+    The arguments are the module and the job as JSON.
+    """
     module, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
-    # Answers get a descriptor of their own, so that nothing a library prints can mix with them.
+    # Answers have their own file descriptor, so that output of libraries cannot mix with them.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     turns = Turns(sys.stdin, answers)
@@ -137,7 +156,10 @@ def main() -> None:
 
 
 class Worker:
-    """The main program's end: a process that trains one epoch whenever it is asked to."""
+    """Main program's end of the pipe.
+
+    The process trains one epoch whenever it is asked to.
+    """
 
     def __init__(
         self,
@@ -157,20 +179,20 @@ class Worker:
             timeout: seconds to wait for an answer before the worker counts as dead.
         """
         self._timeout = timeout
-        # A file and not a pipe: nobody reads it unless the worker dies, and a full pipe would
-        # block the worker.
+        # Errors go to a file and not to a pipe: the main program reads them only if the worker
+        # dies, and a full pipe would block the worker.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
         command = [python, "-c", "import workers; workers.main()", module]
         try:
             self._process = subprocess.Popen(
                 [*command, json.dumps(dataclasses.asdict(job))],
-                cwd=HERE,  # `-c` puts it at the head of the import path
+                cwd=HERE,  # `python -c` imports from this folder first
                 env={**os.environ, **(environment or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 text=True,
-                start_new_session=True,  # so that `_end` reaches its compilers too
+                start_new_session=True,  # `_end` thus kills the worker's compilers, too
             )
         except OSError as error:
             self._errors.close()
@@ -206,8 +228,8 @@ class Worker:
             requests.flush()
         except BrokenPipeError:
             raise self._failure("died") from None
-        # An answer is one line and answers alternate with requests, so the text buffer is empty
-        # here and waiting on the descriptor itself is safe.
+        # An answer is one line, and answers alternate with requests. So the text buffer is empty
+        # here, and `select` may wait on the descriptor itself.
         if not select.select([answers], [], [], self._timeout)[0]:
             raise self._failure(f"gave no answer in {self._timeout:.0f} s")
         line = answers.readline()
@@ -216,14 +238,17 @@ class Worker:
         return json.loads(line)
 
     def _failure(self, what: str) -> WorkerError:
-        """The error to raise, with the last line that the worker wrote about it."""
+        """Returns the error to raise, with the worker's last line."""
         self._end()
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return WorkerError(f"{what}: {lines[-1].strip()}" if lines else what)
 
     def _end(self) -> None:
-        """Ends the process and whatever it started; harmless when called again."""
+        """Ends the process and all that it started.
+
+        Further calls do nothing.
+        """
         if self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -237,10 +262,12 @@ class Worker:
 def take_turns(
     starts: Mapping[str, Callable[[], Worker]], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Lets workers take turns: each one's answers, of a turn a round, after one to warm up.
+    """Lets workers take turns and returns their answers.
+
+    Each worker has one turn to warm up, then one turn per round.
 
     Raises:
-        WorkerError: with the worker's name.
+        WorkerError: if a worker fails; the message begins with its name.
     """
     with contextlib.ExitStack() as stack:
         workers = {}
@@ -258,36 +285,45 @@ def take_turns(
 
 
 def milliseconds(answers: list[dict[str, Any]], steps: int) -> list[float]:
-    """Of a step, in each of a worker's turns of so many steps."""
+    """Returns the milliseconds per step in each of a worker's turns.
+
+    A turn has `steps` steps.
+    """
     return [1e3 * answer["seconds"] / steps for answer in answers]
 
 
 def this_checkout() -> dict[str, str]:
-    """The variable with which a worker finds this checkout's genmod, installed or not."""
+    """Returns an environment variable for workers that use genmod.
+
+    With it they import genmod from this checkout, even if it is not installed.
+    """
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def open_console() -> Any:
-    """Where the tables go, after a warning if the machine has other work."""
+    """Opens the console for the tables.
+
+    It prints a warning if the machine has other work.
+    """
     from rich.console import Console
 
-    # A pipe has no width of its own, and Rich's 80 columns would break the table's cells.
+    # A pipe has no width, and Rich's default of 80 columns would break the table's cells.
     found = Console(width=None if sys.stdout.isatty() else 100)
     load = os.getloadavg()[0]
     if load > 0.5:
-        # Threads that wait for each other in a spin suffer most, so ratios change as well.
+        # Frameworks whose threads spin while they wait slow down most, so ratios change as well.
         found.print(f"[yellow]the machine is not quiet (load average {load:.1f})")
     return found
 
 
 def run(main: Callable[[Any, Any], None], config: type, description: str | None) -> int:
-    """Runs a benchmark as a command, and returns its exit status.
+    """Runs a benchmark as a command and returns its exit status.
 
     Args:
-        main: `(config, console) -> None`, which prints the table.
-        config: dataclass of its flags.
-        description: what `--help` says.
+        main: function `(config, console) -> None` that prints the table.
+        config: dataclass of the flags.
+        description: text of `--help`.
     """
     import tyro
 
@@ -301,7 +337,10 @@ def run(main: Callable[[Any, Any], None], config: type, description: str | None)
 
 
 def has_module(python: str, name: str) -> bool:
-    """Whether the interpreter `python` can be started and would find the module `name`."""
+    """Returns whether an interpreter has a module.
+
+    It is False if the interpreter cannot be started.
+    """
     probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
     try:
         return subprocess.run([python, "-c", probe, name], check=False).returncode == 0
@@ -310,7 +349,12 @@ def has_module(python: str, name: str) -> bool:
 
 
 def package_versions(python: str, names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of the named distributions under the interpreter `python`, where installed."""
+    """Returns the versions of packages that an interpreter has.
+
+    Args:
+        python: path of the interpreter.
+        names: names of the packages; those that are not installed are left out.
+    """
     probe = (
         "import importlib.metadata as m, json, sys\n"
         "found = {d.name.lower().replace('-', '_'): d.version for d in m.distributions()}\n"

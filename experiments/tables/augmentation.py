@@ -1,11 +1,14 @@
-"""Synthetic data for a small training set: does it help a classifier, beyond classic augmentation?
+"""Table of classifiers trained with and without synthetic data.
+
+Does synthetic data for a small training set help a classifier, beyond classic augmentation?
 
     python experiments/tables/augmentation.py --data mnist idx:FOLDER --out table.json
 
-Run k of a row is `genmod train augmentation --fold k --seed k` with its flags; all folds of a row
-are one program. Every classifier has the same number of steps and the same batches, whatever it is
-shown. Printed are mean +- standard error over folds of the accuracy on the test set, and of the
-differences to no augmentation and to classic augmentation, fold by fold.
+Run k of a row is `genmod train augmentation --fold k --seed k` with the flags of the row; all folds
+of a row are one program. All classifiers have the same number of steps and the same batch size,
+whatever their training data. The table has the mean +- standard error over folds of the accuracy on
+the test set, and of the differences to no augmentation and to classic augmentation, which are taken
+fold by fold.
 """
 
 import functools
@@ -36,8 +39,9 @@ GENERATORS: dict[str, dict[str, Any]] = {
 }
 BASELINES = ("none", "classic")
 ARMS = ("synthetic", "classic + synthetic")
-# Classic augmentation that is not the default's, by the name of the folder: chosen among none,
-# mirroring, and shifts by one and by two pixels, on training images that are in no fold.
+# These data sets, by folder name, have their own classic augmentation in place of the default. It
+# was chosen among none, mirroring, and shifts by one and by two pixels, on training images that are
+# in no fold.
 CLASSIC: dict[str, dict[str, Any]] = {"fashion_mnist": {"shift": 1 / 28}}
 
 Scores = dict[str, list[float]]
@@ -45,31 +49,34 @@ Scores = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Options:
-    """How much to compute."""
+    """Options of the table."""
 
     data: tuple[str, ...] = ("mnist",)
     """Data sets: mnist, or idx:FOLDER."""
     images: tuple[int, ...] = (20, 100)
     """Labelled images of each class in a training set."""
     synthetic: tuple[int, ...] = (100, 1000)
-    """Synthetic images of each class beside them."""
+    """Synthetic images of each class in a training set."""
     generators: tuple[str, ...] = tuple(GENERATORS)
     """Generative models, by their names in the table."""
     folds: int = 5
-    """Disjoint training sets, each with a seed of its own."""
+    """Number of disjoint training sets, each with its own seed."""
     steps: int = 1000
-    """Steps of each generative model."""
+    """Training steps of each generative model."""
     classifier_steps: int = 600
-    """Steps of each classifier."""
+    """Training steps of each classifier."""
     held_out: bool = False
-    """Take folds from the first 50,000 training images, and judge by the others instead of by the
-    test set: to choose by."""
+    """Whether to judge by a hold-out set, to choose settings.
+
+    Folds come from the first 50,000 training images. The others judge, and the test set is not
+    used.
+    """
     out: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
-    """Where to keep all accuracies; rows that it holds already are not computed again."""
+    """File of all accuracies; rows in it are not computed again."""
     show: bool = False
-    """Compute nothing more: show what there is."""
+    """Whether to show the rows in the file and compute none."""
     figure: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None
-    """Where to draw accuracy against the number of synthetic images."""
+    """File for a figure of accuracy against number of synthetic images."""
 
     def __post_init__(self):
         for name in self.generators:
@@ -83,7 +90,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Computes what is missing, prints the table and draws the figure."""
+    """Computes missing rows, prints the table and draws the figure."""
     kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     for name, images in [] if options.show else _sets(options):
         for row, found in missing(name, images, options, kept):
@@ -100,10 +107,11 @@ def main(options: Options) -> None:
 def missing(
     name: str, images: int, options: Options, kept: dict[str, Any]
 ) -> Iterator[tuple[str, Scores]]:
-    """The rows of one size of training set that are not kept yet: accuracies of each fold by arm.
+    """Yields the missing rows of one size of training set.
 
-    A row has the arms "none" and "classic", or for a generator "synthetic, M" and
-    "classic + synthetic, M" for each number M of synthetic images a class.
+    A row has the accuracies of each fold by arm. Its arms are "none" and "classic", or for a
+    generator "synthetic, M" and "classic + synthetic, M" for each number M of synthetic images per
+    class.
     """
     rows = (_BASELINE, *options.generators)
     wanted = [row for row in rows if _row(name, images, row, options) not in kept]
@@ -134,7 +142,7 @@ def missing(
 
     @functools.partial(jax.jit, static_argnames="augment")
     def scores(keys: Any, real: Any, made: Any, judged: Any, augment: Any = None) -> Any:
-        """The accuracy in each fold."""
+        """Returns the accuracy in each fold."""
 
         def one(run: Any) -> Any:
             key, real, made = run
@@ -144,7 +152,7 @@ def missing(
         return jax.lax.map(one, (keys, real, made))
 
     def arms(made: Any, *names: str) -> Scores:
-        """Without classic augmentation, and with it."""
+        """Returns the scores without and with classic augmentation."""
         both = [scores(keys, real, made, judged, augment=one) for one in (None, classic)]
         return {name: found.tolist() for name, found in zip(names, both, strict=True)}
 
@@ -168,14 +176,20 @@ def missing(
 
 
 def _generated(learner: train.Learner, steps: int, num: int, run: Any) -> Any:
-    """Images of the generative model of one fold, [num, H, W, C]: those of its experiment."""
+    """Generates images [num, H, W, C] for one fold.
+
+    They are those of the experiment `augmentation`.
+    """
     key, batch_at = run
     state = train.fit(learner, key, batch_at, steps)
     return learner.sample(rng.stream(rng.stream(key, "evaluate"), "synthetic"), state, num)
 
 
 def _stacked(trees: list[Any]) -> Any:
-    """Trees of one structure with a leading axis of folds, whatever functions they carry."""
+    """Stacks the leaves of trees, with a leading axis of folds.
+
+    The result has the structure of the first tree, with its functions.
+    """
     leaves = zip(*map(jax.tree.leaves, trees), strict=True)
     return jax.tree.unflatten(jax.tree.structure(trees[0]), list(map(jnp.stack, leaves)))
 
@@ -188,7 +202,7 @@ _BASELINE = "real images alone"
 
 
 def _sets(options: Options) -> list[tuple[str, int]]:
-    """Each data set with each size of training set."""
+    """Lists each data set with each size of training set."""
     return list(itertools.product(options.data, options.images))
 
 
@@ -210,9 +224,9 @@ Arms = dict[tuple[str, str, int], np.ndarray]
 
 
 def _shown(kept: dict[str, Any], options: Options) -> Iterator[tuple[str, Arms]]:
-    """What is kept of each size of training set, by its name.
+    """Yields a title and the kept accuracies of each training set size.
 
-    Accuracies, [folds], by generator ("" for none), arm, and synthetic images a class.
+    Accuracies are [folds], by generator ("" for none), arm, and synthetic images per class.
     """
     for name, images in _sets(options):
         rows = {
@@ -246,7 +260,10 @@ def _percent(values: np.ndarray, form: str) -> str:
 
 
 def draw(kept: dict[str, Any], options: Options) -> Any:
-    """Accuracy against the number of synthetic images, with the baselines as bands."""
+    """Draws accuracy against the number of synthetic images.
+
+    The baselines are bands.
+    """
     panels = []
     for title, arms in _shown(kept, options):
         of = {key: evaluate.estimate(100 * accuracy) for key, accuracy in arms.items()}

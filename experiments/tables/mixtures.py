@@ -1,12 +1,13 @@
-"""The table of the 2-D mixtures: three games on the ring and on the grid, ten seeds each.
+"""Table of GANs on the 2-D mixtures.
 
     python experiments/tables/mixtures.py --out table.json
 
-Each row is the experiment `mixtures` with other flags, and all its seeds are one program
-(`train.over_seeds`): seed k of a row is `genmod train mixtures --seed k` with its flags. Printed
-are mean and standard error over seeds of PacGAN's three scores on 2,500 samples (from the
-generator's average), beside what perfect samples score and what PacGAN published for its own,
-larger networks.
+The rows are three games on the ring and on the grid, with ten seeds each. A row is the experiment
+`mixtures` with the flags of its game, and all seeds of a row are one program (`train.over_seeds`):
+seed k of a row is `genmod train mixtures --seed k` with these flags. The table has mean and
+standard error over seeds of PacGAN's three scores on 2,500 samples, drawn from the exponential
+moving average (EMA) of the generator. Beside them are the scores of perfect samples, and those that
+PacGAN published for its own, larger networks.
 """
 
 import json
@@ -31,7 +32,8 @@ GAMES: dict[str, dict[str, Any]] = {
     "relativistic + r1 + r2": {},
 }
 SAMPLES = 2500
-# Lin et al. (2018), table 1: modes, share of high quality, reverse KL; G 4 x 400, D 3 x 200 maxout.
+# Table 1 of Lin et al. (2018) has these scores: modes, share of high quality, reverse KL. Their
+# generator has 4 layers of 400 units, their discriminator 3 maxout layers of 200.
 PUBLISHED = {
     "ring": {"GAN": (6.3, 0.982, 0.45), "PacGAN4": (7.8, 0.959, 0.07)},
     "grid": {"GAN": (17.3, 0.948, 0.70), "PacGAN4": (24.8, 0.936, 0.04)},
@@ -40,14 +42,14 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Options:
-    """How much to compute."""
+    """Options of the table."""
 
     seeds: int = 10
-    """Seeds of each row: 0, 1, 2, ..."""
+    """Number of seeds of each row: 0, 1, 2, ..."""
     epochs: int = 31
-    """Length of each run, and of its cosine."""
+    """Length of each run and of its cosine schedule, in epochs."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
-    """Where to keep all scores; rows that it holds already are not computed again."""
+    """File of all scores; rows in it are not computed again."""
 
     def __post_init__(self):
         for name in ("seeds", "epochs"):
@@ -55,7 +57,10 @@ class Options:
 
 
 def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[Any], float]:
-    """One row: the scores of each seed, and the seconds that all took together."""
+    """Computes the scores of each seed of one row.
+
+    Also returns the seconds that all seeds took together.
+    """
     file = catalogue.load(Path(__file__).parents[1] / "mixtures.py")
     config = file.Config(
         mixture=mixture, epochs=options.epochs, decay_epochs=options.epochs, **flags
@@ -72,8 +77,8 @@ def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[
 
 
 def main(options: Options) -> None:
-    """Computes what is missing and prints the table."""
-    if options.seeds > 1:  # each core takes its share of them
+    """Computes missing rows and prints the table."""
+    if options.seeds > 1:  # each core trains its share of the seeds
         jax.config.update("jax_num_cpu_devices", devices.evenly(options.seeds, machine.cores()))
     kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     for mixture in PUBLISHED:
@@ -106,7 +111,7 @@ def _print(kept: dict[str, Any], options: Options) -> None:
             seconds = f"{row['seconds']:.0f}"
             table.add_row(mixture, name, cells[0], fewest, cells[1], cells[2], seconds)
         truth = data.MIXTURES[mixture]
-        # The floor depends on the number of samples, not on where they lie.
+        # The floor depends on the number of samples and not on their values.
         some = np.resize(truth.centers, (SAMPLES, 2))
         floor = evaluate.mixture_modes(some, truth.centers, truth.std).floor
         modes, quality = f"{floor.captured:.3g}", f"{floor.high_quality:.3f}"

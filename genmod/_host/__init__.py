@@ -1,5 +1,6 @@
-"""This machine and its processes: files, signals, memory, start-up, processes that decode.
+"""Private support for the machine and its processes.
 
-Private. Nothing here imports JAX when it is imported: a command that only looks at a lock, and each
-process that decodes pictures, start in a fraction of a second.
+The modules deal with files, signals, memory, start-up, and processes that decode pictures. None but
+`cluster` imports JAX when it is imported. Thus a command that only checks a lock, and each process
+that decodes pictures, starts in a fraction of a second.
 """

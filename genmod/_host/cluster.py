@@ -1,9 +1,9 @@
-"""Several processes, on one machine or many, that are one run.
+"""Runs of several processes, on one machine or many.
 
-Each runs the same program on its share of the devices, and each computes its share of every batch.
-One of them, the leader, writes the files and speaks. A run cannot go on without any of them, and a
-process that waits for one that is gone would wait for ever; so each shows the others that it lives,
-and ends where one of them does not.
+Each process runs the same program on its share of the devices and computes its share of every
+batch. One of them, the leader, writes the files and prints the messages. A run cannot continue if
+any process is lost, and a process that waits for a lost one would wait for ever. Therefore each
+process sends heartbeats to the others, and ends if another one stops sending them.
 """
 
 import contextlib
@@ -19,11 +19,17 @@ import jax
 from genmod._host import terminal
 
 LOST = 6
-"""Exit code of a process that ends because another one is gone."""
+"""Exit code of a process that ends because another is lost."""
 _BEAT, _PATIENCE = 1.0, 20.0
-"""Seconds between two signs of life, and without one before a process is given up."""
+"""Heartbeat interval and timeout, in seconds.
+
+A process without a heartbeat for this timeout counts as lost.
+"""
 _JAX_PATIENCE = 60
-"""Seconds before JAX's own watch, which aborts with a stack trace, gives a process up."""
+"""Timeout of JAX's own heartbeats, in seconds.
+
+It is longer than ours, because JAX then aborts the process with a stack trace.
+"""
 _FINISHED, _FAILED = "finished", "failed"
 _ADVICE = "this one ends too; to continue, start all of them again"
 
@@ -31,12 +37,18 @@ _broken = False
 
 
 def leads() -> bool:
-    """Whether this process writes the files: the first one, or the only one."""
+    """Returns whether this process is the leader.
+
+    The leader writes the files. It is the first process, or the only one.
+    """
     return jax.process_index() == 0
 
 
 def broken() -> bool:
-    """Whether this process has failed as one of several, so that it cannot leave in order."""
+    """Returns whether this process of several has failed.
+
+    A failed process cannot disconnect from the others in order.
+    """
     return _broken
 
 
@@ -46,18 +58,19 @@ def joined(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Iterator[None]:
-    """Around all that a process of several does: nothing of JAX may have been used before.
+    """Joins the other processes of a run.
 
-    With no arguments JAX finds the others by what the environment says (SLURM, GKE, TPU pods, Open
-    MPI). Where the body raises, the other processes end too.
+    The connection lasts as long as the context. JAX must not have been used before. Without
+    arguments, JAX finds the other processes from the environment (SLURM, GKE, TPU pods, Open MPI).
+    If the body raises, the other processes end too.
 
     Args:
-      coordinator: HOST:PORT of the first process, the same in all of them.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      coordinator: HOST:PORT of the first process, the same in all processes.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
 
     Raises:
-      ValueError: if only some of the three are given, or the others cannot be found.
+      ValueError: if only some of the three are given, or if the other processes cannot be found.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -68,7 +81,7 @@ def joined(
         raise ValueError(
             f"process_id must be below num_processes {num_processes}, got {process_id}"
         )
-    # How the CPUs of several processes add up their numbers; other devices have their own ways.
+    # JAX sums across the CPUs of several processes with Gloo; other devices have their own means.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -91,47 +104,55 @@ def joined(
 
 
 def _part() -> None:
-    """Ends the connection of processes that have all finished: the leader's service comes last.
+    """Disconnects processes that have all finished.
 
-    A process that still listens when the service goes is aborted by JAX, its run being complete.
+    The leader shuts down the service last. JAX would abort a process that is still connected at
+    that moment, although its run is complete.
     """
     from jax._src import distributed
 
     state: Any = distributed.global_state
     service, state.service = state.service, None
-    jax.distributed.shutdown()  # where all processes meet
+    jax.distributed.shutdown()  # waits for all processes
     if service is not None:
         time.sleep(_BEAT)
         service.shutdown()
 
 
 def _by_the_runtime(error: BaseException | None) -> bool:
-    """Whether compiled code has failed: perhaps only as another process is gone, which shows."""
+    """Returns whether compiled code has failed.
+
+    The cause may be that another process is lost; in that case the watch will notice it.
+    """
     while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 class _Watch:
-    """Shows that this process lives, and sees that the others do."""
+    """Thread that sends and checks heartbeats."""
 
     def __init__(self):
-        # The store that all processes of a run share has no public door in JAX.
+        # JAX has no public API for the key-value store that all processes of a run share.
         from jax._src import distributed
 
         self._store: Any = distributed.global_state.client
-        # Nor does it know before its devices are there who it is, and they may not be.
+        # JAX's public functions know the process id only once the devices exist, and here they may
+        # not exist yet.
         self._me: int = distributed.global_state.process_id
         self._num: int = distributed.global_state.num_processes or 1
-        self._state = ""  # how it has ended, if it has
+        self._state = ""  # how this process has ended, if it has
         self._seen = {k: ("", time.monotonic()) for k in range(self._num) if k != self._me}
         threading.Thread(target=self._run, daemon=True).start()
 
     def leave(self, state: str) -> None:
-        """Says that this process goes; where all is well, waits for the others to say so too."""
+        """Announces that this process ends.
+
+        If it has finished without failure, it waits until all others have finished, too.
+        """
         self._state = state
         if state == _FAILED:
-            time.sleep(3 * _BEAT)  # the leader takes the store with it
+            time.sleep(3 * _BEAT)  # when the leader ends, the store is gone
             return
         while any(seen != _FINISHED for seen, _ in self._seen.values()):
             time.sleep(_BEAT / 10)
@@ -148,7 +169,7 @@ class _Watch:
                     self._look(other)
             except Exception:
                 if self._state == _FINISHED:
-                    return  # the leader has gone home
+                    return  # the leader has finished and closed the store
                 self._end(f"process 0 of {self._num}, which leads, cannot be reached")
             if self._state == _FAILED:
                 return

@@ -1,16 +1,16 @@
 """Processes that decode examples.
 
-Decoding a small picture is mostly Python, which takes one core however many threads there are: so
-it is done by processes. They import this module, which therefore needs neither JAX nor other
-folders.
+Decoding a small picture is mostly Python code, which uses a single core with any number of threads.
+Therefore several processes do it. They import this module, so it needs neither JAX nor other
+folders of genmod.
 
-The pool is Python's own `ProcessPoolExecutor`. Around it stands only what a promise needs:
+The pool is Python's own `ProcessPoolExecutor`. This module adds what genmod guarantees beyond it:
 
-- a script needs no `__main__` guard (`_Process`);
-- processes end with a parent that was killed (`_end_with_parent`), and one that was killed itself
-  is replaced, its work given to another (`_settle`);
-- images come back through shared memory (`_Slots`), a third more in a second than through the
-  executor's pipes: 14,500 against 10,300 JPEG files of 64 x 64 pixels, by two processes.
+- Scripts need no `__main__` guard (`_Process`).
+- Processes end with a parent that was killed (`_end_with_parent`). If a process is killed itself,
+  it is replaced, and its work is given to another one (`_settle`).
+- Images come back through shared memory (`_Slots`). This is a third faster than the executor's
+  pipes: two processes decode 14,500 instead of 10,300 JPEG files of 64 x 64 pixels per second.
 """
 
 import collections
@@ -42,20 +42,23 @@ from genmod.errors import DataError
 
 _PIECE_BYTES = 2**21
 _PIECE_ROWS = 256
-"""How much a process decodes at a time: so much that handing it over costs nothing beside it."""
+"""Limits on the size of a piece that a process decodes.
+
+The pieces are so large that the cost of transferring them is negligible.
+"""
 _MOST_PROCESSES = 16
 _ATTEMPTS = 3
-"""How often a piece is given to a process, where those end before they have decoded it."""
+"""Number of attempts to decode a piece if processes die."""
 
 
 class Found(NamedTuple):
-    """What an example turned out to be.
+    """Result of decoding one example: shape and label, or the error.
 
     Attributes:
-      shape: of its image, [H, W, C]; None if it could not be read.
-      label: its label; -1 if it could not be read.
-      error: why it could not be read.
-      traits: as of `Example`.
+      shape: shape of the image, [H, W, C]; None if it could not be read.
+      label: label of the example; -1 if it could not be read.
+      error: reason why it could not be read; empty if it could.
+      traits: properties of the picture, as in `Example`.
     """
 
     shape: tuple[int, ...] | None
@@ -65,23 +68,33 @@ class Found(NamedTuple):
 
 
 def decode(examples: Examples, rows: np.ndarray) -> list[Found]:
-    """Decodes all examples into rows, uint8 [N, H, W, C]; one that does not fit is not written."""
+    """Decodes all examples into rows, uint8 [N, H, W, C].
+
+    An image whose shape does not fit is not written.
+    """
     found = []
-    for place in range(len(examples)):
+    for index in range(len(examples)):
         try:
-            image, label, traits = examples.read(place)
+            image, label, traits = examples.read(index)
         except DataError as error:
             found.append(Found(None, error=str(error)))
             continue
         fits = image.shape[:2] == rows.shape[1:3] and image.shape[2] in (1, rows.shape[3])
         if fits:
-            rows[place] = image
+            rows[index] = image
         found.append(Found(image.shape, label, traits=traits))
     return found
 
 
 def processes() -> int:
-    """How many processes decode: $GENMOD_WORKERS, or one a core, at most 16; 0 is this one."""
+    """Returns the number of processes that decode.
+
+    This is $GENMOD_WORKERS or, if that is not set, one per core and at most 16. With 0, this
+    process decodes.
+
+    Raises:
+      ValueError: if $GENMOD_WORKERS is not a whole number of at least 0.
+    """
     text = os.environ.get("GENMOD_WORKERS") or str(min(machine.cores(), _MOST_PROCESSES))
     if not text.isdecimal():
         raise ValueError(f"GENMOD_WORKERS must be a whole number of at least 0, got {text!r}")
@@ -95,25 +108,27 @@ def decoded(
     *,
     here: bool = False,
 ) -> Iterator[tuple[np.ndarray, list[Found]]]:
-    """Decodes examples by several processes, ahead of whoever takes them.
+    """Decodes examples in several processes, ahead of the caller.
 
     Args:
-      examples: where they are.
-      wanted: places [n] of the examples of each answer; asked for as far ahead as is decoded.
-      shape: [H, W, C] of an image.
-      here: decode in this process, when an answer is asked for.
+      examples: the examples to decode from.
+      wanted: indices [n] of the examples of each answer; the iterable is consumed as far as
+        examples are decoded ahead.
+      shape: shape of one image, [H, W, C].
+      here: whether to decode in this process, when an answer is requested.
 
     Yields:
-      For each of `wanted` in turn, images uint8 [n, H, W, C], and what was found of each.
+      For each array of indices, in order: images, uint8 [n, H, W, C], and the result of decoding
+      each example.
 
     Raises:
-      DataError: if the processes end again and again.
+      DataError: if the processes die repeatedly.
     """
     num = 0 if here else processes()
     if num == 0:
-        for places in wanted:
-            rows = np.empty((len(places), *shape), np.uint8)
-            yield rows, decode(examples.some(places.tolist()), rows)
+        for indices in wanted:
+            rows = np.empty((len(indices), *shape), np.uint8)
+            yield rows, decode(examples.some(indices.tolist()), rows)
         return
     size = int(np.prod(shape))
     most = max(1, min(_PIECE_ROWS, _PIECE_BYTES // size))
@@ -133,15 +148,15 @@ def decoded(
 
 @dataclasses.dataclass
 class _Piece:
-    """Some of the rows of an answer.
+    """Piece of an answer: some of its rows.
 
     Attributes:
-      examples: what to decode.
-      answer: the whole answer, and what was found of its rows so far.
-      rows: which of its rows.
-      slot: where in the shared memory they come.
-      future: what the process says.
-      attempts: how often it was given to one.
+      examples: the examples to decode.
+      answer: the whole answer, with the results of its rows so far.
+      rows: the rows of the answer that this piece covers.
+      slot: number of the slot in the shared memory.
+      future: the result of the process.
+      attempts: number of times that the piece was given to a process.
     """
 
     examples: Examples
@@ -155,11 +170,11 @@ class _Piece:
 def _pieces(
     examples: Examples, wanted: Iterable[np.ndarray], shape: Sequence[int], most: int
 ) -> Iterator[_Piece]:
-    for places in wanted:
-        answer = np.empty((len(places), *shape), np.uint8), []
-        for first in range(0, len(places), most):
-            rows = slice(first, min(first + most, len(places)))
-            yield _Piece(examples.some(places[rows].tolist()), answer, rows)
+    for indices in wanted:
+        answer = np.empty((len(indices), *shape), np.uint8), []
+        for first in range(0, len(indices), most):
+            rows = slice(first, min(first + most, len(indices)))
+            yield _Piece(examples.some(indices[rows].tolist()), answer, rows)
 
 
 def _submit(piece: _Piece, slots: "_Slots") -> None:
@@ -177,20 +192,20 @@ def _submit(piece: _Piece, slots: "_Slots") -> None:
 def _settle(
     waiting: collections.deque[_Piece], slots: "_Slots"
 ) -> Iterator[tuple[np.ndarray, list[Found]]]:
-    """Waits for the first piece, and yields its answer if that is whole."""
+    """Waits for the first piece; yields its answer if complete."""
     while True:
         piece = waiting[0]
         assert piece.future is not None
         try:
             found = piece.future.result()
             break
-        except BrokenProcessPool as error:  # one was killed, and so all others ended
+        except BrokenProcessPool as error:  # one was killed, so the pool ended all others
             if piece.attempts == _ATTEMPTS:
                 raise DataError(
                     f"the processes that decode ended {_ATTEMPTS} times while they decoded "
                     f"{piece.examples.where(0)} and what follows; is there enough memory?"
                 ) from error
-            _submit(piece, slots)  # those behind it have their turn when they come first
+            _submit(piece, slots)  # later pieces are submitted again when they become the first
     waiting.popleft()
     images, all_found = piece.answer
     images[piece.rows] = slots.view(piece.slot, images[piece.rows].shape)
@@ -200,34 +215,36 @@ def _settle(
 
 
 def _abandon(waiting: Iterable[_Piece], wait: Callable[[Any], Any] = wait) -> None:
-    """Ends what is not wanted any more."""
-    # Whoever opens the memory must have done so before another file has its descriptor. (At the end
-    # of the interpreter this module has no `wait` any more; hence the argument.)
+    """Cancels pieces that are no longer wanted."""
+    # A process opens the memory by its descriptor, so it must have done so before another file
+    # reuses the descriptor. (`wait` is an argument because Python clears this module's globals when
+    # the interpreter exits.)
     futures = [piece.future for piece in waiting if piece.future is not None]
     wait([future for future in futures if not future.cancel()])
 
 
 class _Slots:
-    """Memory that is shared with the processes, in slots that are used in turn."""
+    """Shared memory, divided into slots that are used in turn."""
 
     def __init__(self, memory: mmap.mmap, path: str, num: int, size: int):
         self._memory, self.path, self.num, self.size = memory, path, num, size
         self.token = next(_tokens)
 
     def view(self, slot: int, shape: Sequence[int]) -> np.ndarray:
-        """What a slot holds."""
+        """Returns the contents of a slot as an array."""
         return np.ndarray(shape, np.uint8, self._memory, slot * self.size)
 
 
 _tokens = itertools.count()
-"""A number for each memory: a path may come again."""
+"""Unique numbers of shared memories, whose paths may recur."""
 
 
 @contextlib.contextmanager
 def _shared(num: int, size: int) -> Iterator[_Slots]:
     with contextlib.ExitStack() as stack:
         if hasattr(os, "memfd_create"):
-            # It has no name that a killed process could leave behind, nor /dev/shm's small limit.
+            # A memfd leaves no name behind if the process is killed, and is not subject to
+            # /dev/shm's small limit.
             descriptor = os.memfd_create("genmod")
             stack.callback(os.close, descriptor)
             path = f"/proc/{os.getpid()}/fd/{descriptor}"
@@ -235,12 +252,15 @@ def _shared(num: int, size: int) -> Iterator[_Slots]:
             file = stack.enter_context(tempfile.NamedTemporaryFile())
             descriptor, path = file.fileno(), file.name
         os.ftruncate(descriptor, num * size)
-        # Not closed by hand: views of it may live.
+        # The mapping is not closed explicitly, as arrays may still refer to it.
         yield _Slots(mmap.mmap(descriptor, num * size), path, num, size)
 
 
 class _Process(SpawnProcess):
-    """A process that does not run the main module again: a script needs no guard against that."""
+    """Process that does not run the main module again.
+
+    Therefore scripts need no `__main__` guard.
+    """
 
     def start(self) -> None:
         main = sys.modules["__main__"]
@@ -260,19 +280,20 @@ def _pool(num: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(num, mp_context=_Context(), initializer=_begin)
 
 
-# From here on: in the processes that decode.
+# The functions from here on run in the processes that decode.
 
 
 def _begin() -> None:
+    # A terminal or a scheduler sends these signals to all processes; the parent decides what to do.
     for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):  # a terminal or a scheduler sends it to all; the parent decides
+        if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # Pillow's: what it cannot read is said by its error
+    warnings.simplefilter("ignore")  # Pillow's warnings: its errors say what it cannot read
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed tells nobody."""
+    """Ends this process when its parent is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -293,7 +314,7 @@ def _decode_into(
     path: str, token: int, offset: int, shape: Sequence[int], examples: Examples
 ) -> list[tuple[Any, ...]]:
     found = decode(examples, np.ndarray(shape, np.uint8, _opened(path, token), offset))
-    # What is the same object, and plain, is sent in a fraction of the time.
+    # Pickle sends repeated references to one plain object in a fraction of the time.
     same: dict[Any, Any] = {}
 
     def once(value: Any) -> Any:

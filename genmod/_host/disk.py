@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what is said where the disk takes no more."""
+"""Atomic writing of files, and errors of disks."""
 
 import contextlib
 import errno
@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import Any
 
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""What stands in JSON for numbers that it does not have."""
+"""Names that represent non-finite numbers in JSON."""
 
 
 class DiskError(OSError):
-    """A file cannot be written: a full disk, a quota, a limit, a failing or a read-only device."""
+    """Error: a file cannot be written.
+
+    The cause is a full disk, a quota, a limit, or a failing or read-only device.
+    """
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Around what writes `path`: a refusal of the disk becomes an error that names it.
+    """Turns disk errors into a DiskError that names `path`.
 
     Raises:
-      DiskError: with the path, the reason and the free space of its disk. Other errors pass.
+      DiskError: if the disk refuses to write; the message gives the path, the reason and the free
+        space on the disk. Other errors pass unchanged.
     """
     try:
         yield
@@ -39,10 +43,12 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file that is never seen half-written, nor empty after a power cut.
+    """Writes a JSON file atomically.
+
+    Nobody ever sees the file half-written, nor empty after a power cut.
 
     Raises:
-      DiskError: if it cannot be written; what was there before is left as it was.
+      DiskError: if it cannot be written; an existing file stays unchanged.
     """
     partial = path.with_suffix(".partial")
     with writing(path):
@@ -58,20 +64,21 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def json_text(content: Mapping[str, Any]) -> str:
-    """What `write_json` writes."""
+    """Returns the text that `write_json` writes."""
     return json.dumps(_as_json(content), indent=2, allow_nan=False) + "\n"
 
 
 def json_line(content: Mapping[str, Any]) -> str:
-    """The same in a line."""
+    """Returns content as one line of JSON."""
     return json.dumps(_as_json(content), allow_nan=False)
 
 
 def numbers(content: Any) -> Any:
-    """What was read from JSON, with the numbers that are not finite in place of their names.
+    """Restores non-finite numbers in content that was read from JSON.
 
-    Only for what holds no other text: earlier versions wrote NaN as Python does, which is read too,
-    and so is null, which other programs write.
+    Names such as "NaN" become numbers. Use it only for content without other strings. The NaN that
+    earlier versions wrote in Python's way is accepted too, and so is null, which other programs
+    write.
     """
     if content is None:
         return math.nan
@@ -83,12 +90,12 @@ def numbers(content: Any) -> Any:
 
 
 def named(value: float) -> str:
-    """The name of a number that is not finite, a key of `NOT_FINITE`."""
+    """Returns a non-finite number's name, a key of `NOT_FINITE`."""
     return json.dumps(float(value))
 
 
 def _as_json(content: Any) -> Any:
-    """The same with the names of numbers that are not finite: JSON has no such numbers."""
+    """Replaces non-finite numbers by names, as JSON lacks them."""
     if isinstance(content, Mapping):
         return {name: _as_json(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -97,7 +104,10 @@ def _as_json(content: Any) -> Any:
 
 
 def sync_folder(path: Path) -> None:
-    """Has the names in a folder survive a power cut; only the files' contents are not enough."""
+    """Makes the file names in a folder survive a power cut.
+
+    Syncing the files themselves saves only their contents.
+    """
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -106,11 +116,14 @@ def sync_folder(path: Path) -> None:
 
 
 def _reason(error: BaseException | None) -> str | None:
-    """Why the disk refused, from an error or from what caused it; None if it did not."""
+    """Returns why the disk refused, given an error.
+
+    The causes of the error are searched as well. The result is None if it is not a disk error.
+    """
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.strerror
-        # TensorStore, below Orbax, raises ValueError with the number in its text.
+        # TensorStore, which Orbax uses, raises ValueError with the error number in its text.
         found = re.search(r"os_error_code='?(\d+)", str(error))
         if found and int(found[1]) in errno.errorcode:
             return os.strerror(int(found[1]))

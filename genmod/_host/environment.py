@@ -1,4 +1,7 @@
-"""What the numbers of a run depend on beside its code: versions, device, settings of JAX."""
+"""Environment of a run: versions, device, settings of JAX.
+
+Together with the run's code, it determines the numbers of the run.
+"""
 
 import importlib.metadata
 import os
@@ -20,17 +23,17 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """What the numbers depend on: Python and the packages that compute."""
+    """Returns the versions of Python and the packages that compute."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "genmod": genmod.__version__, **found}
 
 
 def device() -> dict[str, Any]:
-    """Where the numbers are computed."""
+    """Describes the device and the machine."""
     import jax
 
     devices = jax.devices()
-    on_cpu = devices[0].platform == "cpu"  # where there are as many devices as one asks for
+    on_cpu = devices[0].platform == "cpu"  # a CPU can be any number of devices
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
@@ -42,7 +45,10 @@ def device() -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    """Which of JAX's settings, and of the variables of its devices, change what is computed."""
+    """Returns the settings that change JAX's results.
+
+    These are settings of JAX and environment variables of its devices.
+    """
     import jax
 
     known = getattr(jax.config, "values", {})

@@ -1,6 +1,7 @@
-"""Examples that are decoded one by one: picture files, and what tensorflow-datasets has prepared.
+"""Examples that are decoded one by one.
 
-Each process that decodes imports this module, which therefore needs neither JAX nor other folders.
+They are picture files and prepared data sets of tensorflow-datasets (TFDS). The processes that
+decode import this module, so it needs neither JAX nor other folders of genmod.
 """
 
 import bisect
@@ -18,7 +19,10 @@ from genmod.errors import DataError
 
 _GREY = ("1", "L", "LA")
 _MOST_PIXELS = 2**29
-"""Of a picture that is made small: 1.6 GB while it is decoded in colour."""
+"""Largest number of pixels of a picture that is resized.
+
+Decoding so many pixels in colour takes 1.6 GB.
+"""
 BACKGROUNDS = ("white", "black")
 _LAID = {
     ground: f"have transparent places, which are laid on {ground} (background)"
@@ -28,12 +32,12 @@ _PAGES = "have several pages or frames, of which the first is taken"
 
 
 class Example(NamedTuple):
-    """An image as it was decoded.
+    """Decoded image with its label.
 
     Attributes:
       image: uint8 [H, W, C].
-      label: its label.
-      traits: what was done with it beyond decoding, in words that go on after "pictures".
+      label: label of the image.
+      traits: notes on changes beyond decoding, each worded to follow the subject "pictures".
     """
 
     image: np.ndarray
@@ -42,29 +46,35 @@ class Example(NamedTuple):
 
 
 class Examples(Protocol):
-    """Examples that are stored each by itself, and decoded when they are wanted."""
+    """Examples that are stored one by one and decoded when needed."""
 
     @property
     def depth(self) -> int:
-        """The most channels that an image may have; a grey one is repeated in all of them."""
+        """Largest number of channels of an image.
+
+        A grey image is repeated in all channels.
+        """
         ...
 
     def __len__(self) -> int: ...
 
-    def some(self, places: Sequence[int]) -> Self:
-        """Those at some places alone, with no more than is needed to read them."""
+    def some(self, indices: Sequence[int]) -> Self:
+        """Returns the examples at some indices.
+
+        The result holds only what is needed to read these examples.
+        """
         ...
 
-    def read(self, place: int) -> Example:
-        """One of them.
+    def read(self, index: int) -> Example:
+        """Reads and decodes one example.
 
         Raises:
           DataError: if it cannot be read.
         """
         ...
 
-    def where(self, place: int) -> str:
-        """What to call one of them in an error."""
+    def where(self, index: int) -> str:
+        """Returns the name of an example for errors."""
         ...
 
 
@@ -73,11 +83,12 @@ class Pictures:
     """Picture files.
 
     Attributes:
-      files: their paths.
-      labels: the class of each.
-      size: side of the square to which each is resized (bicubic, its shorter side) and cropped (its
-        middle); None leaves them as they are.
-      background: the ground on which transparent places are laid, white or black.
+      files: paths of the pictures.
+      labels: class of each picture.
+      size: side of the square to which each picture is resized (bicubic, its shorter side) and
+        cropped (its middle); None keeps the sizes.
+      background: background for transparent areas, "white" or "black".
+      depth: number of channels of a picture in colour.
     """
 
     files: Sequence[str]
@@ -89,23 +100,32 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.files)
 
-    def some(self, places: Sequence[int]) -> "Pictures":
-        """As in `Examples`."""
-        chosen = [[of[place] for place in places] for of in (self.files, self.labels)]
+    def some(self, indices: Sequence[int]) -> "Pictures":
+        """Returns the pictures at some indices."""
+        chosen = [[of[index] for index in indices] for of in (self.files, self.labels)]
         return dataclasses.replace(self, files=chosen[0], labels=chosen[1])
 
-    def read(self, place: int) -> Example:
-        """As in `Examples`: turned as its EXIF says; one channel if it is grey, else three."""
-        image, traits = read_picture(self.files[place], self.size, self.background)
-        return Example(image, self.labels[place], traits)
+    def read(self, index: int) -> Example:
+        """Reads and decodes one picture.
 
-    def where(self, place: int) -> str:
-        """As in `Examples`."""
-        return self.files[place]
+        The picture is turned as its EXIF data say. It has one channel if it is grey, else three.
+
+        Raises:
+          DataError: if it cannot be read.
+        """
+        image, traits = read_picture(self.files[index], self.size, self.background)
+        return Example(image, self.labels[index], traits)
+
+    def where(self, index: int) -> str:
+        """Returns the path of a picture."""
+        return self.files[index]
 
 
 def head(path: str) -> tuple[tuple[int, int], bool] | None:
-    """Width and height of a picture, and whether it has colours; None if it cannot be read."""
+    """Reads a picture's size, and whether it is in colour.
+
+    The size is (width, height). The result is None if the picture cannot be read.
+    """
     try:
         with _open(path)[0] as picture:
             return picture.size, picture.mode not in _GREY
@@ -114,7 +134,10 @@ def head(path: str) -> tuple[tuple[int, int], bool] | None:
 
 
 def is_coloured(path: str) -> bool:
-    """Whether a picture has colours, as its head says; False if it cannot be read."""
+    """Returns whether a picture is in colour.
+
+    The file's header says so. The result is False if the picture cannot be read.
+    """
     found = head(path)
     return found is not None and found[1]
 
@@ -122,9 +145,15 @@ def is_coloured(path: str) -> bool:
 def read_picture(
     path: str, size: int | None, background: str = "white"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One picture, uint8 [H, W, 1] if it is grey and [H, W, 3] else, with its traits.
+    """Reads and decodes one picture.
 
-    See `Pictures` and `Example`.
+    Args:
+      path: path of the picture.
+      size: side of the square to which it is resized and cropped, as in `Pictures`, or None.
+      background: background for transparent areas, "white" or "black".
+
+    Returns:
+      The picture, uint8 [H, W, 1] if it is grey, else [H, W, 3]; and its traits, as in `Example`.
 
     Raises:
       DataError: if it cannot be read.
@@ -137,7 +166,7 @@ def read_picture(
             _refuse_large(picture, most, size)
             if picture.mode.startswith(("I", "F")):
                 raise ValueError(f"it has the mode {picture.mode}; expected 8 bits a channel")
-            # The second picture of an MPO is a camera's own, for another kind of display.
+            # A camera adds the second picture of an MPO file for other kinds of displays.
             several = getattr(picture, "is_animated", False) and picture.format != "MPO"
             ImageOps.exif_transpose(picture, in_place=True)
             picture, is_laid = _laid(picture, background)
@@ -157,10 +186,14 @@ def read_picture(
 
 
 def _open(path: str) -> tuple[Any, int | None]:
-    """A picture of any size, of which no pixel is decoded yet, and Pillow's limit of pixels."""
+    """Opens a picture of any size without decoding it.
+
+    Returns:
+      The picture, and Pillow's limit on the number of pixels.
+    """
     from PIL import Image
 
-    # Pillow refuses or warns at once, whatever is to become of the picture.
+    # Pillow would refuse a large picture when it is opened, even if it will be made smaller.
     with _opening:
         most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -173,7 +206,7 @@ _opening = threading.Lock()
 
 
 def _refuse_large(picture: Any, most: int | None, size: int | None) -> None:
-    """Refuses what would fill the memory: by itself, or while it is made small."""
+    """Refuses a picture that is too large for the memory."""
     if most is None or picture.width * picture.height <= most:
         return
     claimed = f"it claims {picture.width} x {picture.height} pixels; expected at most"
@@ -182,14 +215,18 @@ def _refuse_large(picture: Any, most: int | None, size: int | None) -> None:
             f"{claimed} {most:,}, or that they be made small: the size to which to resize and crop "
             "pictures is image_size"
         )
-    # A JPEG is decoded at an eighth of its size in a fraction of the memory; no other format is.
+    # Pillow can decode a JPEG, but no other format, at down to 1/8 of its size, in little memory.
     picture.draft(None, (2 * size, 2 * size))
     if picture.width * picture.height > max(most, _MOST_PIXELS):
         raise ValueError(f"{claimed} {max(most, _MOST_PIXELS):,}")
 
 
 def _laid(picture: Any, background: str) -> tuple[Any, bool]:
-    """A picture with its transparent places laid on a ground, and whether there are any."""
+    """Fills transparent areas with the background.
+
+    Returns:
+      The opaque picture, and whether it had transparent areas.
+    """
     from PIL import Image
 
     if not picture.has_transparency_data:
@@ -206,66 +243,72 @@ def _laid(picture: Any, background: str) -> tuple[Any, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A split of a data set that tensorflow-datasets has prepared, stored as array_record.
+    """Split of a data set that tensorflow-datasets has prepared.
+
+    It is stored as array_record.
 
     Attributes:
-      folder: of the prepared version.
-      split: as tensorflow-datasets understands it.
-      places: which of its examples.
-      state: of its files, what tells whether one has changed: names, and `cache.file_state`.
-      depth: the channels of an image.
-      classes: names of the labels; empty where they have none.
+      folder: folder of the prepared version.
+      split: the split, in the syntax of tensorflow-datasets.
+      indices: indices of the examples within the split.
+      state: names of the files with `cache.file_state`, which change if a file changes.
+      depth: number of channels of an image.
+      classes: names of the labels; empty if they have none.
     """
 
     folder: str
     split: str
-    places: Sequence[int]
+    indices: Sequence[int]
     state: tuple[tuple[Any, ...], ...]
     depth: int
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
-    def some(self, places: Sequence[int]) -> "Prepared":
-        """As in `Examples`."""
-        return dataclasses.replace(self, places=[self.places[place] for place in places])
+    def some(self, indices: Sequence[int]) -> "Prepared":
+        """Returns the examples at some indices."""
+        return dataclasses.replace(self, indices=[self.indices[index] for index in indices])
 
-    def read(self, place: int) -> Example:
-        """As in `Examples`."""
+    def read(self, index: int) -> Example:
+        """Reads and decodes one example.
+
+        Raises:
+          DataError: if it cannot be read.
+        """
         source, _ = _prepared(self.folder, self.split, self.state)
         try:
-            example = source[self.places[place]]
-            # Past the end of a file that was cut off, TFDS reads an example of None, without error.
+            example = source[self.indices[index]]
+            # TFDS reads past the end of a truncated file without error and returns None.
             return Example(example["image"], int(example["label"]))
         except ImportError:  # Pillow is not installed
             raise
         except Exception as error:
-            file, example = self._where(place)
+            file, example = self._where(index)
             raise DataError(
                 f"{file}: damaged or missing: {example} cannot be read ({error}); delete "
                 f"{self.folder} and prepare the data set again"
             ) from error
 
-    def where(self, place: int) -> str:
-        """As in `Examples`."""
-        return ": ".join(self._where(place))
+    def where(self, index: int) -> str:
+        """Returns the file and the number of an example."""
+        return ": ".join(self._where(index))
 
-    def _where(self, place: int) -> tuple[str, str]:
-        index = self.places[place]
+    def _where(self, index: int) -> tuple[str, str]:
+        number = self.indices[index]
         _, files = _prepared(self.folder, self.split, self.state)
         ends = list(itertools.accumulate(part.take for part in files))
-        file = files[bisect.bisect(ends, index)].filename
-        return str(file), f"example {index} of split {self.split!r}"
+        file = files[bisect.bisect(ends, number)].filename
+        return str(file), f"example {number} of split {self.split!r}"
 
 
 @functools.lru_cache(maxsize=4)
 def _prepared(folder: str, split: str, state: Any) -> tuple[Any, Any]:
-    """The examples of a prepared split, with random access, and the files they lie in."""
-    del state  # other files are another answer
+    """Opens a prepared split; returns its examples and files."""
+    del state  # a part of the cache's key: changed files are opened again
     import tensorflow_datasets as tfds
 
-    # What absl says, it says anew in each process.
+    # absl would repeat its advice in each process.
     logging.getLogger("absl").addFilter(_no_advice)
     builder = tfds.core.read_only_builder.builder_from_directory(folder)
     source = builder.as_data_source(split=split, file_format="array_record")

@@ -1,4 +1,7 @@
-"""One process at a time works in a run folder."""
+"""Lock of a run folder.
+
+It makes sure that one process at a time works there.
+"""
 
 import contextlib
 import json
@@ -12,18 +15,22 @@ import filelock
 from genmod._host import disk
 
 FILES = frozenset({"lock", "lock.json"})
-"""What a lock leaves in a folder: the file that the system locks, and who holds it."""
+"""Names of a lock's files in a run folder.
+
+The system locks the first; the second names the process that holds the lock.
+"""
 
 
 @contextlib.contextmanager
 def held(folder: str | Path) -> Iterator[None]:
-    """Holds a run folder, which is made if it is not there.
+    """Holds the lock of a run folder.
 
-    The system lets go of it when the process ends, however it ends.
+    The folder is created if it does not exist. The system releases the lock when the process ends,
+    in whatever way.
 
     Raises:
-      ValueError: at once, if another process holds it, which is named; or if nothing can be written
-        there.
+      ValueError: immediately, if another process holds the lock (the message names it), or if
+        nothing can be written in the folder.
     """
     folder = Path(folder)
     with contextlib.ExitStack() as stack:
@@ -31,7 +38,8 @@ def held(folder: str | Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             stack.callback(_acquired(folder).release)
             stack.callback((folder / "lock.json").unlink, missing_ok=True)
-            # Beside the locked file: older versions of filelock empty that one when they ask.
+            # The holder needs its own file: older versions of filelock empty the locked file when
+            # they open it.
             holder = {"pid": os.getpid(), "host": socket.gethostname()}
             disk.write_json(folder / "lock.json", holder)
         except OSError as error:
@@ -43,13 +51,15 @@ def held(folder: str | Path) -> Iterator[None]:
 
 
 def refuse_running(folder: str | Path) -> None:
-    """Refuses a run folder that another process holds; changes nothing.
+    """Refuses a run folder that another process holds.
+
+    It changes nothing in the folder.
 
     Raises:
-      ValueError: as `held` does.
+      ValueError: if another process holds the lock, which the message names.
     """
     folder = Path(folder)
-    # What else may be wrong with the folder is for those to say who open it.
+    # Other problems of the folder are reported by the code that opens it.
     with contextlib.suppress(OSError):
         if (folder / "lock").is_file():
             _acquired(folder).release()

@@ -1,4 +1,4 @@
-"""What this machine lets the process use."""
+"""Cores and memory that this process may use."""
 
 import contextlib
 import os
@@ -8,15 +8,21 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 def cores() -> int:
-    """How many cores this process may use: XLA cuts its sums into as many parts."""
+    """Returns the number of cores that this process may use.
+
+    XLA's CPU backend divides its sums into as many parts.
+    """
     usable = getattr(os, "sched_getaffinity", None)
     return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def memory() -> int:
-    """Bytes of memory this process may use: the machine's, or what its container has."""
+    """Returns the bytes of memory that this process may use.
+
+    This is the memory of the machine or the limit of its container, whichever is smaller.
+    """
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in map(Path, _LIMITS):
-        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+        with contextlib.suppress(OSError, ValueError):  # no such file, or it holds "max"
             found.append(int(path.read_text()))
     return min(found)

@@ -1,9 +1,9 @@
-"""Python files of users: loaded with what lies beside them, and kept as they were loaded.
+"""Loading and keeping of users' Python files.
 
-Such a file imports modules from its own folder as a script does. Each load has them for itself,
-under names of its own in `sys.modules`: two files whose modules have the same names do not meet.
-The contents are read once, and executed as they were read, also where a function imports something
-hours later: what is kept of a file is what ran.
+Such a file imports modules from its own folder, as a script does. Each loaded file has its own
+copies of these modules, under its own names in `sys.modules`, so two files whose modules have the
+same names do not conflict. The contents are read once and executed as they were read, even if a
+function imports a module hours later. Therefore the copy that is kept is exactly the code that ran.
 """
 
 import ast
@@ -26,16 +26,19 @@ from genmod._host import disk
 
 _PREFIX = "genmod_source_"
 _NEVER_OWN = frozenset({*sys.stdlib_module_names, "genmod"})
-"""A file beside that has one of these names does not stand in its place."""
+"""Names of modules that a user's file never replaces."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """A Python file with the modules below its folder that it imports, directly or through others.
+    """Python file with the modules below its folder that it imports.
+
+    Indirect imports are included.
 
     Attributes:
-      path: the file, absolute.
-      files: the contents of it and of those modules, by their path from its folder, with slashes.
+      path: absolute path of the file.
+      files: contents of the file and of those modules, by their path relative to its folder, with
+        slashes.
     """
 
     path: Path
@@ -43,7 +46,10 @@ class Code:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over names and contents; of a file that imports nothing, of its content."""
+        """SHA-256 of names and contents.
+
+        For a file that imports no modules from its folder, it is the SHA-256 of the contents alone.
+        """
         contents = {name: hashlib.sha256(text).hexdigest() for name, text in self.files.items()}
         if len(contents) == 1:
             return contents[self.path.name]
@@ -52,7 +58,9 @@ class Code:
 
 
 def read(path: str | Path) -> Code:
-    """Reads a Python file, and the modules that import statements in it reach below its folder.
+    """Reads a Python file and the modules it imports.
+
+    Only import statements and modules below the file's folder count.
 
     Raises:
       OSError: if it cannot be read.
@@ -72,7 +80,7 @@ def read(path: str | Path) -> Code:
 
 
 def load(path: str | Path) -> ModuleType:
-    """Imports a Python file, as a module of its own at each call.
+    """Imports a Python file, as a new module at each call.
 
     Raises:
       OSError: if it cannot be read.
@@ -86,7 +94,7 @@ def load(path: str | Path) -> ModuleType:
     package = ModuleType(root)
     package.__path__ = _places(source)
     sys.modules[root] = package
-    # Registered under its name: dataclasses look their module up to resolve annotations.
+    # The module must be in sys.modules: dataclasses look it up there to resolve annotations.
     name = f"{root}.{path.stem.replace('.', '_')}"
     loader = _Loader(root, path)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
@@ -98,12 +106,15 @@ def load(path: str | Path) -> ModuleType:
 
 
 def of(module: ModuleType) -> Code:
-    """What a module that `load` gave was made of, with all that it has imported until now."""
+    """Returns the code of a module that `load` has returned.
+
+    It includes all that the module has imported until now.
+    """
     return _SOURCES[module.__name__.partition(".")[0]]
 
 
 def keep(source: Code, folder: Path) -> None:
-    """Writes a source into a folder that is not there yet, whole or not at all.
+    """Writes a source into a new folder, atomically.
 
     Raises:
       DiskError: if it cannot be written.
@@ -111,7 +122,7 @@ def keep(source: Code, folder: Path) -> None:
     with disk.writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-            # One deeper: the temporary folder itself is for its owner alone.
+            # The copy is one level deeper, because only the owner may read a temporary folder.
             whole = Path(partial) / folder.name
             for name, content in source.files.items():
                 (whole / name).parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +131,7 @@ def keep(source: Code, folder: Path) -> None:
 
 
 _SOURCES: dict[str, Code] = {}
-"""What has been loaded, by the name under which its modules stand in `sys.modules`."""
+"""Loaded sources, by the prefix of their modules in `sys.modules`."""
 
 
 def _absolute(path: str | Path) -> Path:
@@ -132,22 +143,26 @@ def _relative(source: Code, file: Path) -> str:
 
 
 def _forget(root: str) -> None:
-    """Lets go of an earlier load of the same file."""
+    """Forgets an earlier load of the same file."""
     for name in list(sys.modules):
         if name == root or name.startswith(f"{root}."):
             del sys.modules[name]
     importlib.invalidate_caches()
 
 
-# What a file imports, read from its text: imports within functions have not happened yet.
+# The following functions find the imports of a file in its text, because imports within functions
+# have not been executed yet.
 
 
 def _imported(content: bytes, file: Path, folder: Path) -> Iterator[Sequence[str]]:
-    """The names, from the folder on, of all that may be a module in a file's import statements."""
+    """Yields the possible module names in a file's import statements.
+
+    The names are relative to the folder.
+    """
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):
-        return  # it is said where it is executed
+        return  # the error is raised when the file is executed
     package = PurePosixPath(file.relative_to(folder)).parent.parts
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -161,7 +176,10 @@ def _imported(content: bytes, file: Path, folder: Path) -> Iterator[Sequence[str
 
 
 def _files_of(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """The files of a module below a folder and of the packages that hold it; as far as they go."""
+    """Yields the files of a module and its parent packages.
+
+    It stops at the first part of the name that does not exist.
+    """
     if not parts or parts[0] in _NEVER_OWN:
         return
     for part in parts:
@@ -176,11 +194,11 @@ def _files_of(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
         folder = inner
 
 
-# The import system, as far as modules beside a user's file are concerned.
+# The following classes and functions let a user's file import modules from its folder.
 
 
 class _Loader(importlib.abc.SourceLoader):
-    """Loads a module of a source from the contents that were read; no bytecode is kept."""
+    """Loader of a source's modules, which writes no bytecode."""
 
     def __init__(self, root: str, path: Path):
         self._root, self._path = root, path
@@ -189,7 +207,7 @@ class _Loader(importlib.abc.SourceLoader):
         return str(self._path)
 
     def path_stats(self, path: str | bytes) -> Any:
-        raise OSError  # no time of change: so bytecode is neither read nor written
+        raise OSError  # without a modification time, bytecode is neither read nor written
 
     def get_data(self, path: str | bytes) -> bytes:
         source = _SOURCES[self._root]
@@ -199,19 +217,19 @@ class _Loader(importlib.abc.SourceLoader):
         return source.files[name]
 
     def source_to_code(self, data: Any, path: Any, **options: Any) -> CodeType:
-        # XLA keeps a file's name in programs, and takes none that is no Unicode.
+        # XLA stores file names in programs, and accepts only Unicode.
         spelt = os.fsencode(path).decode(errors="backslashreplace")
         return super().source_to_code(data, spelt, **options)
 
     def exec_module(self, module: ModuleType) -> None:
-        # Import statements look here for what imports; those in functions, too, for ever.
+        # Import statements find their __import__ here, including those in functions called later.
         own = {**vars(builtins), "__import__": _importer(self._root)}
         module.__dict__["__builtins__"] = own
         super().exec_module(module)
 
 
 def _importer(root: str) -> Callable[..., ModuleType]:
-    """An `__import__` that looks beside the user's file first."""
+    """Makes an `__import__` that searches the user's folder first."""
 
     def import_(
         name: str,
@@ -232,7 +250,10 @@ def _importer(root: str) -> Callable[..., ModuleType]:
 
 
 def _importlib(root: str, name: str, fromlist: Any) -> ModuleType:
-    """`importlib` for a user's file, whose `import_module` looks beside it first."""
+    """Returns `importlib` for a user's file.
+
+    Its `import_module` searches the user's folder first.
+    """
     found = builtins.__import__(name, fromlist=fromlist)
     if found is not importlib:
         return found
@@ -247,7 +268,10 @@ def _importlib(root: str, name: str, fromlist: Any) -> ModuleType:
 
 
 def _places(source: Code) -> list[str]:
-    """Where a source's modules lie: its folder, and what of `sys.path` the file adds below it."""
+    """Returns the folders of a source's modules.
+
+    They are the file's folder, and folders below it that the file has added to `sys.path`.
+    """
     folder = source.path.parent
     below = [path for path in sys.path if Path(path).is_relative_to(folder)]
     mine = [path for path in below if not {"site-packages", "dist-packages"} & {*Path(path).parts}]
@@ -255,7 +279,7 @@ def _places(source: Code) -> list[str]:
 
 
 def _is_own(root: str, first: str) -> bool:
-    """Whether a name means a module beside the user's file."""
+    """Returns whether the user's folder holds a module."""
     if not first or first in _NEVER_OWN:
         return False
     package = sys.modules[root]
@@ -265,13 +289,13 @@ def _is_own(root: str, first: str) -> bool:
         return False
     if found.origin is not None:
         return True
-    # A folder without an __init__.py comes after any module of its name, as it does in Python.
+    # As in Python, a folder without an __init__.py gives way to any module of the same name.
     others = (finder for finder in sys.meta_path if not isinstance(finder, _Own))
     return first not in sys.modules and not any(f.find_spec(first, None) for f in others)
 
 
 class _Own(importlib.abc.MetaPathFinder):
-    """Finds the modules of a source under the names that they have in `sys.modules`."""
+    """Finder of a source's modules, by their names in `sys.modules`."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         root, _, rest = fullname.partition(".")
@@ -282,7 +306,7 @@ class _Own(importlib.abc.MetaPathFinder):
             if isinstance(spec.loader, SourceFileLoader):
                 spec.loader = _Loader(root, Path(spec.origin))
             elif Path(spec.origin).is_relative_to(_SOURCES[root].path.parent):
-                _Loader(root, Path(spec.origin)).get_data(spec.origin)  # kept all the same
+                _Loader(root, Path(spec.origin)).get_data(spec.origin)  # keeps it
         return spec
 
 

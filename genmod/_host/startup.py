@@ -1,4 +1,4 @@
-"""How a process that computes is set up: the cache of compiled programs, a GPU's bits, devices."""
+"""Set-up of a process that computes: compilation cache, GPU, devices."""
 
 import importlib.util
 import os
@@ -12,10 +12,12 @@ _SAME_BITS_ON_GPU = (
 
 
 def configure() -> None:
-    """Sets up a command that computes; nothing of JAX may have been used before.
+    """Sets up a command that computes.
+
+    JAX must not have been used before.
 
     Raises:
-      ValueError: if JAX_PLATFORMS names what this machine does not have.
+      ValueError: if JAX_PLATFORMS names a platform that this machine does not have.
     """
     configure_compilation_cache()
     configure_gpu()
@@ -23,11 +25,11 @@ def configure() -> None:
 
 
 def configure_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that the second start of an experiment is quick.
+    """Lets JAX keep compiled programs on disk.
 
-    The folder is $GENMOD_CACHE_DIR, or the user's cache folder; JAX's own variable
-    JAX_COMPILATION_CACHE_DIR takes precedence. XLA takes no folder whose name is not Unicode: then
-    nothing is kept.
+    This makes the second start of an experiment quick. The folder is $GENMOD_CACHE_DIR, or the
+    user's cache folder; JAX's own variable JAX_COMPILATION_CACHE_DIR takes precedence. XLA does not
+    accept a folder whose name is not Unicode; in that case nothing is kept.
     """
     import jax
 
@@ -37,16 +39,17 @@ def configure_compilation_cache() -> None:
         folder = str(caches.folder().absolute())
         is_unicode = folder.encode(errors="replace") == os.fsencode(folder)
         jax.config.update("jax_compilation_cache_dir", folder if is_unicode else None)
-    # By default JAX keeps only what took a second to compile; here a start is many small programs.
+    # By default JAX keeps only programs that take a second to compile; ours are many and small.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def configure_gpu() -> None:
-    """Has a GPU repeat its bits: no kernels whose sums come in any order, none chosen by a race.
+    """Makes results on a GPU bit-identical from run to run.
 
-    Flags of your own in XLA_FLAGS take precedence. Nothing of JAX may have been used before; where
-    there is no plugin for GPUs, nothing is changed.
+    XLA then uses no kernels that sum in arbitrary order, and does not choose kernels by timing
+    (autotuning). Flags that are already in XLA_FLAGS take precedence. JAX must not have been used
+    before. If JAX's plugin for GPUs is not installed, nothing is changed.
     """
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         return
@@ -56,8 +59,11 @@ def configure_gpu() -> None:
 
 
 def started() -> bool:
-    """Whether JAX has been started: from then on it has the devices that it has."""
-    # It has no public door; to set an option that must be set before would change it.
+    """Returns whether JAX has been started.
+
+    From then on its devices are fixed.
+    """
+    # JAX has no public API for this; setting an option that must be set before would change it.
     from jax._src import xla_bridge
 
     return xla_bridge.backends_are_initialized()
@@ -67,7 +73,7 @@ def check_platforms() -> None:
     """Starts JAX, if it has not been started.
 
     Raises:
-      ValueError: if JAX_PLATFORMS names what this machine does not have.
+      ValueError: if JAX_PLATFORMS names a platform that this machine does not have.
     """
     import jax
 
@@ -80,10 +86,11 @@ def check_platforms() -> None:
 
 
 def missing_platform(error: BaseException) -> str | None:
-    """What to say of an error that JAX has raised as JAX_PLATFORMS names what is not there.
+    """Explains a JAX error about a missing platform.
 
-    None of another error. Where this is asked the process is about to end: to know the platforms
-    that there are, it starts JAX without that wish.
+    JAX raises it if JAX_PLATFORMS names a platform that does not exist on this machine. The result
+    is None for other errors. The process must be about to end, because this function starts JAX
+    without JAX_PLATFORMS to find out which platforms exist.
     """
     if not isinstance(error, RuntimeError | AssertionError):
         return None
@@ -95,7 +102,7 @@ def missing_platform(error: BaseException) -> str | None:
     jax.config.update("jax_platforms", None)
     try:
         there = sorted({"cpu", jax.default_backend()})
-    except (RuntimeError, AssertionError):  # it was something else
+    except (RuntimeError, AssertionError):  # the error had another cause
         return None
     finally:
         jax.config.update("jax_platforms", wanted)
@@ -103,7 +110,10 @@ def missing_platform(error: BaseException) -> str | None:
 
 
 def forced_devices() -> int | None:
-    """How many devices the environment makes of a CPU, by XLA_FLAGS or JAX_NUM_CPU_DEVICES."""
+    """Returns the number of CPU devices that the environment sets.
+
+    The variables are XLA_FLAGS and JAX_NUM_CPU_DEVICES. The result is None if neither sets it.
+    """
     import jax
 
     if jax.config.jax_num_cpu_devices >= 0:  # pyrefly: ignore
@@ -114,7 +124,10 @@ def forced_devices() -> int | None:
 
 
 def divide_cpu(num: int) -> None:
-    """Has a CPU be at least so many devices; where JAX has been started, it stays as it is."""
+    """Divides a CPU into at least `num` devices.
+
+    Once JAX has been started, nothing is changed.
+    """
     import jax
 
     if not started() and num > (forced_devices() or 1):
@@ -122,18 +135,19 @@ def divide_cpu(num: int) -> None:
 
 
 def choose_devices(num: int | None, on_cpu: int = 1, why_fewer: str = "") -> list[Any]:
-    """The devices of a run: `num` of each process, which on a CPU share its cores.
+    """Returns the devices of a run, `num` of each process.
 
-    By default one, or `on_cpu` where they are those of a CPU, or all where there are several
-    processes.
+    By default a run uses one device, or `on_cpu` devices of a CPU. A run of several processes uses
+    all devices by default. The devices of a CPU share its cores.
 
     Args:
-      num: how many are wanted.
-      on_cpu: how many a CPU should be where nothing is wanted.
-      why_fewer: why a CPU may be fewer, for the error.
+      num: number of devices to use in each process; None for the default.
+      on_cpu: default number of devices if they are those of a CPU.
+      why_fewer: reason why a CPU may have fewer devices, for the error.
 
     Raises:
-      ValueError: if there are fewer, or if JAX_PLATFORMS names what this machine does not have.
+      ValueError: if there are fewer devices, or if JAX_PLATFORMS names a platform that this machine
+        does not have.
     """
     import jax
 

@@ -1,17 +1,19 @@
-"""Ctrl-C, SIGTERM and others that end a process: what they do depends on what there is to save.
+"""Handling of signals that end a process, such as Ctrl-C.
 
-Where nothing is to be saved, the process ends at once. In a step, the run saves after it; in a
-look at the run, which may take long, the look is cut short for the save. A second Ctrl-C or SIGTERM
-is final.
+The effect of a signal, such as SIGINT (Ctrl-C) or SIGTERM, depends on what there is to save. If
+there is nothing to save, the process ends immediately. During a step, the run is saved after the
+step. During an observation of the run, which may take long, the observation is interrupted and the
+run is saved. A second Ctrl-C or SIGTERM ends the process immediately in all cases.
 
-A terminal that hangs up (SIGHUP), a limit of CPU time (SIGXCPU) and the warnings that a scheduler
-sends before its time limit, as SLURM does with --signal (SIGUSR1, SIGUSR2), stop a run as well.
-They insist on nothing when they come again, or before SIGTERM: a terminal that closes sends two, a
-limit of CPU time one a second. One that is ignored, as under nohup, or has a handler of the
-program's own is left alone. SIGQUIT keeps its meaning: to end at once, and to dump memory.
+A run is also stopped by a terminal that hangs up (SIGHUP), by a limit on CPU time (SIGXCPU), and by
+the warnings that a scheduler sends before its time limit (SIGUSR1, SIGUSR2; SLURM with --signal).
+If these signals come again, or before SIGTERM, they do not force an immediate end: a terminal that
+closes sends two, and a limit on CPU time sends one per second. A signal stays untouched if it is
+ignored, as under nohup, or if the program has its own handler. SIGQUIT keeps its meaning: it ends
+the process immediately and dumps its memory.
 
-Python hears a signal only between two of its own instructions, and a compiler may keep it waiting
-for minutes; so a thread listens too, and acts in its place when it does not come back in time.
+Python handles a signal only between two of its own instructions, and compilation may delay that for
+minutes. Therefore a thread listens too, and acts if the main thread does not react in time.
 """
 
 import contextlib
@@ -35,13 +37,17 @@ _OTHERS = tuple(
     for name in ("SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
-"""Heard only where they would end the process."""
+"""Signals handled only if they would end the process."""
 _PATIENCE, _PATIENCE_AGAIN = 2.0, 0.3
-"""Seconds in which the program itself may act on a signal, or on the second, before the thread."""
+"""Seconds before the thread acts.
+
+The first applies to a first signal, the second to a second one. Until then the program itself may
+act.
+"""
 
 
 class Phase(enum.Enum):
-    """What a signal finds."""
+    """State of the process when a signal arrives."""
 
     NOTHING_TO_SAVE = enum.auto()
     STEPPING = enum.auto()
@@ -49,26 +55,30 @@ class Phase(enum.Enum):
 
 
 class Stopped(SystemExit):
-    """The process ends: nothing is left to save. `code` is 128 + the signal."""
+    """Exit of the process when nothing is left to save.
+
+    `code` is 128 + the signal.
+    """
 
 
 class Cut(BaseException):
-    """A look is cut short: the run is to be saved."""
+    """Interruption of an observation: the caller must save the run."""
 
 
 class Stop:
-    """A context within which signals stop a run.
+    """Context within which signals stop a run.
 
-    With the arguments of the command it owns the process, and may end it while compiled code is
-    running. Without, as in a notebook, it only raises: Ctrl-C is the usual KeyboardInterrupt.
+    If it is given the arguments of the command, it owns the process and may end it while compiled
+    code is running. If not, as in a notebook, it only raises exceptions; Ctrl-C raises the usual
+    KeyboardInterrupt.
 
     Attributes:
-      signal: the signal that has been heard, or None.
-      phase: what there is to save; nothing, at first.
+      signal: the signal that has arrived, or None.
+      phase: the current phase, which says what there is to save; at first, nothing.
     """
 
     def __init__(self, arguments: Sequence[str] | None = None):
-        """With the arguments of the command, if it owns the process."""
+        """Takes the command's arguments if it owns the process."""
         self._owns_process = arguments is not None
         arguments = arguments or ()
         self.signal: int | None = None
@@ -82,10 +92,13 @@ class Stop:
         self._claim = threading.Lock()
 
     def __enter__(self) -> Self:
-        """Listens; entered again, it listens again, if others have since taken its place."""
+        """Starts to listen for signals.
+
+        It may be entered again. It then sets its handlers again, in case others have replaced them.
+        """
         self._depth += 1
         if threading.current_thread() is not threading.main_thread():
-            return self  # only the main thread may listen, and nobody has asked this one
+            return self  # Python allows handlers only in the main thread
         if not self._before:
             self._before = {number: signal.getsignal(number) for number in _INSISTING}
             others = {number: signal.getsignal(number) for number in _OTHERS}
@@ -105,32 +118,33 @@ class Stop:
         if self._owns_process:
             signal.set_wakeup_fd(self._wakeup)
             os.close(self._writing)
-            self._thread.join()  # one that wakes while Python goes down takes it down with a crash
+            self._thread.join()  # a thread that wakes during interpreter shutdown crashes it
         self._before = {}
         if isinstance(error, Stopped):
             self._say_nothing_new()
 
     @contextlib.contextmanager
     def looking(self, save: Callable[[], int]) -> Iterator[None]:
-        """Around a look at the run, which a signal cuts short.
+        """Makes its body an observation that a signal interrupts.
 
         Args:
-          save: saves the run as it is before the look, and returns its step. It is called only
-            where the look does not come back, from another thread, and the process ends after it.
+          save: function that saves the run as it is before the observation, and returns its step.
+            It is called only if the observation does not return in time, from another thread, and
+            the process ends after it.
 
         Raises:
-          Cut: when a signal is heard: the caller saves.
+          Cut: if a signal arrives; the caller must save the run.
         """
         self._save, self._looking_since = save, time.monotonic()
         try:
             self.phase = Phase.LOOKING
             yield
         finally:
-            with self._claim:  # waits for the end of the process, if the thread is saving
+            with self._claim:  # if the thread is saving, wait for the process to end
                 self.phase = Phase.STEPPING
 
     def saved_at(self, step: int) -> str:
-        """What is said after a save."""
+        """Returns the message after a save."""
         return f"saved at step {step:,}" + (f"; to continue: {self._command}" * bool(self._command))
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
@@ -143,8 +157,8 @@ class Stop:
             if number == signal.SIGINT and not self._owns_process:
                 raise KeyboardInterrupt
             raise Stopped(128 + number)
-        # Not print: the signal may have come in the middle of another one.
-        terminal.say(2, "\nstopping: saving after this step (once more to stop at once)")
+        # print is unsafe here: the signal may have interrupted another print.
+        terminal.say(2, "\nstopping: saving after this step (again to stop immediately)")
         if self.phase is Phase.LOOKING:
             raise Cut
 
@@ -156,7 +170,10 @@ class Stop:
         self._thread.start()
 
     def _listen(self, reading: int) -> None:
-        """Runs in a thread: the signals arrive here whatever the program is doing."""
+        """Runs the thread that listens for signals.
+
+        Signals arrive here whatever the program is doing.
+        """
         number, heard, patience, insisted = 0, 0.0, _PATIENCE, False
         while True:
             if select.select([reading], [], [], 0.1 if number else None)[0]:
@@ -176,7 +193,7 @@ class Stop:
                 os._exit(128 + number)
             elif self.phase is Phase.LOOKING:
                 with self._claim:
-                    if self.phase is Phase.LOOKING:  # and now it cannot end before the save
+                    if self.phase is Phase.LOOKING:  # it cannot end now before the save
                         self._save_and_exit(number)
 
     def _save_and_exit(self, number: int) -> None:

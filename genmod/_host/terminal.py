@@ -1,8 +1,9 @@
-"""Standard output and standard error, as a command needs them.
+"""Robust standard output and standard error for commands.
 
-They may be closed, a pipe whose reader goes away, a full disk, a terminal that hangs up, or unable
-to spell a name. None of that is a reason to lose a run: while one trains, what cannot be printed is
-left out. A command whose result is what it prints ends instead, without a traceback.
+A stream may be closed, a pipe whose reader has ended, a file on a full disk, or a terminal that
+hangs up, and its encoding may lack a character. None of these may end a run: during training, text
+that cannot be printed is dropped. A command whose result is its output ends instead, without a
+traceback.
 """
 
 import contextlib
@@ -13,20 +14,21 @@ from collections.abc import Iterator
 from typing import Any
 
 _MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
-"""How each standard stream is opened, in the order of their descriptors."""
+"""Modes of the standard streams, in the order of their descriptors."""
 
 
 def open_descriptors() -> None:
-    """Opens the descriptors 0, 1 and 2 onto nothing where they are closed.
+    """Opens closed standard descriptors onto the null device.
 
-    Else the next file that is opened gets one of them, and what is printed goes into that file.
+    They are 0, 1 and 2. Otherwise the next file that is opened would get such a descriptor, and
+    printed text would go into that file.
     """
     for number, (name, mode) in enumerate(_MODES.items()):
         try:
             os.fstat(number)
         except OSError:
             nothing = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nothing, number)  # also where they are one: then it is handed on to children
+            os.dup2(nothing, number)  # also if both are equal: dup2 makes it inheritable
             if nothing != number:
                 os.close(nothing)
         if getattr(sys, name) is None:
@@ -37,18 +39,17 @@ def open_descriptors() -> None:
 
 @contextlib.contextmanager
 def guarded(*, is_result: bool = False) -> Iterator[None]:
-    """While this lasts, printing raises no error.
+    """Makes printing raise no errors in its body.
 
-    A character that a stream cannot spell is written as its escape. Once a stream
-    takes no more, what is printed there is left out; of standard output that is said once, on
-    standard error.
+    A character that the stream's encoding lacks is written as an escape. Once a stream fails, later
+    text is dropped; for standard output, one note on standard error says so.
 
     Args:
-      is_result: whether what is printed is what the command is for. Then it ends where standard
-        output takes no more: by SystemExit with 128 + SIGPIPE where its reader went away, else by
+      is_result: whether the output is the result of the command. In that case a failure of standard
+        output ends the command: with SystemExit of 128 + SIGPIPE if its reader has ended, else with
         DiskError.
     """
-    if isinstance(sys.stdout, _Stream):  # within another one, which is for the whole command
+    if isinstance(sys.stdout, _Stream):  # an outer context covers the whole command
         yield
         return
     open_descriptors()
@@ -61,13 +62,16 @@ def guarded(*, is_result: bool = False) -> Iterator[None]:
 
 
 def say(descriptor: int, text: str) -> None:
-    """Writes a line as a signal's handler or another thread may, and never fails."""
+    """Writes a line; safe in signal handlers, never fails."""
     with contextlib.suppress(OSError):
         os.write(descriptor, f"{text}\n".encode(errors="backslashreplace"))
 
 
 class _Stream:
-    """A stream to which one can always write; in all else it is the one it stands for."""
+    """Stream to which writing never fails.
+
+    All other attributes are those of the wrapped stream.
+    """
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -77,7 +81,7 @@ class _Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes what can be written."""
+        """Writes text, if the stream still accepts it."""
         try:
             return 0 if self._gone else self._stream.write(text)
         except UnicodeEncodeError:
@@ -88,12 +92,12 @@ class _Stream:
             return 0
 
     def writelines(self, lines: Any) -> None:
-        """Writes what can be written of each."""
+        """Writes each line, if the stream still accepts it."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Has written what can be written."""
+        """Flushes the stream, if it still accepts text."""
         try:
             if not self._gone:
                 self._stream.flush()
@@ -102,12 +106,12 @@ class _Stream:
 
     def _refused(self, error: OSError | ValueError) -> None:
         if isinstance(error, BlockingIOError):
-            return  # its reader is slow: this is lost, and the next may not be
+            return  # a slow reader: this text is lost, the next may not be
         if isinstance(error, ValueError) and not self._stream.closed:
             raise error
         self._gone = True
-        # What still lies in its buffer is written when Python ends, and libraries write to the
-        # descriptor itself: that goes nowhere from now on.
+        # Python writes the rest of the buffer when it ends, and libraries write to the descriptor
+        # directly. All of that goes to the null device from now on.
         with contextlib.suppress(OSError, ValueError):
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self._stream.fileno())
@@ -115,11 +119,11 @@ class _Stream:
         self._end(error)
 
     def _end(self, error: OSError | ValueError) -> None:
-        """Does what is to be done about it, once."""
+        """Handles the first failure of the stream."""
 
 
 class _Output(_Stream):
-    """Standard output."""
+    """Standard output with its way to report a failure."""
 
     def __init__(self, stream: Any, is_result: bool):
         super().__init__(stream)

@@ -1,1 +1,1 @@
-"""The command `genmod`: its parser, its subcommands, its exit codes."""
+"""The command `genmod`: parser, subcommands and exit codes."""

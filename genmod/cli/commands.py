@@ -1,4 +1,4 @@
-"""What the command can do with runs that are there, and with data sets."""
+"""Subcommands for existing runs and for data sets."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from genmod._host import startup
 
 _DIFFERS = 1
 _CLASSES = 30
-"""How many classes a histogram shows."""
+"""Number of classes that a histogram shows."""
 _PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -22,14 +22,14 @@ def sample(
     index: int = 0,
     out: Path = Path("samples.png"),
 ) -> int:
-    """Draws images from a trained run and writes them as a grid.
+    """Draws images from a trained run as a grid.
 
     Args:
       run: the run folder.
-      num: how many images.
+      num: number of images.
       seed: seed of the draws.
-      index: which of the runs, where the folder holds several seeds; the first is 0.
-      out: the picture to write.
+      index: index of the run, from 0, if the folder holds several seeds.
+      out: the picture to write; its name ends in .png, .pdf or .svg.
     """
     from genmod import checks, report, rng
     from genmod.runs import loading
@@ -47,7 +47,10 @@ def sample(
 
 
 def save(figure: Any, out: Path) -> None:
-    """Writes a figure; in a PNG it says who drew it, so that data beside it are told from it."""
+    """Writes a figure to a file.
+
+    A PNG names genmod as its software, so that a data set in the same folder leaves it out.
+    """
     mark = {"metadata": {"Software": "genmod"}} if out.suffix.lower() == ".png" else {}
     figure.savefig(out, **mark)
 
@@ -62,10 +65,10 @@ def _check_picture(out: Path) -> None:
 def runs(
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs"),
 ) -> int:
-    """Lists the runs below a folder, with how far they are and where they stand.
+    """Lists the runs below a folder, with progress and results.
 
     Args:
-      folder: where to look.
+      folder: the folder to search.
     """
     from rich.console import Console
     from rich.table import Table
@@ -74,11 +77,11 @@ def runs(
 
     table = Table("run", "begun", "epoch", "loss", "evaluation", box=None, pad_edge=False)
     for path in sorted(folder.glob("**/record.json")):
-        found = Folder(path.parent)
+        run_folder = Folder(path.parent)
         try:
-            table.add_row(*_run_row(found))
-        except Exception as error:  # whatever is wrong with one of them, the others are listed
-            print(f"note: {found.path} is left out: {error}", file=sys.stderr)
+            table.add_row(*_run_row(run_folder))
+        except Exception as error:  # an unreadable run must not hide the others
+            print(f"note: {run_folder.path} is left out: {error}", file=sys.stderr)
     if table.row_count:
         Console(width=None if sys.stdout.isatty() else 160).print(table)
     else:
@@ -87,7 +90,7 @@ def runs(
 
 
 def _run_row(folder: Any) -> list[str]:
-    """What the list of runs says of one."""
+    """Returns the table row of one run."""
     from genmod.runs import logs, record
 
     recorded, rows = record.read(folder), logs.read_metrics(folder)
@@ -113,19 +116,21 @@ def data(
     num: int = 100,
     out: Path = Path("data.png"),
 ) -> int:
-    """Shows what is in a data set: counts, classes, mean, fingerprint, pictures, speed.
+    """Shows the contents of a data set and its speed.
+
+    Prints its size, mean, standard deviation and fingerprint, the rate of shuffled batches, and the
+    number of images in each class. Draws some of its images.
 
     Args:
-      name: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR or call:FILE:F.
-      split: train or test, or parts of them such as train[:90%].
+      name: data set: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR or call:FILE:F.
+      split: train or test, or a part of them such as train[:90%].
       data_dir: folder to read from instead of the usual one.
       manual_dir: folder with the original archives of a data set of tensorflow-datasets.
       image_size: side of the square to which pictures of a folder are resized and cropped.
-      skip_corrupt: leave out pictures of a folder that cannot be read, and count them.
-      background: ground on which transparent places of a folder's pictures are laid; white if not
-        given.
-      num: how many images to draw, spread over the whole split.
-      out: the picture to write.
+      skip_corrupt: whether to leave out, and count, pictures of a folder that cannot be read.
+      background: colour behind the transparent pixels of a folder's pictures; white if not given.
+      num: number of images to draw, spread over the whole split.
+      out: the picture to write; its name ends in .png, .pdf or .svg.
     """
     import numpy as np
 
@@ -144,17 +149,18 @@ def data(
         skip_corrupt=skip_corrupt,
         background=background,
     )
-    found = sets.summary(dataset)
-    places = np.linspace(0, found.num - 1, min(num, found.num)).astype(int)
+    summary = sets.summary(dataset)
+    places = np.linspace(0, summary.num - 1, min(num, summary.num)).astype(int)
     save(report.image_grid(dataset.images[places]), out)
-    batch_size = min(100, found.num)
+    batch_size = min(100, summary.num)
     batch_at = sets.batches(dataset.images, batch_size=batch_size)
     speed = batch_size * sets.batches_per_second(batch_at)
     where = sets.placement(batch_at)
-    values = [", ".join(f"{x:.4f}" for x in each) for each in (found.mean, found.std)]
+    values = [", ".join(f"{x:.4f}" for x in each) for each in (summary.mean, summary.std)]
+    megabytes = summary.num_bytes / 1e6
     rows = {
         "data set": f"{name}, {split}",
-        "images": f"{found.num:,}, uint8 {list(found.shape)}, {found.num_bytes / 1e6:,.1f} MB",
+        "images": f"{summary.num:,}, uint8 {list(summary.shape)}, {megabytes:,.1f} MB",
         "mean": f"{values[0]} (grey values in [0, 1])",
         "standard deviation": values[1],
         "fingerprint": dataset.fingerprint,
@@ -162,7 +168,7 @@ def data(
         "batches": f"{speed:,.0f} images/s, shuffled",
     }
     _print_table(["", ""], [[key, value] for key, value in rows.items()], right=False)
-    most = max(found.counts.values())
+    most = max(summary.counts.values())
     names = dict(enumerate(dataset.classes))
     names = {label: name for label, name in names.items() if name != str(label)}
     bars = [
@@ -171,11 +177,11 @@ def data(
             f"{count:,}",
             "#" * max(1, round(40 * count / most)),
         ]
-        for label, count in list(found.counts.items())[:_CLASSES]
+        for label, count in list(summary.counts.items())[:_CLASSES]
     ]
     _print_table(["class", "images", ""], bars, right=False)
-    if len(found.counts) > _CLASSES:
-        print(f"and {len(found.counts) - _CLASSES:,} more classes")
+    if len(summary.counts) > _CLASSES:
+        print(f"and {len(summary.counts) - _CLASSES:,} more classes")
     print(out)
     return 0
 
@@ -186,16 +192,18 @@ def replay(
     top: int = 8,
     index: int = 0,
 ) -> int:
-    """Rebuilds one step of a run: its loss example by example, its gradients, who was the cause.
+    """Rebuilds one step of a run, example by example.
 
-    The step is rebuilt from the nearest checkpoint before it, or from the start. The examples that
-    are not finite, or else those of the largest loss, are drawn to RUN/replay/step-K.png.
+    Shows each term of the loss, the norm of each gradient, and the examples that stand out: those
+    with a value that is not finite, or else those with the largest loss. They are drawn to
+    RUN/replay/step-K.png. The step is rebuilt from the nearest checkpoint before it, or from the
+    start of the run.
 
     Args:
       run: the run folder.
-      step: which step, counted from 1, as the log and the error of a run that diverged do.
-      top: how many examples to show.
-      index: which of the runs, where the folder holds several seeds; the first is 0.
+      step: the step, counted from 1 as in the log and in the error of a run that diverged.
+      top: number of examples to show.
+      index: index of the run, from 0, if the folder holds several seeds.
     """
     import numpy as np
 
@@ -221,18 +229,18 @@ def replay(
     _print_table(
         ["gradient", "norm", "not finite"],
         [
-            [path, f"{found.norm:.6g}", f"{found.num_bad:,} of {found.size:,}"]
-            for path, found in replaying.gradients(again).items()
+            [path, f"{gradient.norm:.6g}", f"{gradient.num_bad:,} of {gradient.size:,}"]
+            for path, gradient in replaying.gradients(again).items()
         ],
     )
-    found = replaying.offenders(again, top)
-    what = "that are not finite" if found.term is None else f"of the largest {found.term}"
-    print(f"examples {what}: {len(found.places)} of {found.num}")
-    _print_table(*_example_rows(again, found.places))
-    if again.images is not None and len(found.places):
+    offenders = replaying.offenders(again, top)
+    what = "that are not finite" if offenders.term is None else f"of the largest {offenders.term}"
+    print(f"examples {what}: {len(offenders.places)} of {offenders.num}")
+    _print_table(*_example_rows(again, offenders.places))
+    if again.images is not None and len(offenders.places):
         picture = Folder(run).replay / f"step-{step}.png"
         picture.parent.mkdir(exist_ok=True)
-        report.image_grid(again.images[found.places]).savefig(picture)
+        report.image_grid(again.images[offenders.places]).savefig(picture)
         print(picture)
     return 0
 
@@ -242,7 +250,10 @@ def _share(finite: Any) -> str:
 
 
 def _example_rows(again: Any, places: Any) -> tuple[list[str], list[list[str]]]:
-    """What is known of examples, a row each: their places, and the mean of each term's values."""
+    """Returns the columns and the rows of a table of examples.
+
+    A row has the index in the batch, the index in the data set, and the mean of each term.
+    """
     from genmod.runs import replay as replaying
 
     terms = replaying.by_example(again)
@@ -280,25 +291,26 @@ def verify(
     steps: int | None = None,
     everything: Annotated[bool, tyro.conf.arg(name="all"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """Repeats the first steps of a run from its record, and says whether every bit agrees.
+    """Repeats the first steps of a run and compares every bit.
 
-    Compared are the logged values, apart from timings, and the arrays of the checkpoints. The exit
-    code is 0 if every bit agrees, and 1 if something differs, which is named.
+    The steps are taken again from the run's record. The logged values, apart from timings, and the
+    arrays of the checkpoints are compared. The exit code is 0 if every bit agrees. It is 1 if
+    something differs; the first difference is printed.
 
     Args:
       run: the run folder; nothing in it is changed.
-      steps: how many steps; up to the first log point by default.
-      everything: repeat the whole run, as far as it has got.
+      steps: number of steps; by default up to the first log point.
+      everything: whether to repeat the whole run, up to its last log point or checkpoint.
     """
     from genmod.runs import verify as verifying
 
     if steps is not None and everything:
         raise ValueError(f"--steps {steps} and --all cannot be given together; expected one")
     startup.configure()
-    found = verifying.run(run, steps=steps, everything=everything)
-    for change in found.changes:
+    verified = verifying.run(run, steps=steps, everything=everything)
+    for change in verified.changes:
         print(f"note: {change}", file=sys.stderr)
-    parts = {"log point": found.log_points, "checkpoint": found.checkpoints}
+    parts = {"log point": verified.log_points, "checkpoint": verified.checkpoints}
     compared = ", ".join(
         f"{len(at)} {what}{'s' * (len(at) != 1)} (step {', '.join(f'{s:,}' for s in at[-3:])})"
         if len(at) <= 3
@@ -306,13 +318,13 @@ def verify(
         for what, at in parts.items()
         if at
     )
-    if found.difference is None:
+    if verified.difference is None:
         print(
-            f"{run}: every bit agrees over {found.steps:,} steps: {compared}, "
-            f"{found.num_values:,} values"
+            f"{run}: every bit agrees over {verified.steps:,} steps: {compared}, "
+            f"{verified.num_values:,} values"
         )
         return 0
-    print(f"{run}: differs at {found.difference}")
+    print(f"{run}: differs at {verified.difference}")
     print(f"what agrees before: {compared or 'nothing was compared'}")
     return _DIFFERS
 
@@ -322,16 +334,17 @@ def report(
     out: Path | None = None,
     max_mb: float = 6.0,
 ) -> int:
-    """Writes a page about runs: curves, pictures over time, numbers, and a latent space to walk in.
+    """Writes an HTML page about one or more runs.
 
-    The page is one HTML file that needs no network. Of several runs it also shows the curves one
-    over the other, samples side by side, and differences paired by seed from the first of them;
-    runs that differ by their seed alone are one line with its standard error.
+    It shows curves, pictures over time, numbers, and an explorer of the latent space. The page is
+    one file that needs no network. For several runs it also shows their curves in one plot, their
+    samples side by side, and differences from the first run, paired by seed. Runs that differ only
+    in their seed are one line with its standard error.
 
     Args:
       runs: run folders, or folders of runs.
-      out: the page to write; report.html in the run folder, or here for several runs.
-      max_mb: how large it may be: pictures over time are thinned out first, then explorers go.
+      out: the page to write; report.html in the run folder by default, or here for several runs.
+      max_mb: largest size in MB; pictures over time are thinned out first, then explorers dropped.
     """
     from genmod import checks
     from genmod._host import disk
@@ -340,16 +353,17 @@ def report(
     checks.positive("max_mb", max_mb)
     if not runs:
         raise ValueError("report needs at least one run folder, got none")
-    found = [run for one in runs for run in pages.below(one)]
+    folders = [run for one in runs for run in pages.below(one)]
     if out is None:
-        out = found[0] / "report.html" if len(found) == 1 else Path("report.html")
+        out = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
     startup.configure()
-    html = pages.build(found, most_bytes=round(max_mb * 1e6))
+    html = pages.build(folders, most_bytes=round(max_mb * 1e6))
     with disk.writing(out):
         out.write_text(html, encoding="utf-8")
-    print(f"{out} ({len(html.encode()) / 1e6:.1f} MB, {len(found)} run{'s' * (len(found) > 1)})")
+    size = len(html.encode()) / 1e6
+    print(f"{out} ({size:.1f} MB, {len(folders)} run{'s' * (len(folders) > 1)})")
     return 0
 
 
@@ -359,15 +373,16 @@ def export(
     index: int = 0,
     out: Path | None = None,
 ) -> int:
-    """Writes a run's sampler as StableHLO with its parameters, for programs without genmod.
+    """Exports a run's sampler as StableHLO.
 
-    The files are loaded again, and their images compared with the run's own, bit for bit: the exit
-    code is 0 if every bit agrees, and 1 if not.
+    Other programs can run it without genmod; the parameters are written beside it. The files are
+    loaded again, and their images are compared with the run's own, bit for bit. The exit code is 0
+    if every bit agrees, and 1 if not.
 
     Args:
       run: the run folder.
-      num: how many images a call of the sampler draws.
-      index: which of the runs, where the folder holds several seeds; the first is 0.
+      num: number of images that a call of the sampler draws.
+      index: index of the run, from 0, if the folder holds several seeds.
       out: the folder to write; RUN/export by default.
     """
     from genmod.runs import export as exporting
@@ -397,4 +412,4 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "verify": verify,
     "export": export,
 }
-"""By the name that the command knows them by."""
+"""Subcommands by their names on the command line."""

@@ -1,4 +1,4 @@
-"""`genmod completion`: what makes a shell complete commands."""
+"""`genmod completion`: shell completion."""
 
 import contextlib
 import io
@@ -16,20 +16,21 @@ def completion(
         Literal["bash", "zsh", "tcsh"], tyro.conf.Positional, tyro.conf.arg(metavar="SHELL")
     ],
 ) -> int:
-    """Prints what makes a shell complete commands, the names of experiments, their flags.
+    """Prints a completion script for a shell.
 
-    For bash: `genmod completion bash > ~/.local/share/bash-completion/completions/genmod`.
+    It completes commands, the names of experiments, and their flags. For bash: `genmod completion
+    bash > ~/.local/share/bash-completion/completions/genmod`.
 
     Args:
-      shell: bash, zsh or tcsh.
+      shell: the shell: bash, zsh or tcsh.
     """
     found: dict[str, Any] = {}
     for name in catalogue.names():
-        with contextlib.suppress(Exception, SystemExit):  # any Python file, which may not load
+        with contextlib.suppress(Exception, SystemExit):  # a file may fail to load
             found[name] = training.options_of(catalogue.load(catalogue.find(name)))
     if not found:
         return _print_completion(shell, main.train_help)
-    if len(found) == 1:  # tyro wants a choice; the file itself is one
+    if len(found) == 1:  # tyro needs two choices: the path is the other
         found |= {str(catalogue.find(name)): options for name, options in found.items()}
     choices = main.choice(
         Annotated[Any, tyro.conf.subcommand(name=name, constructor=options)]
@@ -46,6 +47,10 @@ def _print_completion(shell: str, train: Callable[..., int]) -> int:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main.parse_command({"train": train}, ["--tyro-print-completion", shell])
-    # Where nothing fits, as for run folders, bash shall complete the names of files.
-    print(printed.getvalue().replace("complete -F", "complete -o default -F"), end="")
+    # If no word fits, as for run folders, bash completes the names of files.
+    script = printed.getvalue().replace("complete -F", "complete -o default -F")
+    # The shell would take the second line of a description for a word to complete.
+    lines = script.split("\n")
+    lines = [x.replace("\\n", " ") if x.startswith("COMPLETION_SPEC = ") else x for x in lines]
+    print("\n".join(lines), end="")
     return 0

@@ -1,8 +1,10 @@
 """The command `genmod`.
 
-Exit codes: 0 done, 1 a bug or a disk that takes no more, 2 usage or configuration (also a run
-folder in use), 3 bad data, 4 training diverged, 5 checkpoint damaged, 6 another process of the run
-is gone, 130 Ctrl-C, 143 SIGTERM. `genmod verify`: 0 every bit agrees, 1 something differs.
+Exit codes: 0 done, 1 a bug or a disk that cannot be written, 2 wrong usage or configuration (also a
+run folder in use), 3 bad data, 4 training diverged, 5 damaged checkpoint, 6 another process of the
+run is gone, 130 Ctrl-C, 143 SIGTERM. Any other signal N that stops a run gives 128 + N.
+
+`genmod verify` and `genmod export`: 0 if every bit agrees, 1 if something differs.
 """
 
 import functools
@@ -27,7 +29,10 @@ _CODES = {"DiskError": _FAILED, "DataError": _BAD_DATA, "CheckpointError": _BAD_
 
 
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> None:
-    """Runs the command and exits with its code; `stop` listens to signals already."""
+    """Runs the command and exits with its code.
+
+    `stop` is a listener to signals that is active already; without it the command starts its own.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     is_result = arguments[:1] != ["train"]
     with terminal.guarded(is_result=is_result), stop or Stop(arguments) as stop:
@@ -42,23 +47,23 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> No
             code = _explain(error, "--debug" in arguments)
     if "genmod._host.cluster" in sys.modules and sys.modules["genmod._host.cluster"].broken():
         sys.stderr.flush()
-        os._exit(code)  # the orderly way waits for the other processes
+        os._exit(code)  # a normal exit would wait for the other processes
     sys.exit(code)
 
 
 def _dispatch(arguments: list[str], stop: Stop) -> int:
-    # `train` is parsed in two steps: the experiment's file says which flags there are.
+    # `train` is parsed in two steps, as the experiment's file defines its flags.
     if arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-"):
         return training.train(arguments[1], arguments[2:], stop)
     return parse_command({"train": train_help}, arguments)
 
 
 def parse_command(train: dict[str, Callable[..., int]], arguments: list[str]) -> int:
-    """Parses arguments and runs the subcommand that they name.
+    """Parses the arguments and runs their subcommand.
 
     Args:
-      train: the subcommand `train`, under its name.
-      arguments: those of the command line.
+      train: the subcommand `train`, by its name.
+      arguments: arguments of the command line.
     """
     from genmod.cli.completion import completion
 
@@ -78,24 +83,28 @@ def parse_command(train: dict[str, Callable[..., int]], arguments: list[str]) ->
         choices,
         args=arguments,
         prog="genmod",
-        description="Generative modelling in JAX: `genmod COMMAND --help` says more of each.",
+        description="Generative modelling in JAX. `genmod COMMAND --help` describes a command.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
 
 
 def choice(alternatives: Iterable[Any]) -> Any:
-    """The type of what is one of several."""
+    """Returns the union of several types."""
     return functools.reduce(operator.or_, alternatives)
 
 
 def _description(name: str, function: Callable[..., int], arguments: Sequence[str]) -> str | None:
-    """A line for the list of commands; None where its own help has the whole docstring."""
+    """Returns the description of a command in help texts.
+
+    It is one line in the list of commands. In a command's own help, None stands for the whole
+    docstring.
+    """
     line = (function.__doc__ or "").partition("\n")[0]
     if arguments[:1] != [name]:
         return line
     if function is not train_help:
         return None
-    return f"{line}\n\nThere is: {', '.join(catalogue.files()) or 'none'}."
+    return f"{line}\n\nExperiments: {', '.join(catalogue.files()) or 'none'}."
 
 
 def train_help(
@@ -104,24 +113,24 @@ def train_help(
     """Trains an experiment: `genmod train EXPERIMENT --help` lists its flags.
 
     Args:
-      experiment: a Python file, or the name of one in ./experiments or of those that come with
-        genmod; or a folder of pictures of your own, for which a model and its size are chosen.
+      experiment: a Python file, or the name of one in ./experiments or of one that comes with
+        genmod; or a folder of your own pictures, for which a model and its size are chosen.
     """
     return training.train(experiment, [])
 
 
 def _explain(error: Exception, debug: bool) -> int:
-    """Prints an error for the person at the terminal and gives its exit code."""
+    """Prints an error and returns its exit code."""
     problem = startup.missing_platform(error) if "jax" in sys.modules else None
     if problem and not debug:
         print(f"genmod: error: {problem}", file=sys.stderr)
         return _USAGE
-    # By name: whoever has not imported their modules, which takes a second, has not raised them.
+    # The names of errors are compared, as importing their modules would take a second.
     names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("genmod.")]
     known = [_CODES[name] for name in names if name in _CODES]
     code = known[0] if known else _USAGE
-    # A refusal of ours speaks for itself. An error from elsewhere, such as an experiment's own
-    # code, is a bug that somebody has to find.
+    # An error that genmod itself raises needs no traceback. An error from elsewhere, such as the
+    # code of an experiment, is a bug, and a traceback helps to find it.
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(frames[-1].filename).is_relative_to(Path(__file__).parents[1]) if frames else True
     expected = (isinstance(error, ValueError) or bool(known)) and ours

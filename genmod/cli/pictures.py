@@ -1,4 +1,4 @@
-"""What to train on a folder of pictures where nothing else is said."""
+"""Default training setup for a folder of pictures."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,17 +13,21 @@ from genmod.runs import catalogue
 _STEPS = 3000
 _BATCH_SIZE = 64
 _SIDES = (64, 32)
-"""Pictures are brought to the first of these that they reach."""
+"""Sides of the squares that pictures become, in pixels.
+
+The first that is at most the median of the pictures' shorter sides is used, or else the last.
+"""
 _LOOKED_AT = 1000
+"""Approximate number of pictures whose headers are read."""
 
 
 class Choice(NamedTuple):
-    """What was chosen for a folder.
+    """Experiment and flags chosen for a folder.
 
     Attributes:
-      experiment: the file to train.
-      flags: its flags, by name; those that the command gives itself take precedence.
-      found: what the folder holds, in words.
+      experiment: the experiment file.
+      flags: its flags, by name; flags given in the command take precedence.
+      found: contents of the folder, in words.
     """
 
     experiment: Path
@@ -32,13 +36,14 @@ class Choice(NamedTuple):
 
 
 def choose(folder: str | Path) -> Choice:
-    """Chooses how to train on a folder of pictures, by what is in it.
+    """Chooses how to train on a folder of pictures.
 
-    Small square pictures of one size stay as they are, others become squares of 64 or 32 pixels;
-    batches are of 64, or a tenth of few pictures; training takes some 3,000 steps.
+    The pictures decide. Small square pictures of one size stay as they are, others become squares
+    of 64 or 32 pixels. A batch has 64 pictures, or a tenth of them all if that is less. Training
+    takes about 3,000 steps.
 
     Raises:
-      DataError: if there are no pictures that can be read.
+      DataError: if no picture can be read.
     """
     listed = folders.folder(str(folder), size=None)
     places = listed.parts.get("train") or range(len(listed.pictures))
@@ -67,7 +72,10 @@ def choose(folder: str | Path) -> Choice:
 
 
 def arguments(choice: Choice, given: Sequence[str]) -> list[str]:
-    """The flags of a choice that the command does not give, and those that it gives."""
+    """Returns the chosen flags, followed by the given ones.
+
+    A chosen flag is left out if the command gives it, too.
+    """
     own = {word.partition("=")[0].removeprefix("--").replace("_", "-") for word in given}
     chosen = [
         word
@@ -79,7 +87,10 @@ def arguments(choice: Choice, given: Sequence[str]) -> list[str]:
 
 
 def _side(sizes: Sequence[tuple[int, int]]) -> int | None:
-    """The side to bring pictures to; None leaves them as they are."""
+    """Returns the side of the resized pictures, in pixels.
+
+    None leaves the pictures as they are.
+    """
     width, height = sizes[0]
     if len(set(sizes)) == 1 and width == height <= _SIDES[0] and width % 4 == 0:
         return None
@@ -88,9 +99,15 @@ def _side(sizes: Sequence[tuple[int, int]]) -> int | None:
 
 
 def _heads(paths: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
-    """Sizes of some pictures, spread over all, and whether there is one in colour."""
+    """Returns the sizes of some pictures, and whether any is coloured.
+
+    The pictures are spread over all paths.
+
+    Raises:
+      DataError: if no picture can be read.
+    """
     some = paths[:: max(1, len(paths) // _LOOKED_AT)]
     heads = [head for head in map(examples.head, some) if head is not None]
     if not heads:
-        raise DataError(f"{paths[0]}: no picture; nor are the others in its folder")
+        raise DataError(f"{paths[0]}: not a picture; nor are the others in its folder")
     return [size for size, _ in heads], any(colour for _, colour in heads)

@@ -26,44 +26,48 @@ _TOO_EARLY = (
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """How to run, which changes no number of the result."""
+    """Options of a run that change no number of its result."""
 
     run_dir: Path | None = None
-    """Run folder; runs/EXPERIMENT/ and a name made of the seed and the changed flags by default.
-    The same command continues where it stopped."""
+    """Run folder.
+    By default runs/EXPERIMENT/ and a name made of the seed and the changed flags.
+    The same command continues a run that was stopped."""
     log_every: int | None = None
-    """Steps between log points; an epoch's by default."""
+    """Steps between log points; by default one epoch."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints; five epochs' by default."""
+    """Steps between checkpoints; by default five epochs."""
     keep: int = 2
-    """How many checkpoints to keep."""
+    """Number of checkpoints to keep."""
     seeds: int = 1
-    """How many runs to train as one program: of the seed, the next one, and so on. Their numbers
-    are given as mean +- standard error."""
+    """Number of runs to train as one program.
+    They have consecutive seeds; their numbers are given as mean +- standard error."""
     devices: int | None = None
-    """How many devices to use; on a CPU they share its cores. By default one, or for several seeds
-    on a CPU as many as there are cores and as share the seeds evenly. Of each process where there
-    are several, all by default."""
+    """Number of devices to use; on a CPU they share its cores.
+    By default one. For several seeds on a CPU, the default is the number of its cores,
+    or fewer if the seeds cannot be shared evenly.
+    If there are several processes, it is the number for each of them, by default all."""
     how: Literal["sharded", "pmap"] = "sharded"
-    """A batch over several devices by a program that the compiler partitions, or by one step mapped
-    over them. Seeds are spread by runs."""
+    """Way to divide a batch among several devices.
+    sharded: the compiler partitions the program; pmap: one step is mapped over the devices.
+    With several seeds, the runs are divided instead."""
     cluster: bool = False
-    """Be one of several processes that are one run, as the environment says (SLURM, GKE, TPU)."""
+    """Whether to join several processes as the environment (SLURM, GKE, TPU) says."""
     coordinator: str | None = None
-    """HOST:PORT of the first of several processes, where the environment does not say it."""
+    """Address HOST:PORT of the first process, unless the environment tells it."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes that train the run."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Index of this process, from 0."""
     data_gb: float | None = None
-    """How much data may live on the device, in GB; half of its memory by default. More is streamed:
-    read from where it lies, some steps ahead."""
+    """Most data to keep on the device, in GB.
+    By default half of its memory.
+    Larger data are streamed: read from their source, some steps ahead."""
     workers: int | None = None
-    """How many processes decode pictures that are streamed; one a core by default. 0: this one."""
+    """Processes that decode streamed pictures; default one per core, 0: this one."""
     progress: bool = True
-    """Show progress: a bar on a terminal, else a line for each log point."""
+    """Whether to show a progress bar (without a terminal: each log point)."""
     debug: bool = False
-    """Run every operation on its own, uncompiled, and show tracebacks."""
+    """Whether to run operations one by one, uncompiled, and show tracebacks."""
 
     def __post_init__(self):
         from genmod import checks
@@ -80,30 +84,36 @@ class RunOptions:
 
 
 def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
-    """Trains an experiment; the flags come from its Config. Returns the exit code."""
+    """Trains an experiment and returns the exit code.
+
+    Args:
+      name: name or path of the experiment, or a folder of pictures.
+      arguments: flags of the experiment's Config and of the run.
+      stop: listener to signals; by default the training starts its own.
+    """
     several = _of_several(arguments)
     if not several:
-        for path in _named_run_dirs(arguments):  # before the imports: those take a second
+        for path in _named_run_dirs(arguments):  # before the imports, which take a second
             lock.refuse_running(path)
     if Path(name).is_dir():
         name, arguments = _of_pictures(name, arguments)
     from genmod._host import cluster
-    from genmod.runs import configs
+    from genmod.runs import configs, naming
 
     file = catalogue.find(name)
     startup.configure_compilation_cache()
-    startup.configure_gpu()  # before the experiment's own code: it may start JAX
+    startup.configure_gpu()  # before the experiment's own code, which may start JAX
     ready = startup.started()
     module = catalogue.load(file)
     config, options = parse(module, file.stem, arguments)
     too_early = _TOO_EARLY.format(file) if startup.started() and not ready else ""
     if several and too_early:
         raise ValueError(f"{too_early} several processes must be joined before")
-    configs.as_json(config)  # before any work: what cannot be kept is refused
+    configs.as_json(config)  # refuses, before any work, what cannot be recorded
     cores = _divide_cores(options, several)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_set(GENMOD_DATA_GB=options.data_gb, GENMOD_WORKERS=options.workers))
-        path = options.run_dir or Path("runs") / file.stem / configs.name(config, options.seeds)
+        path = options.run_dir or Path("runs") / file.stem / naming.name(config, options.seeds)
         if several:
             given = (options.coordinator, options.num_processes, options.process_id)
             stack.enter_context(cluster.joined(*given))
@@ -123,7 +133,10 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
 
 
 def _divide_cores(options: RunOptions, several: bool) -> int:
-    """Chooses among how many devices a CPU is divided, before JAX starts; returns their number."""
+    """Divides a CPU into devices, before JAX starts.
+
+    Returns their default number, for runs that do not choose one.
+    """
     from genmod import devices
     from genmod._host import machine
 
@@ -134,7 +147,10 @@ def _divide_cores(options: RunOptions, several: bool) -> int:
 
 
 def _built(module: Any, config: Any, options: RunOptions, chosen: Sequence[Any]) -> Any:
-    """Builds the experiment over its seeds and devices, and checks it before there is a folder."""
+    """Builds the experiment over its seeds and devices.
+
+    It is checked here, before a run folder is made.
+    """
     from genmod import experiment
     from genmod.runs import runner
 
@@ -146,7 +162,10 @@ def _built(module: Any, config: Any, options: RunOptions, chosen: Sequence[Any])
 def _open_folder(
     path: Path, name: str, module: Any, config: Any, seeds: int, built: Any, command: str
 ) -> None:
-    """Makes or reopens the run folder, and says what has changed since the run began."""
+    """Makes or reopens the run folder.
+
+    Prints what has changed since the run began.
+    """
     from genmod._host import source
     from genmod.runs import configs, record
 
@@ -202,14 +221,15 @@ def _run(built: Any, path: Path, seed: int, options: RunOptions, stop: Stop) -> 
 
 
 def _of_its_own(path: Path, asked: Path | None, fingerprint: str) -> Path:
-    """The run folder: another, where that name is of a run on other data and nobody asked for it.
+    """Returns the run folder, or another if its name is taken.
 
-    Data are named by the last part of where they lie.
+    Names of folders hold only the last part of the path of data. So the default folder may hold a
+    run on other data; then the name gets the fingerprint of the data as a suffix.
     """
     from genmod._host import cluster
     from genmod.runs import record
 
-    with contextlib.suppress(ValueError):  # what is wrong with the folder is said later
+    with contextlib.suppress(ValueError):  # errors of the folder are reported later
         there = record.read(folder.Folder(path))["data"]
         if asked is None and there != fingerprint:
             own = path.with_name(f"{path.name}_{fingerprint.removeprefix('sha256:')[:8]}")
@@ -220,7 +240,10 @@ def _of_its_own(path: Path, asked: Path | None, fingerprint: str) -> Path:
 
 
 def _of_pictures(folder: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The experiment for a folder of pictures, and its flags; says what was chosen."""
+    """Returns the experiment and the flags for a folder of pictures.
+
+    Prints what was chosen.
+    """
     from genmod.cli import pictures
 
     choice = pictures.choose(folder)
@@ -232,7 +255,10 @@ def _of_pictures(folder: str, arguments: Sequence[str]) -> tuple[str, list[str]]
 
 @contextlib.contextmanager
 def _set(**variables: float | None) -> Iterator[None]:
-    """Variables of the environment, as long as this lasts; those that are None stay."""
+    """Sets environment variables within a context.
+
+    A variable that is given as None is left unchanged.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
     try:
@@ -245,7 +271,7 @@ def _set(**variables: float | None) -> Iterator[None]:
 
 
 def _protocol(config: Any, built: Any) -> dict[str, Any]:
-    """What is done with the data, for the record."""
+    """Returns the protocol of the data, for the record."""
     from genmod import data
 
     source = config.protocol() if isinstance(config, data.Source) else {}
@@ -258,13 +284,16 @@ def _protocol(config: Any, built: Any) -> dict[str, Any]:
 
 
 def _of_several(arguments: Sequence[str]) -> bool:
-    """Whether this is to be one of several processes, by the flags that say so."""
+    """Returns whether the flags ask for several processes."""
     flags = ("--cluster", "--coordinator", "--num-processes", "--process-id")
     return any(word.replace("_", "-").startswith(flags) for word in arguments)
 
 
 def _named_run_dirs(arguments: Sequence[str]) -> list[Path]:
-    """What stands after --run-dir, without knowing yet what else may stand there."""
+    """Returns the values of --run-dir, without parsing the flags.
+
+    The other flags are unknown until the experiment is loaded.
+    """
     joined = (
         "\0".join(arguments).replace("--run_dir", "--run-dir").replace("--run-dir=", "--run-dir\0")
     )
@@ -273,10 +302,10 @@ def _named_run_dirs(arguments: Sequence[str]) -> list[Path]:
 
 
 def parse(module: Any, name: str, arguments: Sequence[str]) -> tuple[Any, RunOptions]:
-    """Parses the flags of an experiment into its Config and the options of the run."""
+    """Parses flags into the Config and the run's options."""
     from genmod.runs import configs
 
-    configs.check_defaults(module.Config)  # tyro would say less of them
+    configs.check_defaults(module.Config)  # with a clearer error than tyro's
     return tyro.cli(
         options_of(module),
         args=list(arguments),
@@ -287,7 +316,7 @@ def parse(module: Any, name: str, arguments: Sequence[str]) -> tuple[Any, RunOpt
 
 
 def options_of(module: Any) -> Callable[..., tuple[Any, RunOptions]]:
-    """What tyro makes the flags of an experiment of."""
+    """Returns the function from which tyro makes an experiment's flags."""
 
     def options(config: module.Config, run: RunOptions) -> tuple[Any, RunOptions]:
         return config, run

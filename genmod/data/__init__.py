@@ -1,4 +1,4 @@
-"""Data sets, their random-access order, how examples become batches, and their augmentation."""
+"""Data sets, their order, batches and augmentation."""
 
 from genmod.data.augment import (
     augmented,

@@ -1,8 +1,12 @@
-"""Augmentations on the device: pure functions `(keys [B], images [B, H, W, C]) -> images`.
+"""Data augmentation on the device.
 
-The noise belongs to the example: what example i gets depends on key i alone. The result has the
-images' shape and dtype, and is differentiable by the images as often as one likes. Where images of
-another rank, or keys that are not one per image, are passed, ValueError says so.
+An augmentation is a pure function:
+
+    (keys [B], images [B, H, W, C]) -> images
+
+The random choices for example i depend on key i alone. The result has the shape and dtype of the
+images, and can be differentiated with respect to them any number of times. All augmentations raise
+ValueError if the images have another rank or if there is not one key per image.
 """
 
 import functools
@@ -20,25 +24,29 @@ Augmentation = Callable[[Keys, Array], Array]
 
 
 def flip(keys: Keys, images: Array) -> Array:
-    """Left and right change places, with probability 1/2; of any dtype."""
+    """Mirrors each image with probability 1/2.
+
+    Left and right are swapped. The images may have any dtype.
+    """
     _check(keys, images)
     flipped = jax.vmap(jax.random.bernoulli)(keys)
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
 
 def translate(share: float = 1 / 8, *, fill: float = 0) -> Augmentation:
-    """A shift by whole pixels on each axis, of images of any dtype.
+    """Makes an augmentation that shifts images.
 
-    On an axis of n pixels it is uniform among the whole numbers from -m to m, with m = n * share to
-    the nearest whole number, halves up (Zhao et al. 2020; in their code).
+    On an axis of n pixels the shift is uniform among the whole numbers of pixels from -m to m,
+    where m is n * share rounded to the nearest whole number, halves up (Zhao et al. 2020, as in
+    their code). The images may have any dtype.
 
     Args:
-      share: the largest shift's share of the size, in [0, 1].
+      share: the largest shift as a share of the image's size, in [0, 1].
       fill: the value of the pixels that come in from outside; "black" in the images' range.
 
     Raises:
       ValueError: if share lies outside [0, 1] or fill is not finite; on use, if the images' dtype
-        has no such value.
+        cannot represent fill.
     """
     _check_share(share)
     _check_fill(fill)
@@ -62,11 +70,13 @@ def translate(share: float = 1 / 8, *, fill: float = 0) -> Augmentation:
 
 
 def cutout(share: float = 1 / 2, *, fill: float = 0) -> Augmentation:
-    """A hole in the image at a uniform place, of images of any dtype (DeVries & Taylor 2017).
+    """Makes an augmentation that cuts a hole into images.
 
-    A side of n pixels has a hole of s = n * share to the nearest whole number, halves up: the s
-    pixels from c - s // 2 on, with c uniform in {0, ..., n} where s is even and in {0, ..., n - 1}
-    where it is odd. What lies outside the image is lost (Zhao et al. 2020; in their code).
+    This is Cutout of DeVries & Taylor (2017), with a hole at a random position. On a side of n
+    pixels the hole has s pixels, where s is n * share rounded to the nearest whole number, halves
+    up. It consists of the s pixels from c - s // 2 on, with c uniform in {0, ..., n} if s is even
+    and in {0, ..., n - 1} if s is odd. The part of the hole that lies outside the image is dropped
+    (Zhao et al. 2020, as in their code). The images may have any dtype.
 
     Args:
       share: the hole's share of each side, in [0, 1].
@@ -74,7 +84,7 @@ def cutout(share: float = 1 / 2, *, fill: float = 0) -> Augmentation:
 
     Raises:
       ValueError: if share lies outside [0, 1] or fill is not finite; on use, if the images' dtype
-        has no such value.
+        cannot represent fill.
     """
     _check_share(share)
     _check_fill(fill)
@@ -100,9 +110,12 @@ def cutout(share: float = 1 / 2, *, fill: float = 0) -> Augmentation:
 
 
 def brightness(keys: Keys, images: Array) -> Array:
-    """Adds u ~ U(-.5, .5) to an image, whose range has a width of 2 (Zhao et al. 2020).
+    """Adds a random number to each image.
 
-    The values may leave their range; so they do in `saturation` and `contrast`.
+        x + u  with  u ~ U(-.5, .5)
+
+    This is one of the colour changes of Zhao et al. (2020). The image's range must have a width of
+    2, such as [-1, 1]. Values may leave this range, as they may in `saturation` and `contrast`.
 
     Raises:
       ValueError: if images are not floating.
@@ -112,22 +125,31 @@ def brightness(keys: Keys, images: Array) -> Array:
 
 
 def saturation(keys: Keys, images: Array) -> Array:
-    """(x - m) * u + m, m the mean over a pixel's channels, u ~ U(0, 2) (Zhao et al. 2020).
+    """Scales each pixel's distance to its grey value.
 
-    It leaves images of one channel as they are.
+        (x - m) * u + m  with  u ~ U(0, 2)
+
+    This is one of the colour changes of Zhao et al. (2020). The mean m is taken over the pixel's
+    channels. Images of one channel stay unchanged.
 
     Raises:
       ValueError: if images are not floating.
     """
     _check(keys, images, floating=True)
-    # Not as a reduction: over a short last axis those run in scalar code on a CPU.
+    # XLA's CPU backend runs a reduction over a short last axis as scalar code; sums of channels are
+    # vectorised.
     channels = jnp.split(images, images.shape[3], axis=3)
     mean = functools.reduce(jnp.add, channels) / len(channels)
     return (images - mean) * _uniform(keys, images, 0, 2) + mean
 
 
 def contrast(keys: Keys, images: Array) -> Array:
-    """(x - m) * u + m, m the mean over the image, u ~ U(.5, 1.5) (Zhao et al. 2020).
+    """Scales each image's distance to its mean.
+
+        (x - m) * u + m  with  u ~ U(.5, 1.5)
+
+    This is one of the colour changes of Zhao et al. (2020). The mean m is taken over the whole
+    image.
 
     Raises:
       ValueError: if images are not floating.
@@ -138,10 +160,12 @@ def contrast(keys: Keys, images: Array) -> Array:
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
-    """One augmentation after the other, the first first; each draws its own noise.
+    """Chains augmentations in the given order.
+
+    Each one gets its own random numbers.
 
     Raises:
-      ValueError: if there are none.
+      ValueError: if no augmentation is given.
     """
     if not augmentations:
         raise ValueError("compose must get at least one augmentation, got none")
@@ -155,16 +179,18 @@ def compose(*augmentations: Augmentation) -> Augmentation:
 
 
 def diffaugment(policy: str = "color,translation,cutout", *, fill: float = 0) -> Augmentation:
-    """Differentiable augmentation of what a discriminator sees (DiffAugment; Zhao et al. 2020).
+    """Makes the differentiable augmentation DiffAugment (Zhao et al. 2020).
+
+    It is applied to all images that a discriminator receives, real and generated.
 
     Args:
-      policy: names with commas between them, in their order: `color` is `brightness`, `saturation`,
-        `contrast`; `translation` is `translate(1/8)`; `cutout` is `cutout(1/2)`.
-      fill: of the last two. The paper's is 0 for images in [-1, 1].
+      policy: names in the order of application, separated by commas: `color` is `brightness`,
+        `saturation`, `contrast`; `translation` is `translate(1/8)`; `cutout` is `cutout(1/2)`.
+      fill: the fill value of `translation` and `cutout`. The paper uses 0 for images in [-1, 1].
 
     Raises:
-      ValueError: if a name is unknown or fill not finite; on use, if images are not floating for
-        `color`.
+      ValueError: if a name is unknown or fill is not finite; on use, if policy contains `color` and
+        the images are not floating.
     """
     parts = {
         "color": compose(brightness, saturation, contrast),
@@ -178,11 +204,12 @@ def diffaugment(policy: str = "color,translation,cutout", *, fill: float = 0) ->
 
 
 def augmented(augment: Augmentation, prepare: Prepare) -> Prepare:
-    """A `prepare` for `data.batches`: the stored images augmented, then prepared.
+    """Puts an augmentation before `prepare`, for `data.batches`.
 
     Args:
-      augment: of the images as they are stored, such as `flip` of uint8.
-      prepare: `(keys [B], raw examples) -> batch`; it draws other noise than `augment`.
+      augment: augmentation of the images as they are stored, such as `flip` for uint8.
+      prepare: `(keys [B], raw examples) -> batch`; its random numbers are independent of those of
+        `augment`.
     """
 
     def both(keys: Keys, images: Batch) -> Batch:
@@ -194,7 +221,10 @@ def augmented(augment: Augmentation, prepare: Prepare) -> Prepare:
 
 
 def _uniform(keys: Keys, images: Array, low: float, high: float) -> Array:
-    """One number for each image, [B, 1, 1, 1]; whatever their precision, the same."""
+    """Draws one number per image, [B, 1, 1, 1].
+
+    The draw is float32 for every dtype, so images of any precision get the same numbers.
+    """
     draw = jax.vmap(lambda key: jax.random.uniform(key, (1, 1, 1), jnp.float32, low, high))
     return draw(keys).astype(images.dtype)
 

@@ -1,4 +1,8 @@
-"""Batch number i as a pure function of (key, i): nothing to iterate, nothing to save."""
+"""Batches of a data set with random access.
+
+Batch number i is a pure function of (key, i), so there is no iterator whose state would have to be
+saved.
+"""
 
 import functools
 from typing import Any
@@ -23,10 +27,12 @@ def batch_at(
     batch_size: int,
     prepare: Prepare = unit_interval,
 ) -> Batch:
-    """Batch number `step` of an endless sequence of shuffled epochs, those of `indices_at`.
+    """Returns batch number `step`.
+
+    The batches run through an endless sequence of shuffled epochs, in the order of `indices_at`.
 
     Args:
-      key: the key of the data's order and of what `prepare` draws.
+      key: key of the data's order and of the random numbers that `prepare` draws.
       step: number of the batch, from 0.
       examples: an array [N, ...], or a tree of them.
       batch_size: number of examples B in the batch, at most N.
@@ -43,7 +49,7 @@ def batch_at(
     index = indices_at(key, step, num, batch_size=batch_size)
 
     def take(leaf: Array) -> Array:
-        # As rows: a CPU copies those at once, images of one channel pixel by pixel.
+        # XLA's CPU backend copies a row in one piece, but an image of one channel pixel by pixel.
         return leaf.reshape(num, -1)[index].reshape(batch_size, *leaf.shape[1:])
 
     return prepared(prepare, key, step, jax.tree.map(take, examples))
@@ -56,23 +62,35 @@ def batches(
     prepare: Prepare = unit_interval,
     stream: bool | None = None,
 ) -> BatchAt:
-    """`batch_at` with the examples put on the device: a function `(key, step) -> batch`.
+    """Makes the function that returns batches.
 
-    The result carries the examples as leaves of a tree (`jax.tree_util.Partial`): a compiled
-    program that takes it as an argument takes the data as an argument too, instead of holding a
-    copy as a constant. Examples that are too many for the device stay on the host or on disk, and
-    are read some steps ahead of the training (`genmod.types.Stream`): the same batches, bit for
-    bit.
+        (key, step) -> batch
+
+    The examples are put on the device. The function carries them as leaves of a tree
+    (`jax.tree_util.Partial`), so that a compiled program takes the data as an argument instead of
+    holding a copy as a constant. If the examples do not fit onto the
+    device, they stay on the host or on disk and are read some steps ahead of the training
+    (`genmod.types.Stream`). These batches are bit-identical to those from the device.
 
     Args:
       examples: an array [N, ...], or a tree of them; images may be `StreamedImages`.
       batch_size: number of examples B in the batch, at most N.
-      prepare: as for `batch_at`.
-      stream: whether to read them from the host; None does if they take more than $GENMOD_DATA_GB,
-        or where that is not set more than half of the device's memory.
+      prepare: `(keys [B], raw examples) -> batch`, as in `batch_at`.
+      stream: whether to read the examples from the host. If None, they are streamed if they take
+        more than $GENMOD_DATA_GB or, if that is not set, more than half of the device's memory.
 
     Raises:
-      ValueError: if batch_size is not positive or larger than the data, or prepare refuses them.
+      ValueError: if batch_size is not positive or larger than the data, or prepare refuses the
+        examples.
+
+    Example:
+      >>> import numpy as np
+      >>> from genmod import data, rng
+      >>> pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+      >>> batch_at = data.batches(pixels, batch_size=2, prepare=data.unchanged)
+      >>> epoch = [batch_at(rng.root(0), step).ravel().tolist() for step in range(3)]
+      >>> sorted(sum(epoch, []))  # every example once, in an order of its own for each epoch
+      [0, 1, 2, 3, 4, 5]
     """
     if stream is None:
         stream = sum(leaf.nbytes for leaf in jax.tree.leaves(examples)) > device_budget()
@@ -90,7 +108,10 @@ def _on_device(leaf: Any) -> Array:
 
 
 def indices_of(batch_at: BatchAt, key: Key, step: int | Array) -> Array | None:
-    """`indices_at` of what `batches` has made; None for any other source of batches."""
+    """Returns the indices of a batch's examples, as `indices_at` does.
+
+    The result is None unless `batch_at` was made by `batches`.
+    """
     found = _of(batch_at)
     if found is None:
         return None
@@ -99,7 +120,10 @@ def indices_of(batch_at: BatchAt, key: Key, step: int | Array) -> Array | None:
 
 
 def describe(batch_at: BatchAt) -> dict[str, Any]:
-    """What the batches of `batches` are: their size, of how many examples, and how prepared."""
+    """Describes batches: number of examples, batch size, order, preprocessing.
+
+    The result is empty unless `batch_at` was made by `batches`.
+    """
     found = _of(batch_at)
     if found is None:
         return {}
@@ -113,7 +137,10 @@ def describe(batch_at: BatchAt) -> dict[str, Any]:
 
 
 def placement(batch_at: BatchAt) -> str:
-    """Where the examples of `batches` are, in words; empty for any other source of batches."""
+    """Says where the examples of batches are stored.
+
+    The result is empty unless `batch_at` was made by `batches`.
+    """
     found = _of(batch_at)
     if found is None:
         return ""
@@ -131,7 +158,10 @@ def placement(batch_at: BatchAt) -> str:
 
 
 def _of(batch_at: BatchAt) -> tuple[Any, int, Prepare] | None:
-    """The examples, the batch size and `prepare` of what `batches` has made."""
+    """Returns examples, batch size and `prepare`.
+
+    The result is None unless `batch_at` was made by `batches`.
+    """
     if isinstance(batch_at, Batches):
         return batch_at.examples, batch_at.batch_size, batch_at.prepare
     if not isinstance(batch_at, jax.tree_util.Partial):

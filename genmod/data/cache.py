@@ -1,4 +1,7 @@
-"""What reading a data set for the first time has found, remembered from one start to the next."""
+"""Cache of what the first read of a data set yields.
+
+The results are kept on disk from one start to the next.
+"""
 
 import collections
 import contextlib
@@ -29,39 +32,42 @@ from genmod.data.stores import (
 from genmod.errors import DataError
 
 _FEW_TO_SURVEY = 1000
-"""So few are decoded at once, rather than handed to other processes."""
+"""Fewer examples than this are decoded in this process."""
 DARK = "no value is above 1 of 255: all is black; masks of 0 and 1 should be multiplied by 255"
 
 
 def file_state(stat: os.stat_result) -> tuple[int, ...]:
-    """What tells a file from any other, and from itself once it was written to again.
+    """Identifies a file and its current version.
 
-    Names, lengths and times do not: a copy may have all of them. The time of the last change of its
-    entry and the place on its disk cannot be set at will.
+    Name, length and modification time are not enough, because a copy may share them. The time of
+    the last change of the inode (ctime), the disk and the inode's number cannot be set at will.
     """
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino
 
 
 class Digest:
-    """A fingerprint in the making: of images, some after the others, and then of their labels."""
+    """Fingerprint of images and labels, computed piece by piece.
+
+    The images are added some at a time, the labels at the end.
+    """
 
     def __init__(self, shape: Sequence[int], dtype: np.dtype):
-        """Of images of this shape in all, [N, ...]."""
+        """Starts a fingerprint of images of shape [N, ...]."""
         self._digest = hashlib.sha256(f"{dtype.str} {tuple(shape)};".encode())
 
     def add(self, images: np.ndarray) -> None:
-        """The next of them."""
+        """Adds the next images."""
         self._digest.update(np.ascontiguousarray(images).data)
 
     def end(self, labels: np.ndarray) -> str:
-        """The fingerprint."""
+        """Adds the labels and returns the fingerprint."""
         self._digest.update(f"{labels.dtype.str} {labels.shape};".encode())
         self._digest.update(np.ascontiguousarray(labels).data)
         return f"sha256:{self._digest.hexdigest()}"
 
 
 def fingerprint(images: np.ndarray | StreamedImages, labels: np.ndarray) -> str:
-    """SHA-256 over types, shapes and values of both arrays."""
+    """Returns the SHA-256 of types, shapes and values."""
     digest = Digest(images.shape, images.dtype)
     for rows in in_turn(images):
         digest.add(rows)
@@ -69,27 +75,27 @@ def fingerprint(images: np.ndarray | StreamedImages, labels: np.ndarray) -> str:
 
 
 class Facts(NamedTuple):
-    """What reading a part of a data set for the first time has found.
+    """Result of the first read of a data set's part.
 
     Attributes:
-      images: uint8 [N, H, W, C]; None where they are too many to be kept.
-      shape: of an image.
+      images: uint8 [N, H, W, C]; None if there are too many to keep.
+      shape: shape of one image.
       labels: int32 [N].
-      places: which of all examples could be read, [N].
-      fingerprint: of images and labels.
-      remarks: what was left out or chosen, in words; to be said at every start.
+      indices: indices of the examples that could be read, [N].
+      fingerprint: fingerprint of images and labels.
+      remarks: notes about choices and left-out examples, printed at every start.
     """
 
     images: np.ndarray | None
     shape: tuple[int, ...]
     labels: np.ndarray
-    places: np.ndarray
+    indices: np.ndarray
     fingerprint: str
     remarks: tuple[str, ...] = ()
 
     @property
     def num_bytes(self) -> int:
-        """Of the images."""
+        """Number of bytes of all images."""
         return len(self.labels) * math.prod(self.shape)
 
 
@@ -101,18 +107,19 @@ def scan(
     in_colour: Callable[[], bool] = lambda: False,
     hint: str = "",
 ) -> Facts:
-    """Decodes every example once: whether it can be read, its label, and what they are together.
+    """Decodes every example once and collects labels, shape and fingerprint.
 
     Args:
-      examples: in their order.
-      keep: whether so many bytes of images are to be kept in memory.
-      skip_corrupt: leave out those that cannot be read.
-      in_colour: whether images that are all grey are to have as many channels as those in colour.
-      hint: what to do about images of different sizes.
+      examples: examples in their order.
+      keep: function that decides whether to keep so many bytes of images in memory.
+      skip_corrupt: whether to leave out examples that cannot be read.
+      in_colour: function that decides whether images that are all grey get as many channels as
+        images in colour.
+      hint: advice to add to the error about images of different sizes.
 
     Raises:
-      DataError: if one cannot be read and skip_corrupt is false, or none can be.
-      ValueError: if their sizes differ.
+      DataError: if an example cannot be read and skip_corrupt is false, or if none can be read.
+      ValueError: if the sizes of the images differ.
     """
     from tqdm.auto import tqdm
 
@@ -129,10 +136,10 @@ def scan(
     here = num < _FEW_TO_SURVEY
     with tqdm(total=num, desc="images", unit="", leave=False, disable=None) as bar:
         for rows, ones in decoding.decoded(examples, wanted, shape, here=here):
-            if all(one.shape for one in ones):  # an error comes first
+            if all(one.shape for one in ones):  # an unreadable example is reported first
                 _refuse_sizes(examples, shape, ones, len(found), hint)
             if shape[2] > 1 and any(one.shape and one.shape[2] > 1 for one in ones):
-                digests.pop(1, None)  # they are not all grey
+                digests.pop(1, None)  # some image is in colour
             if images is None:
                 for depth, digest in digests.items():
                     digest.add(rows[..., :depth])
@@ -147,16 +154,16 @@ def scan(
     _refuse_sizes(examples, shape, found, 0, hint)
     is_grey = all(one.shape is None or one.shape[2] == 1 for one in found) and not in_colour()
     shape = (*shape[:2], 1 if is_grey else shape[2])
-    places = np.array([place for place, one in enumerate(found) if one.shape is not None])
-    labels = np.array([found[place].label for place in places], np.int32)
+    indices = np.array([index for index, one in enumerate(found) if one.shape is not None])
+    labels = np.array([found[index].label for index in indices], np.int32)
     if images is not None:
-        images = np.ascontiguousarray(images[places, ..., : shape[2]])
+        images = np.ascontiguousarray(images[indices, ..., : shape[2]])
         seen = fingerprint(images, labels)
-    elif errors:  # what was summed up holds them, too
-        seen = fingerprint(StreamedImages(DecodedStore(examples, shape), places), labels)
+    elif errors:  # the running digest includes the unreadable examples
+        seen = fingerprint(StreamedImages(DecodedStore(examples, shape), indices), labels)
     else:
         seen = digests[shape[2]].end(labels)
-    return Facts(images, shape, labels, places, seen, _remarks(found, errors, dark))
+    return Facts(images, shape, labels, indices, seen, _remarks(found, errors, dark))
 
 
 def _remarks(found: Sequence[decoding.Found], errors: Sequence[str], dark: bool) -> tuple[str, ...]:
@@ -172,16 +179,19 @@ def _remarks(found: Sequence[decoding.Found], errors: Sequence[str], dark: bool)
 
 
 def is_dark(parts: Iterable[np.ndarray]) -> bool:
-    """Whether no value in any of some arrays is above 1; the first that has one ends the search."""
+    """Returns whether all values are at most 1.
+
+    The first array with a larger value ends the search.
+    """
     return all(part.max(initial=0) <= 1 for part in parts)
 
 
 def _first_shape(examples: Examples) -> tuple[int, ...]:
-    """That of the first image that can be read."""
+    """Returns the shape of the first readable image."""
     first, error = None, None
-    for place in range(len(examples)):
+    for index in range(len(examples)):
         try:
-            return examples.read(place).image.shape
+            return examples.read(index).image.shape
         except DataError as raised:
             first, error = first or str(raised), raised
     raise DataError(_and_others(f"{first}", len(examples) - 1)) from error
@@ -198,13 +208,13 @@ def _refuse_sizes(
     first: int,
     hint: str,
 ) -> None:
-    for place, one in enumerate(found, first):
+    for index, one in enumerate(found, first):
         if one.shape is None or one.shape in (tuple(shape), (*shape[:2], 1)):
             continue
         shown = 2 if one.shape[:2] != tuple(shape[:2]) else 3
         raise ValueError(
             f"images must have one size, got {list(shape[:shown])} ({examples.where(0)}) and "
-            f"{list(one.shape[:shown])} ({examples.where(place)}){hint}"
+            f"{list(one.shape[:shown])} ({examples.where(index)}){hint}"
         )
 
 
@@ -214,31 +224,31 @@ def cached(
     find: Callable[[], Facts],
     store: Callable[[Facts], Store] | None = None,
 ) -> tuple[np.ndarray | StreamedImages, np.ndarray, str]:
-    """Images, labels and fingerprint of what `find` finds, which is looked for but once.
+    """Returns images, labels and fingerprint, cached if possible.
 
-    What has been found is kept on disk, the images as a file that is mapped into memory; these
-    count only while they have the fingerprint with which they were written. Where there are none,
-    or they are too many for the device, the images are streamed.
+    The result of `find` is kept on disk, with the images as a file that is mapped into memory. The
+    kept images are used only if they still have the fingerprint with which they were written. If no
+    images are kept, or if they do not fit onto the device, they are streamed.
 
     Args:
-      where: what to call the data in a remark.
-      identity: what tells these data from any others, and whether anything in them has changed, as
-        JSON holds it.
-      find: finds it, with the images where they fit onto the device.
-      store: where images that are not kept lie; None where they always are.
+      where: name of the data in remarks.
+      identity: value in terms of JSON that identifies the data and changes whenever they change.
+      find: function that reads the data; it returns the images too if they fit onto the device.
+      store: function that returns the `Store` of images that are not kept; None if images are
+        always kept.
     """
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     folder = caches.folder() / "data" / key
     known = _recall(folder)
     if known is not None and known.images is None:
-        # While they are decoded, grey ones take as much as coloured ones.
+        # During decoding a grey image takes as much memory as a coloured one.
         most = known.num_bytes * (3 if known.shape[2] == 1 else 1)
         if store is None or most <= device_budget():
-            known = None  # there is room for the images now
+            known = None  # the images fit onto the device now
     if known is None:
         shutil.rmtree(folder, ignore_errors=True)
         known = find()
-        # A full disk or a folder that is not ours: nothing is lost.
+        # The cache is optional: a full disk or a read-only folder is no error.
         with contextlib.suppress(OSError):
             _keep(folder, known)
             if known.images is not None:
@@ -248,7 +258,7 @@ def cached(
     images: np.ndarray | StreamedImages | None = known.images
     if images is None:
         assert store is not None
-        images = StreamedImages(store(known), known.places)
+        images = StreamedImages(store(known), known.indices)
     elif isinstance(images, np.memmap) and known.num_bytes > device_budget():
         mapped = MappedStore(folder / "images.npy", images.offset, len(images), known.shape)
         images = StreamedImages(mapped, np.arange(len(images)))
@@ -258,11 +268,11 @@ def cached(
 def _recall(folder: Path) -> Facts | None:
     try:
         facts = json.loads((folder / "facts.json").read_text())
-        labels, places = (np.load(folder / f"{name}.npy") for name in ("labels", "places"))
-        if facts.pop("sum") != fingerprint(places, labels):
+        labels, indices = (np.load(folder / f"{name}.npy") for name in ("labels", "places"))
+        if facts.pop("sum") != fingerprint(indices, labels):
             return None
         shape, remarks = (tuple(facts.pop(name)) for name in ("shape", "remarks"))
-        known = Facts(None, shape, labels, places, remarks=remarks, **facts)
+        known = Facts(None, shape, labels, indices, remarks=remarks, **facts)
         if not (folder / "images.npy").exists():
             return known
         images = np.load(folder / "images.npy", mmap_mode="r")
@@ -280,10 +290,10 @@ def _keep(folder: Path, known: Facts) -> None:
             "shape": known.shape,
             "fingerprint": known.fingerprint,
             "remarks": known.remarks,
-            "sum": fingerprint(known.places, known.labels),
+            "sum": fingerprint(known.indices, known.labels),
         }
         (partial / "facts.json").write_text(json.dumps(facts))
-        arrays = {"labels": known.labels, "places": known.places, "images": known.images}
+        arrays = {"labels": known.labels, "places": known.indices, "images": known.images}
         for name, array in arrays.items():
             if array is not None:
                 np.save(partial / f"{name}.npy", array)

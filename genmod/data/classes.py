@@ -1,7 +1,7 @@
-"""A few labelled examples of each class, in disjoint folds, and batches that are balanced.
+"""Disjoint folds of labelled examples, and batches with balanced classes.
 
-Here the examples are in the order of `genmod.nets.conditional` and `per_class`: example i of a fold
-or of a batch is of class i mod the number of classes.
+The examples are in the order that `genmod.nets.conditional` and `per_class` expect: example i of a
+fold or of a batch has the class i mod the number of classes.
 """
 
 import functools
@@ -17,18 +17,19 @@ from genmod.types import Array, Batch, BatchAt, Key
 
 
 def fold(key: Key, labels: np.ndarray, num: int, index: int) -> np.ndarray:
-    """The places of `num` examples of each class: fold number `index` of a keyed permutation.
+    """Returns the indices of a balanced fold.
 
-    Folds of one key and `num` have no example in common.
+    A fold holds `num` examples of each class. The examples of each class are permuted by the key
+    and cut into folds. Folds of the same key and `num` have no example in common.
 
     Args:
-      key: of the permutation.
+      key: key of the permutation.
       labels: whole numbers from 0, [N].
-      num: examples of each class.
-      index: which fold, from 0.
+      num: number of examples of each class.
+      index: number of the fold, from 0.
 
     Returns:
-      int32 [num * classes], of which place i is of class i mod classes.
+      Indices, int32 [num * classes]; entry i is an example of class i mod classes.
 
     Raises:
       ValueError: if num is not positive or index negative, or a class has too few examples.
@@ -38,35 +39,37 @@ def fold(key: Key, labels: np.ndarray, num: int, index: int) -> np.ndarray:
         raise ValueError(f"index must be a whole number of at least 0, got {index}")
     columns = []
     for label in range(int(np.max(labels)) + 1):
-        places = np.flatnonzero(labels == label)
-        if len(places) < (index + 1) * num:
+        indices = np.flatnonzero(labels == label)
+        if len(indices) < (index + 1) * num:
             raise ValueError(
                 f"fold {index} of {num} examples a class needs {(index + 1) * num} of class "
-                f"{label}, which has {len(places)}"
+                f"{label}, which has {len(indices)}"
             )
-        mixed = np.asarray(jax.random.permutation(rng.at_step(key, label), len(places)))
-        columns.append(places[mixed[index * num : (index + 1) * num]])
+        mixed = np.asarray(jax.random.permutation(rng.at_step(key, label), len(indices)))
+        columns.append(indices[mixed[index * num : (index + 1) * num]])
     return np.stack(columns, axis=1).ravel().astype(np.int32)
 
 
 def balanced_batches(
     examples: Batch, classes: int, *, batch_size: int, prepare: Prepare = unit_interval
 ) -> BatchAt:
-    """Batches with equally many examples of each class, each class in shuffled epochs of its own.
+    """Makes batches with equally many examples of each class.
+
+    Each class runs through its own shuffled epochs.
 
     Args:
-      examples: an array [N, ...], or a tree of them, of which example i is of class i mod classes.
-      classes: their number; it divides N and batch_size.
+      examples: an array [N, ...], or a tree of them; example i has the class i mod classes.
+      classes: number of classes, a divisor of N and batch_size.
       batch_size: number of examples B in the batch, at most N.
-      prepare: as for `data.batch_at`.
+      prepare: `(keys [B], raw examples) -> batch`, as in `data.batch_at`.
 
     Returns:
-      As `data.batches` does, a `BatchAt` that carries the examples as leaves of a tree; place i of
-      a batch is of class i mod classes.
+      A `BatchAt` that carries the examples as leaves of a tree, as that of `data.batches` does.
+      Example i of a batch has the class i mod classes.
 
     Raises:
-      ValueError: if classes does not divide N and batch_size, batch_size is not positive or larger
-        than the data, or prepare refuses them.
+      ValueError: if classes does not divide N and batch_size, if batch_size is not positive or
+        larger than the data, or if prepare refuses the examples.
     """
     sizes = {
         "the number of examples": checks.leading_axis("examples", examples),

@@ -1,4 +1,4 @@
-"""Images with their labels, and parts of them."""
+"""Data sets of labelled images, and subsets of them."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -18,13 +18,13 @@ class Dataset(NamedTuple):
     """Images with their labels.
 
     Attributes:
-      images: uint8 [N, H, W, C], or `StreamedImages`, indexed like them, if they are too many for
-        the device; of a mixture, points float32 [N, D].
-      labels: int32 [N]; of a mixture, the mode of each point.
-      fingerprint: SHA-256 of shapes, types and values, whatever file they came from.
-      classes: names of the labels 0, 1, ...; empty where nothing has named them.
-      held_out: what was held out of these examples for testing, in words and with the hash of its
-        places; empty if nothing, as where the data have a part to test on.
+      images: uint8 [N, H, W, C], or `StreamedImages`, which are indexed in the same way, if they do
+        not fit onto the device; for a mixture, points float32 [N, D].
+      labels: int32 [N]; for a mixture, the mode of each point.
+      fingerprint: SHA-256 of shapes, types and values; it does not depend on the file format.
+      classes: names of the labels 0, 1, ...; empty if they have no names.
+      held_out: description of the hold-out set that was taken from these examples for testing, with
+        the hash of its indices; empty if the data have a part to test on.
     """
 
     images: np.ndarray | StreamedImages
@@ -38,25 +38,25 @@ Part = Callable[[], Dataset]
 
 
 def from_arrays(images: Any, labels: Any = None) -> Dataset:
-    """A data set of NumPy or JAX arrays.
+    """Makes a data set of NumPy or JAX arrays.
 
     Args:
       images: uint8 [N, H, W] or [N, H, W, C].
       labels: whole numbers of at least 0, [N]; all 0 if None.
 
     Raises:
-      ValueError: if a shape or type is another, there is no image, or a label is out of range.
+      ValueError: if a shape or type is wrong, there is no image, or a label is out of range.
     """
     return of_arrays(*files.checked("from_arrays", images, labels))
 
 
 def of_arrays(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...] = ()) -> Dataset:
-    """Makes a data set of arrays that have been checked."""
+    """Makes a data set of checked arrays."""
     return Dataset(images, labels, fingerprint(images, labels), classes)
 
 
 def select(name: str, parts: Mapping[str, Part], split: str) -> Dataset:
-    """A split of a data set, from its parts."""
+    """Returns a split, given the data set's parts."""
     for one in split.split("+"):
         try:
             checks.known(f"split of {name}", one.partition("[")[0].strip(), parts)
@@ -73,11 +73,11 @@ def select(name: str, parts: Mapping[str, Part], split: str) -> Dataset:
     labels = np.concatenate([whole.labels[index] for whole, index in pieces])
     views = [w.images.view(index) for w, index in pieces if isinstance(w.images, StreamedImages)]
     if len(views) == len(pieces) and all(view.store == views[0].store for view in views):
-        # All in one place: as if it were a part of a whole that is never read.
-        places = np.concatenate([view.places for view in views])
+        # All pieces come from one store: the result is a view of it, so no image is read here.
+        indices = np.concatenate([view.indices for view in views])
         seen = "+".join(whole.fingerprint for whole, _ in pieces)
         together = Dataset(
-            StreamedImages(views[0].store, places), labels, seen, pieces[0][0].classes
+            StreamedImages(views[0].store, indices), labels, seen, pieces[0][0].classes
         )
         return chosen(together, slice(None))
     images = np.concatenate([whole.images[index] for whole, index in pieces])
@@ -85,7 +85,7 @@ def select(name: str, parts: Mapping[str, Part], split: str) -> Dataset:
 
 
 def chosen(whole: Dataset, index: Any) -> Dataset:
-    """Some examples of a data set."""
+    """Returns the examples at an index."""
     labels = whole.labels[index]
     if not isinstance(whole.images, StreamedImages):
         return of_arrays(whole.images[index], labels, whole.classes)
@@ -94,8 +94,8 @@ def chosen(whole: Dataset, index: Any) -> Dataset:
     def find() -> Facts:
         images = some[:] if some.nbytes <= device_budget() else some
         kept = None if isinstance(images, StreamedImages) else images
-        return Facts(kept, some.shape[1:], labels, some.places, fingerprint(images, labels))
+        return Facts(kept, some.shape[1:], labels, some.indices, fingerprint(images, labels))
 
-    identity = ["of", whole.fingerprint, hashlib.sha256(some.places.tobytes()).hexdigest()]
+    identity = ["of", whole.fingerprint, hashlib.sha256(some.indices.tobytes()).hexdigest()]
     found = cached("", identity, find, lambda known: some.store)
     return Dataset(*found, whole.classes)

@@ -1,4 +1,4 @@
-"""Data sets in files of one's own: IDX, NPZ and NPY.
+"""Data sets in users' own files: IDX, NPZ and NPY.
 
 Nothing in a file is ever executed: Python objects inside NPZ or NPY are refused.
 """
@@ -32,15 +32,15 @@ _LABELS = re.compile(
 
 
 def checked(where: str, images: Any, labels: Any = None) -> Arrays:
-    """Images and labels of any origin as genmod has them.
+    """Checks images and labels and converts them.
 
     Args:
-      where: what to call them in an error.
+      where: name of the data for errors.
       images: uint8 [N, H, W] or [N, H, W, C].
       labels: whole numbers of at least 0, [N]; all 0 if None.
 
     Raises:
-      ValueError: if a shape or type is another, there is no image, or a label is out of range.
+      ValueError: if a shape or type is wrong, there is no image, or a label is out of range.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
@@ -55,7 +55,7 @@ def checked(where: str, images: Any, labels: Any = None) -> Arrays:
     labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"{where}: labels must be whole numbers [{len(images)}], one an image, "
+            f"{where}: labels must be whole numbers [{len(images)}], one per image, "
             f"got {labels.dtype} {list(labels.shape)}{_towards_numbers(labels)}"
         )
     if not 0 <= labels.min() <= labels.max() < 2**31:
@@ -66,10 +66,14 @@ def checked(where: str, images: Any, labels: Any = None) -> Arrays:
 
 
 def refuse_channels(where: str, shape: Sequence[int]) -> None:
-    """Refuses images [N, H, W, C] that are neither grey nor in colour.
+    """Refuses images that are neither grey nor in colour.
+
+    Args:
+      where: name of the data for errors.
+      shape: shape of the images, [N, H, W, C].
 
     Raises:
-      ValueError: if C is not 1 or 3; what the array may be instead is said.
+      ValueError: if C is not 1 or 3; the message suggests what the array may be instead.
     """
     if shape[3] in (1, 3):
         return
@@ -85,39 +89,42 @@ def refuse_channels(where: str, shape: Sequence[int]) -> None:
 
 
 def _towards_bytes(images: np.ndarray) -> str:
-    """What makes bytes of images that are none."""
+    """Returns a hint for converting images to bytes."""
     if not images.size or images.ndim not in (3, 4) or images.dtype == np.uint8:
         return ""
     if images.dtype == bool:
-        return "; 255 * images.astype(np.uint8) makes them so"
+        return "; 255 * images.astype(np.uint8) converts them"
     if images.dtype.kind not in "iuf":
         return ""
     low, high = images.min(), images.max()
     if images.dtype.kind == "f" and 0 <= low <= high <= 1:
-        return "; (255 * images).round().astype(np.uint8) makes them so"
+        return "; (255 * images).round().astype(np.uint8) converts them"
     if 0 <= low <= high <= 255:
-        return "; images.astype(np.uint8) makes them so"
+        return "; images.astype(np.uint8) converts them"
     return f", from {low:g} to {high:g}"
 
 
 def _towards_numbers(labels: np.ndarray) -> str:
-    """What makes whole numbers of labels that are none."""
+    """Returns a hint for converting labels to integers."""
     if labels.ndim == 2 and labels.dtype.kind in "iufb" and (labels.sum(axis=1) == 1).all():
         return "; are they one-hot? then labels.argmax(axis=1)"
     if labels.ndim == 1 and labels.dtype.kind == "f" and (labels == labels.round()).all():
-        return "; labels.astype(np.int32) makes them so"
+        return "; labels.astype(np.int32) converts them"
     if labels.ndim == 1 and labels.dtype.kind in "USO":
         return "; np.unique(labels, return_inverse=True)[1] numbers them"
     return ""
 
 
 def idx_parts(where: str) -> dict[str, Part]:
-    """The parts of a data set in the files of MNIST, Fashion-MNIST, KMNIST or EMNIST.
+    """Returns the parts of a data set of IDX files.
+
+    This is the file format of MNIST, Fashion-MNIST, KMNIST and EMNIST. EMNIST stores its images
+    rotated and mirrored; images in files whose names begin with `emnist-`, as those of EMNIST do,
+    are turned upright.
 
     Args:
-      where: a folder, or where it holds several sets the beginning of a file's name in it, such as
-        `gzip/emnist-letters`. EMNIST stores its images on their side and mirrored: those in files
-        whose name begins with `emnist-`, as its own do, are read upright.
+      where: a folder or, if it holds several data sets, the folder with the beginning of the file
+        names, such as `gzip/emnist-letters`.
 
     Raises:
       DataError: if there is no such file, or one of a pair is missing.
@@ -150,20 +157,20 @@ def idx_parts(where: str) -> dict[str, Part]:
 def _read_pair(images: Path, labels: Path) -> Arrays:
     arrays = checked(str(images), read_idx(images), read_idx(labels))
     if images.name.startswith("emnist-"):
-        # Cohen et al. (2017) wrote them column by column, as MATLAB has them.
+        # Cohen et al. (2017) wrote the images column by column, as MATLAB stores them.
         return np.ascontiguousarray(arrays[0].swapaxes(1, 2)), arrays[1]
     return arrays
 
 
 def read_idx(path: Path, contents: bytes | None = None) -> np.ndarray:
-    """An array of bytes in the IDX format, gzipped or not.
+    """Reads an IDX file of bytes, gzipped or not.
 
     Args:
-      path: of the file.
-      contents: of the file, where it has been read already.
+      path: path of the file.
+      contents: the file's contents if it has been read already.
 
     Raises:
-      DataError: if the file is damaged, or holds no bytes.
+      DataError: if the file is damaged, or its values are not bytes.
     """
     try:
         contents = path.read_bytes() if contents is None else contents
@@ -171,29 +178,29 @@ def read_idx(path: Path, contents: bytes | None = None) -> np.ndarray:
             contents = gzip.decompress(contents)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged: {error}") from None
-    # 0, 0, the type (8 is bytes), the rank, a size for each axis, the values.
+    # The file holds 0, 0, the type (8 is bytes), the rank, a size for each axis, and the values.
     kind, rank = contents[:3], contents[3] if len(contents) > 3 else 0
     head = 4 + 4 * rank
     sizes = np.frombuffer(contents, ">i4", rank, 4).tolist() if len(contents) >= head else []
     whole = len(sizes) == rank > 0 and len(contents) == head + math.prod(sizes)
     if kind != b"\0\0\x08" or not whole:
         raise DataError(
-            f"{path}: damaged, or no IDX file of bytes: it has {len(contents):,} bytes and begins "
-            f"with {contents[:8].hex(' ')}"
+            f"{path}: damaged, or not an IDX file of bytes: it has {len(contents):,} bytes and "
+            f"begins with {contents[:8].hex(' ')}"
         )
     return np.frombuffer(contents, np.uint8, offset=head).reshape(sizes)
 
 
 def numpy_parts(where: str) -> dict[str, Part]:
-    """The parts of a data set in an NPY file, or an NPZ file.
+    """Returns the parts of an NPY or NPZ file.
 
-    An NPZ file holds `images` and, if there are any, `labels`; or `x_train`, `y_train`, `x_test`
-    and `y_test`, as those of Keras do, and `x_val` and `y_val`. Labels may also be a column [N, 1].
-    A note names arrays that are not used.
+    An NPZ file holds `images` and optionally `labels`; or, as the files of Keras do, `x_train`,
+    `y_train`, `x_test` and `y_test`, and optionally `x_val` and `y_val`. Labels may also be a
+    column [N, 1]. A note names the arrays that are not used.
 
     Raises:
       DataError: if the file is missing or damaged, or holds Python objects.
-      ValueError: if it does not hold such arrays, or labels have another name.
+      ValueError: if it does not hold such arrays, or the labels have another name.
     """
     path = Path(where).expanduser()
     try:
@@ -204,11 +211,11 @@ def numpy_parts(where: str) -> dict[str, Part]:
         raise DataError(f"{path}: missing; expected an NPY or NPZ file") from None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         why = str(error)
-        if "Object arrays" in why:  # to make one again is to run what the file says
+        if "Object arrays" in why:  # restoring an object executes code from the file
             why = "it holds Python objects, which are never loaded"
         elif "containing" in why:
-            why = "it has not the format of NPY or NPZ"
-        raise DataError(f"{path}: damaged, or no file of plain arrays: {why}") from None
+            why = "it does not have the format of NPY or NPZ"
+        raise DataError(f"{path}: damaged, or not a file of plain arrays: {why}") from None
     pairs = {part: (f"x_{part}", f"y_{part}") for part in ("train", "test", "val")}
     pairs = {part: pair for part, pair in pairs.items() if pair[0] in arrays}
     pairs = pairs if "train" in pairs else {"train": ("images", "labels")}
@@ -239,17 +246,20 @@ def numpy_parts(where: str) -> dict[str, Part]:
 def _refuse_other_labels(
     path: Path, arrays: dict[str, np.ndarray], unused: Sequence[str], images: str, labels: str
 ) -> None:
-    """Refuses an array that looks like the labels of some images, and has another name."""
+    """Refuses an unused array that seems to hold labels."""
     for name in unused:
         if _LABELS.fullmatch(name) and arrays[name].shape[:1] == arrays[images].shape[:1]:
             raise ValueError(
                 f"{path}: there is no array {labels!r}, but {name!r} holds "
-                f"{len(arrays[name]):,} values, one an image: call it {labels!r}"
+                f"{len(arrays[name]):,} values, one per image: call it {labels!r}"
             )
 
 
 def mapped(where: str) -> MappedStore | None:
-    """The images of an NPY file as they lie in it; None if they are not plain bytes in order."""
+    """Returns an NPY file's images as a view of the file.
+
+    The result is None if the file does not hold images as plain bytes in C order.
+    """
     path = Path(where).expanduser()
     try:
         array = np.load(path, mmap_mode="r")

@@ -17,7 +17,10 @@ PICTURES = (
     *(".ppm", ".pgm"),
 )
 WRITTEN = b"Software\0genmod"
-"""In a PNG file: one of genmod's commands has drawn it. See `commands.save`."""
+"""Mark in PNG files that genmod's commands have drawn.
+
+`commands.save` writes it.
+"""
 _FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -30,10 +33,10 @@ class Folder(NamedTuple):
     """A folder of pictures.
 
     Attributes:
-      pictures: all of them.
-      parts: places of the pictures of each part.
-      state: what tells these pictures from any others, and whether one of them has changed.
-      classes: names of the classes, by their numbers; none where there is but one.
+      pictures: the pictures of all parts.
+      parts: indices of the pictures of each part.
+      state: value that identifies the pictures and changes if one of them changes.
+      classes: names of the classes, in the order of their numbers; empty if there is only one.
     """
 
     pictures: Pictures
@@ -42,16 +45,19 @@ class Folder(NamedTuple):
     classes: tuple[str, ...]
 
     def in_colour(self, part: str) -> bool:
-        """Whether another part holds a picture in colour: then this one is in colour, too."""
-        others = (places for name, places in self.parts.items() if name != part)
-        return any(is_coloured(self.pictures.files[place]) for one in others for place in one)
+        """Returns whether another part holds a picture in colour.
+
+        In that case this part gets three channels, too.
+        """
+        others = (indices for name, indices in self.parts.items() if name != part)
+        return any(is_coloured(self.pictures.files[index]) for one in others for index in one)
 
 
 class _Seen(NamedTuple):
-    """What a walk through a folder has passed by.
+    """Paths that were left out while listing a folder.
 
     Attributes:
-      others: what has not the name of a picture, or is no file.
+      others: paths that are not named like a picture, or are not files.
       runs: run folders.
       own: pictures that genmod has drawn.
     """
@@ -62,27 +68,31 @@ class _Seen(NamedTuple):
 
 
 def folder(where: str, *, size: int | None, background: str = "white") -> Folder:
-    """Lists a data set of pictures: FOLDER/CLASS/PICTURE, or all of one class in FOLDER.
+    """Lists a folder's pictures with parts and classes.
 
-    Where all folders in it are called `train`, `test` or `val` (or `training`, `testing`, `valid`,
-    `validation`, `dev`; in any case), they are its parts. Classes are numbered over all parts, in
-    the order of their names, or of their numbers where all are numbers. Pictures of a class may lie
-    in folders within its own. Links are followed. Run folders, and pictures that genmod's commands
-    have drawn into FOLDER, are left out. What was chosen or left out is said in notes.
+    The pictures are in FOLDER/CLASS/PICTURE or, if there is a single class, in FOLDER itself. If
+    all folders in FOLDER are called `train`, `test` or `val` (or `training`, `testing`, `valid`,
+    `validation`, `dev`; in upper or lower case), they are the parts of the data set. Classes are
+    numbered over all parts: in numerical order if all their names are numbers, else in the order of
+    their names. Pictures of a class may lie in folders within the folder of the class. Links are
+    followed. Run folders, and pictures that genmod's commands have drawn into FOLDER, are left out.
+    Notes say what was chosen or left out.
 
     Args:
       where: the folder.
-      size: side of the square to which each picture is resized and cropped; None leaves them.
-      background: the ground on which transparent places are laid, white or black.
+      size: side of the square to which each picture is resized and cropped; None keeps the sizes.
+      background: background for transparent areas, "white" or "black".
 
     Raises:
-      DataError: if there are no pictures, a folder cannot be read, or a link leads back to a folder
-        that it lies in.
+      DataError: if there are no pictures, if a folder cannot be read, or if a link leads back to a
+        folder that contains it.
       ValueError: if two folders are the same part.
     """
     root = Path(where).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root}: {'no folder' if root.exists() else 'missing'}; expected pictures")
+        raise DataError(
+            f"{root}: {'not a folder' if root.exists() else 'missing'}; expected pictures"
+        )
     seen = _Seen([], [], [])
     pictures = list(_pictures_in(root, seen))
     parts = _parts_of(root, sorted({steps[0] for _, steps in pictures if steps}))
@@ -107,7 +117,7 @@ def folder(where: str, *, size: int | None, background: str = "white") -> Folder
     if loose and parts is not None:
         say(f"{root}: {len(loose)} pictures beside the parts are left out: {named(loose)}")
     elif loose and len(names) > 1:
-        say(f"{root}: {len(loose)} pictures beside the classes are one more: {named(loose)}")
+        say(f"{root}: {len(loose)} pictures beside the classes form another class: {named(loose)}")
     numbers = {name: number for number, name in enumerate(names)}
     begins = len(os.path.join(root, ""))
     state = [str(root.resolve())]
@@ -123,7 +133,7 @@ def folder(where: str, *, size: int | None, background: str = "white") -> Folder
 
 
 def _parts_of(root: Path, folders: Sequence[str]) -> dict[str, str] | None:
-    """Which part each folder is; None where they are classes."""
+    """Returns each folder's part; None if they are classes."""
     parts = {name: _FOLDERS[name.lower()] for name in folders if name.lower() in _FOLDERS}
     if not parts:
         return None
@@ -152,7 +162,7 @@ def _in_order(names: set[str]) -> list[str]:
 def _say_what_was_seen(root: Path, seen: _Seen) -> None:
     if seen.others:
         num = f"{len(seen.others)} file{'s' * (len(seen.others) > 1)}"
-        say(f"{root}: left out, as no pictures by their names: {num}, {named(seen.others)}")
+        say(f"{root}: left out, as not named like pictures: {num}, {named(seen.others)}")
     if seen.runs:
         say(f"{root}: run folders are left out: {named(seen.runs)}")
     if seen.own:
@@ -162,13 +172,13 @@ def _say_what_was_seen(root: Path, seen: _Seen) -> None:
 def _stat(path: str) -> os.stat_result:
     try:
         return os.stat(path)
-    except OSError:  # a link to nothing: a picture that cannot be read
+    except OSError:  # a broken link counts as a picture that cannot be read
         return os.lstat(path)
 
 
 def _pictures_in(root: Path, seen: _Seen) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Pictures in order, each with the names of the folders from `root` to it."""
-    # Of hundreds of thousands, paths as objects would take seconds.
+    """Yields the pictures in order, with their folders' names."""
+    # Paths are plain strings: Path objects would take seconds for 100,000s of pictures.
     above = {os.fspath(root): frozenset[tuple[int, int]]()}
     for where, folders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
         status = os.stat(where)
@@ -194,10 +204,10 @@ def _pictures_in(root: Path, seen: _Seen) -> Iterator[tuple[str, tuple[str, ...]
             if name[0] == "." or name.lower() in _SILENT:
                 continue
             if not name.lower().endswith(PICTURES):
-                to_nothing = " (a link to nothing)" * (not os.path.exists(path))
+                to_nothing = " (a broken link)" * (not os.path.exists(path))
                 seen.others.append(os.path.join(*steps, name) + to_nothing)
             elif not os.path.isfile(path) and not os.path.islink(path):
-                seen.others.append(os.path.join(*steps, name) + " (no file)")
+                seen.others.append(os.path.join(*steps, name) + " (not a file)")
             elif not steps and _is_own(path):
                 seen.own.append(name)
             else:
@@ -209,7 +219,7 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _is_own(path: str) -> bool:
-    """Whether one of genmod's commands has drawn a picture."""
+    """Returns whether genmod has drawn the picture."""
     if not path.lower().endswith(".png"):
         return False
     try:

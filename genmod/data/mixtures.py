@@ -1,4 +1,7 @@
-"""Gaussian mixtures in the plane, whose every mode is known: what a collapse is measured on."""
+"""Gaussian mixtures in the plane.
+
+All modes are known, so that mode collapse can be measured on them.
+"""
 
 import functools
 import math
@@ -17,7 +20,7 @@ from genmod.types import Array, Key
 
 
 class Mixture(NamedTuple):
-    """Equally likely modes, each a Gaussian of one standard deviation in all directions.
+    """Mixture of isotropic Gaussians with equal weights.
 
     Attributes:
       centers: float32 [K, D], the mean of each mode.
@@ -29,12 +32,13 @@ class Mixture(NamedTuple):
 
 
 def ring(num_modes: int = 8, *, radius: float = 1.0, std: float = 0.01) -> Mixture:
-    """Modes evenly around a circle about the origin, the first on the positive x-axis.
+    """Places modes evenly on a circle around the origin.
 
-    The defaults are the 2D-ring of PacGAN (Lin et al. 2018, section 4.1).
+    The first mode lies on the positive x-axis. The defaults are the 2D-ring of PacGAN (Lin et al.
+    2018, section 4.1).
 
     Raises:
-      ValueError: if num_modes is not a positive whole number, or radius or std not positive.
+      ValueError: if num_modes is not a positive whole number, or radius or std is not positive.
     """
     num_modes = checks.positive_integer("num_modes", num_modes)
     checks.positive("radius", radius)
@@ -45,12 +49,13 @@ def ring(num_modes: int = 8, *, radius: float = 1.0, std: float = 0.01) -> Mixtu
 
 
 def grid(side: int = 5, *, spacing: float = 2.0, std: float = 0.05) -> Mixture:
-    """Modes on a square grid about the origin, row by row from the bottom left.
+    """Places modes on a square grid centred at the origin.
 
-    The defaults are the 2D-grid of PacGAN (Lin et al. 2018, section 4.1): {-4, -2, 0, 2, 4}^2.
+    The modes are numbered row by row from the bottom left. The defaults are the 2D-grid of PacGAN
+    (Lin et al. 2018, section 4.1): {-4, -2, 0, 2, 4}^2.
 
     Raises:
-      ValueError: if side is not a positive whole number, or spacing or std not positive.
+      ValueError: if side is not a positive whole number, or spacing or std is not positive.
     """
     side = checks.positive_integer("side", side)
     checks.positive("spacing", spacing)
@@ -65,9 +70,9 @@ MIXTURES: Mapping[str, Mixture] = MappingProxyType({"ring": ring(), "grid": grid
 
 
 def sample_mixture(key: Key, mixture: Mixture, num: int) -> tuple[Array, Array]:
-    """Independent draws from a mixture.
+    """Draws independent points from a mixture.
 
-    Draw i comes from key i: it is the same whatever num is.
+    Draw i depends on key i alone and is the same for any num.
 
     Args:
       key: a single key.
@@ -78,7 +83,7 @@ def sample_mixture(key: Key, mixture: Mixture, num: int) -> tuple[Array, Array]:
       Points, float32 [N, D], and the mode of each, int32 [N].
 
     Raises:
-      ValueError: if num is not positive or the mixture's shapes are others.
+      ValueError: if num is not positive or the mixture's arrays have other shapes.
     """
     num = checks.positive_integer("num", num)
     shape = jnp.shape(mixture.centers)
@@ -101,9 +106,10 @@ _sample_mixture = functools.partial(jax.jit, static_argnums=2)(sample_mixture)
 
 
 def mixture_dataset(key: Key, mixture: Mixture, num: int = 100_000) -> Dataset:
-    """Draws from a mixture as a data set; PacGAN trains on 100,000.
+    """Draws a data set from a mixture.
 
-    Train on it with `batches(dataset.images, batch_size=..., prepare=unchanged)`.
+    PacGAN trains on 100,000 draws. Train on the data set with
+    `batches(dataset.images, batch_size=..., prepare=unchanged)`.
 
     Args:
       key: a single key.
@@ -114,7 +120,7 @@ def mixture_dataset(key: Key, mixture: Mixture, num: int = 100_000) -> Dataset:
       A data set whose images are the points, float32 [N, D], and whose labels are their modes.
 
     Raises:
-      ValueError: if num is not positive or the mixture's shapes are others.
+      ValueError: if num is not positive or the mixture's arrays have other shapes.
     """
     points, modes = map(np.asarray, _sample_mixture(key, mixture, num))
     return Dataset(points, modes, fingerprint(points, modes))

@@ -1,4 +1,4 @@
-"""MNIST, from the original archives that come with the package."""
+"""MNIST, read from the original archives in the package."""
 
 import hashlib
 from importlib import resources
@@ -11,7 +11,7 @@ from genmod.data.cache import Facts, cached, fingerprint
 from genmod.data.dataset import Dataset
 from genmod.errors import DataError
 
-# SHA-256 of the original archives, the same that tensorflow-datasets checks.
+# These are the SHA-256 sums of the original archives; tensorflow-datasets checks the same ones.
 ARCHIVES = {
     "train": {
         "train-images-idx3-ubyte.gz": (
@@ -37,7 +37,7 @@ def load(split: str, data_dir: str | Path | None) -> Dataset:
 
     Args:
       split: "train" or "test".
-      data_dir: a folder with the original archives; the packaged ones if None.
+      data_dir: a folder with the original archives; if None, those in the package are read.
 
     Raises:
       DataError: if an archive is missing or damaged.
@@ -50,14 +50,14 @@ def load(split: str, data_dir: str | Path | None) -> Dataset:
     def find() -> Facts:
         images, labels = (files.read_idx(path, archive) for path, archive in contents.items())
         images, labels = files.checked("mnist", images, labels)
-        places, seen = np.arange(len(labels)), fingerprint(images, labels)
-        return Facts(images, images.shape[1:], labels, places, seen)
+        indices, seen = np.arange(len(labels)), fingerprint(images, labels)
+        return Facts(images, images.shape[1:], labels, indices, seen)
 
     return Dataset(*cached("mnist", ["mnist", *ARCHIVES[split].values()], find))
 
 
 def _verified(path: Path, checksum: str) -> bytes:
-    """The contents of an archive whose checksum is right."""
+    """Reads an archive and checks its SHA-256."""
     try:
         archive = path.read_bytes()
     except FileNotFoundError:

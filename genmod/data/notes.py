@@ -1,4 +1,4 @@
-"""Remarks about data: what was chosen or left out, said where a person reads it."""
+"""Notes on standard error about choices and left-out data."""
 
 import contextlib
 import functools
@@ -10,19 +10,19 @@ _SHOWN = 3
 
 @functools.cache
 def say(remark: str) -> None:
-    """Prints `note: REMARK` to standard error, once in a process.
+    """Prints `note: REMARK` to standard error, once per process.
 
-    No warning: a choice that has been made is no mistake, and programs that turn warnings into
-    errors shall train all the same.
+    This is not a Python warning, because a deliberate choice is not a mistake, and programs that
+    turn warnings into errors must still be able to train.
     """
-    if sys.stderr is None:  # print would take standard output
+    if sys.stderr is None:  # print would write to standard output
         return
-    with contextlib.suppress(OSError):  # a reader that went away is no reason to lose a run
+    with contextlib.suppress(OSError):  # a closed pipe must not end a run
         print(f"note: {remark}", file=sys.stderr, flush=True)
 
 
 def named(names: Sequence[str]) -> str:
-    """The first few of some names, and how many others there are."""
+    """Lists the first few names and counts the others."""
     rest = len(names) - _SHOWN
     shown = ", ".join(names[:_SHOWN])
     return f"{shown} and {rest:,} other{'s' * (rest > 1)}" if rest > 0 else shown

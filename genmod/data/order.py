@@ -1,10 +1,11 @@
-"""The order of examples: a keyed bijection of the index range, with random access.
+"""Shuffled order of examples, with random access.
 
-A shuffled epoch is usually a sorted array of random numbers: work and memory proportional to the
-data set, and a place in it to save. Here the index at any position is computed alone, by a Feistel
-network over the index range (Luby & Rackoff 1988; generalised to any range by Black & Rogaway
-2002): alternate halves of a mixed-radix number are shifted by a keyed hash of the other half, which
-can be undone and is therefore a bijection, whatever the hash.
+The usual way to shuffle an epoch sorts an array of random numbers. Its work and memory are
+proportional to the data set, and the position in the array must be saved. In contrast, this module
+computes the index at any position by itself, with a keyed bijection of the index range: a Feistel
+network (Luby & Rackoff 1988; generalised to any range by Black & Rogaway 2002). Each round shifts
+one half of a mixed-radix number by a keyed hash of the other half, in turn. Such a shift can be
+undone, so the network is a bijection for any hash.
 """
 
 import math
@@ -17,18 +18,19 @@ from genmod.types import Array, Key
 
 
 def _num_rounds(num: int) -> int:
-    """Rounds after which no statistic of `tests/test_data_order.py` tells orders from random ones.
+    """Returns the number of rounds of the Feistel network.
 
-    Four pass for random on large ranges (Luby & Rackoff); ranges of tens of examples need more.
+    After these rounds the orders pass all statistical tests of `tests/data/test_order.py`. Four
+    rounds are enough for large ranges (Luby & Rackoff); ranges of tens of examples need more.
     """
     return 10 if num >= 64 else 16
 
 
 def shuffled(key: Key, position: Array, num: int) -> Array:
-    """The index, in [0, num), of the example at each position of an epoch.
+    """Returns the index at each position of an epoch.
 
-    For a fixed key this is a bijection of [0, num); each position costs the same few operations,
-    whatever num is.
+    For a fixed key this is a bijection of [0, num). Each position costs the same few operations for
+    any num.
 
     Args:
       key: the epoch's key.
@@ -36,7 +38,17 @@ def shuffled(key: Key, position: Array, num: int) -> Array:
       num: number of examples, below 2**31.
 
     Returns:
-      int32 indices, of position's shape.
+      Indices in [0, num), int32, with the shape of position.
+
+    Raises:
+      ValueError: if num is not a positive whole number below 2**31.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from genmod import data, rng
+      >>> order = data.shuffled(rng.root(0), jnp.arange(5), 5)
+      >>> sorted(order.tolist())  # a permutation of 0 .. 4, computed position by position
+      [0, 1, 2, 3, 4]
     """
     num = checks.positive_integer("num", num)
     if num >= 2**31:
@@ -49,9 +61,12 @@ def _round_keys(key: Key, num: int) -> Array:
 
 
 def _permuted(round_keys: Array, position: Array, num: int) -> Array:
-    """The index at each position, by round keys [..., rounds] of one epoch or of each."""
-    # [0, num) sits inside left * right, which exceeds it by few. One of the two is even: shifts by
-    # halves that are both odd make even permutations alone.
+    """Returns the index at each position, given the round keys.
+
+    The round keys are [rounds] for a single epoch, or [..., rounds] with one epoch per position.
+    """
+    # The product left * right exceeds num only slightly. At least one of the two must be even: if
+    # both are odd, the shifts yield only even permutations.
     left = math.isqrt(num - 1) + 1
     left += left % 2
     right = -(-num // left)
@@ -63,7 +78,8 @@ def _permuted(round_keys: Array, position: Array, num: int) -> Array:
             low = (low + _hash(high ^ round_keys[..., index + 1]) % right) % right
         return high * right + low
 
-    # Cycle walking: a value outside the range is permuted again until it falls inside. Few do.
+    # Cycle walking permutes a value outside the range again until it falls inside. Few values need
+    # it.
     def walk(state: tuple[Array, Array]) -> tuple[Array, Array]:
         value, outside = state
         value = jnp.where(outside, permute(value), value)
@@ -75,19 +91,20 @@ def _permuted(round_keys: Array, position: Array, num: int) -> Array:
 
 
 def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Array:
-    """Which examples batch number `step` holds, in an endless sequence of shuffled epochs.
+    """Returns the indices of the examples in batch number `step`.
 
-    Every epoch holds every example exactly once. Where batch_size does not divide the number of
-    examples, a batch takes the rest of one epoch and the beginning of the next: nothing is dropped.
+    The batches run through an endless sequence of shuffled epochs, each of which holds every
+    example exactly once. If batch_size does not divide the number of examples, some batches take
+    the rest of one epoch and the beginning of the next, so no example is dropped.
 
     Args:
-      key: the key of the data, as for `batch_at`.
+      key: key of the data's order, as in `batch_at`.
       step: number of the batch, from 0.
       num: number of examples N.
       batch_size: number of examples B in the batch, at most N.
 
     Returns:
-      Places in the data set, in [0, N), int32 [B], in the order of the batch.
+      Indices into the data set, in [0, N), int32 [B], in the order of the batch.
 
     Raises:
       ValueError: if batch_size is not positive or larger than the data.
@@ -96,8 +113,8 @@ def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Arr
         raise ValueError(
             f"batch_size must be at most the number of examples {num}, got {batch_size}"
         )
-    # Positions are counted within a cycle of whole batches and whole epochs, so that step *
-    # batch_size cannot overflow 32 bits however long the run.
+    # Positions are counted within a cycle of whole batches and whole epochs. Thus
+    # step * batch_size cannot overflow 32 bits, however long the run is.
     cycle = math.lcm(num, batch_size)
     if cycle >= 2**32:
         raise ValueError(
@@ -113,7 +130,7 @@ def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Arr
     order = rng.stream(key, "order")
     if num % batch_size == 0:
         return shuffled(rng.at_step(order, epoch[0]), position % num, num)
-    # The batch touches at most two epochs: draw the round keys of both, choose for each example.
+    # The batch touches at most two epochs. Draw the round keys of both and choose per example.
     ends = jnp.stack([epoch[0], epoch[-1]])
     keys = jax.vmap(rng.at_step, (None, 0))(order, ends)
     round_keys = jax.vmap(lambda one: _round_keys(one, num))(keys)
@@ -121,9 +138,10 @@ def indices_at(key: Key, step: int | Array, num: int, *, batch_size: int) -> Arr
 
 
 def _hash(x: Array) -> Array:
-    """A 32-bit integer hash whose every input bit flips each output bit with a chance near 1/2.
+    """Hashes 32-bit integers.
 
-    Multiplication and shift constants: Wellons, "Prospecting for hash functions" (2018).
+    Each input bit flips each output bit with a probability near 1/2. The constants for
+    multiplication and shift are from Wellons, "Prospecting for hash functions" (2018).
     """
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)

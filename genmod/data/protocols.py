@@ -1,4 +1,9 @@
-"""From stored examples to what a model sees: pure functions `(keys [B], examples) -> x`."""
+"""Preprocessing of stored examples into a model's inputs.
+
+A preprocessing function is a pure function:
+
+    (keys [B], examples) -> x
+"""
 
 import math
 from collections.abc import Callable
@@ -12,40 +17,52 @@ from genmod import checks, rng
 from genmod.types import Array, Batch, Key, Keys
 
 Prepare = Callable[[Keys, Batch], Batch]
-"""`(keys [B], raw examples) -> batch`, with a key of its own for each example."""
+"""Function `(keys [B], raw examples) -> batch`; one key per example."""
 
 _CHUNK = 5000
 
 
 def prepared(prepare: Prepare, key: Key, step: int | Array, examples: Batch) -> Batch:
-    """The raw examples of a step, prepared: each draws from a key that is its own at this step."""
+    """Prepares the raw examples of a step.
+
+    Each example gets its own key at each step.
+    """
     size = checks.leading_axis("examples", examples)
     return prepare(rng.per_example(rng.at_step(rng.stream(key, "prepare"), step), size), examples)
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """What to call a function in a record; one of genmod's, or what it has made, by its name."""
+    """Returns a preprocessing function's name, as written to record.json.
+
+    For a function made by a genmod factory, this is the factory's name.
+    """
     name = getattr(function, "__qualname__", type(function).__name__)
     ours = getattr(function, "__module__", "").startswith("genmod.")
     return name.partition(".<locals>")[0] if ours else name
 
 
 def unit_interval(keys: Keys, images: Array) -> Array:
-    """Grey values in [0, 1]: uint8 [B, H, W, C] -> float32 [B, H, W, C], divided by 255.
+    """Scales grey values to [0, 1].
+
+        uint8 [B, H, W, C] -> float32 [B, H, W, C]
+
+    A pixel of value v becomes v / 255.
 
     Raises:
       ValueError: if images are not uint8 [B, H, W, C].
     """
     del keys
     _check(images)
-    rows = images.reshape(len(images), -1)  # a long last axis, for the vectors of a CPU
+    rows = images.reshape(len(images), -1)  # XLA's CPU backend vectorises the last axis
     return (rows.astype(jnp.float32) / 255).reshape(images.shape)
 
 
 def signed_unit_interval(keys: Keys, images: Array) -> Array:
-    """Grey values in [-1, 1], the range of tanh: uint8 [B, H, W, C] -> float32 [B, H, W, C].
+    """Scales grey values to [-1, 1], the range of tanh.
 
-    A pixel of value v becomes (2 v - 255) / 255; Radford et al. (2016).
+        uint8 [B, H, W, C] -> float32 [B, H, W, C]
+
+    A pixel of value v becomes (2 v - 255) / 255 (Radford et al. 2016).
 
     Raises:
       ValueError: if images are not uint8 [B, H, W, C].
@@ -53,22 +70,26 @@ def signed_unit_interval(keys: Keys, images: Array) -> Array:
     del keys
     _check(images)
     rows = images.reshape(len(images), -1)
-    # From whole numbers, which are exact: white must not come out above 1.
+    # The numerator is a whole number, which float32 holds exactly: white must not exceed 1.
     return ((2 * rows.astype(jnp.float32) - 255) / 255).reshape(images.shape)
 
 
 def unchanged(keys: Keys, examples: Batch) -> Batch:
-    """Examples as they are stored, such as the points of a mixture: [B, ...] -> [B, ...]."""
+    """Returns examples as they are stored.
+
+    Use it for data that need no preprocessing, such as the points of a mixture, [B, ...].
+    """
     del keys
     return examples
 
 
 def binarized(keys: Keys, images: Array) -> Array:
-    """Pixels drawn as 0 or 1 with their grey value as the probability, anew at every draw.
+    """Binarises images anew at every step (dynamic binarisation).
 
-    Salakhutdinov & Murray (2008); the protocol of Burda et al. (2016). A pixel of value v is 1 with
-    probability round(65536 v / 255) / 65536: within 2**-17 of v / 255, and exactly 0 at 0 and 1 at
-    255. Sixteen raw random bits decide it, which costs a fraction of a uniform float.
+    Each pixel is drawn as 0 or 1, with its grey value as the probability (Salakhutdinov & Murray
+    2008; the protocol of Burda et al. 2016). A pixel of value v is 1 with probability
+    round(65536 v / 255) / 65536. This is within 2**-17 of v / 255, exactly 0 for v = 0, and exactly
+    1 for v = 255. Sixteen raw random bits decide it, which costs a fraction of a uniform float.
 
     Args:
       keys: one key per image, [B].
@@ -95,9 +116,10 @@ def binarized(keys: Keys, images: Array) -> Array:
 
 
 def thresholded(keys: Keys, images: Array) -> Array:
-    """Pixels that are 1 from half of the grey values on, else 0: no noise.
+    """Binarises images with a threshold.
 
-    Another data set than that of `binarized`: the likelihoods of the two are not to be compared.
+    Pixels of at least 128 become 1, others 0. This binarisation is deterministic. It yields another
+    data set than `binarized`, so likelihoods under the two cannot be compared.
 
     Args:
       keys: one key per image, [B]; not used.
@@ -116,10 +138,13 @@ def thresholded(keys: Keys, images: Array) -> Array:
 
 
 def dequantized(keys: Keys, images: Array) -> Array:
-    """Grey values with uniform noise of their own width: (v + u) / 256 with u in [0, 1).
+    """Adds uniform noise to grey values (uniform dequantisation).
 
-    A density of these bounds the probability of the bytes: minus its logarithm, in bits per pixel
-    and plus 8, is at least theirs (Theis et al. 2016, section 3.1).
+        (v + u) / 256  with  u ~ U[0, 1)
+
+    A density of these values bounds the probability of the bytes. On average, minus the log
+    density in bits per pixel, plus 8, is at least the bits per pixel of the bytes (Theis et al.
+    2016, section 3.1).
 
     Args:
       keys: one key per image, [B].
@@ -135,17 +160,18 @@ def dequantized(keys: Keys, images: Array) -> Array:
     checks.keys(keys, len(images), of="image")
     rows = images.reshape(len(images), -1).astype(jnp.uint32)
     bits = jax.vmap(lambda key: jax.random.bits(key, rows.shape[1:], jnp.uint16))(keys)
-    # Sixteen bits of noise below eight of the value: all 24 are exact in float32, and 1 is never
-    # reached.
+    # The eight bits of the value stand above sixteen bits of noise. All 24 bits are exact in
+    # float32, and the result never reaches 1.
     values = (rows << 16) + bits
     return (values.astype(jnp.float32) * 2.0**-24).reshape(images.shape)
 
 
 def binarized_once(key: Key, images: np.ndarray) -> np.ndarray:
-    """Pixels drawn as 0 or 255 with their grey value as the probability, once and for all.
+    """Binarises images once (static binarisation).
 
-    The protocol of a fixed binarisation; which pixels are drawn depends on the key and the image's
-    place alone. Of these images `unit_interval` makes zeros and ones.
+    Each pixel is drawn as 0 or 255, with its grey value as the probability. The result for an image
+    depends only on the key and the image's index. `unit_interval` turns these images into zeros and
+    ones.
 
     Args:
       key: a single key.
@@ -162,25 +188,27 @@ def binarized_once(key: Key, images: np.ndarray) -> np.ndarray:
     drawn = np.empty(images.shape, np.uint8)
     for first in range(0, len(images), _CHUNK):
         chunk = images[first : first + _CHUNK]
-        places = jnp.arange(first, first + len(chunk), dtype=jnp.uint32)
-        keys = jax.vmap(rng.at_step, (None, 0))(key, places)
+        indices = jnp.arange(first, first + len(chunk), dtype=jnp.uint32)
+        keys = jax.vmap(rng.at_step, (None, 0))(key, indices)
         drawn[first : first + len(chunk)] = 255 * np.asarray(draw(keys, chunk)).astype(np.uint8)
     return drawn
 
 
 def padded(images: Any, size: int, value: int = 0) -> Any:
-    """Images in the middle of a square, such as those of 28 x 28 on 32 x 32.
+    """Pads images to a square.
+
+    The images are placed in the middle, such as images of 28 x 28 in a square of 32 x 32.
 
     Args:
-      images: [N, H, W, C], NumPy's or JAX's.
+      images: [N, H, W, C], an array of NumPy or JAX.
       size: side of the square, at least H and W.
-      value: what to pad with.
+      value: value of the padding.
 
     Returns:
-      [N, size, size, C], of the same type.
+      Images [N, size, size, C] of the same type.
 
     Raises:
-      ValueError: if an image is larger, or has another rank.
+      ValueError: if an image is larger than the square, or the array has another rank.
     """
     if images.ndim != 4 or max(images.shape[1:3]) > size:
         raise ValueError(f"images must be [N, H, W, C] within {size} x {size}, got {images.shape}")

@@ -1,4 +1,7 @@
-"""Data sets by name: which there are, where they lie, how they are divided."""
+"""Data sets by name.
+
+This module knows which data sets there are, where they are stored and how they are divided.
+"""
 
 import contextlib
 import functools
@@ -21,54 +24,70 @@ from genmod.data.stores import device_budget
 from genmod.errors import NoSuchSplit
 
 Reader = Callable[[str], Dataset]
-"""`split -> Dataset`."""
+"""Function `split -> Dataset`."""
 PLACE = MappingProxyType({"genmod": "place"})
-"""Metadata of a field that says where data lie: no part of a run's name, nor of what it is."""
+"""Metadata of a field that says where data are stored.
+
+Such a field belongs neither to a run's name nor to its identity.
+"""
 KIND_AND_PLACE = MappingProxyType({"genmod": "kind and place"})
-"""Metadata of a field such as `npz:FILE`: of it a run's name has a short piece, and what the run is
-the kind alone. The data themselves are known by their fingerprint."""
+"""Metadata of a field such as `npz:FILE`.
+
+A run's name contains a short piece of it, and the run's identity only the kind. The data
+themselves are identified by their fingerprint.
+"""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which data set, and where it lies: the fields of an experiment's Config that say so."""
+    """Fields of a Config that choose a data set."""
 
     dataset: str = field(default="mnist", metadata=KIND_AND_PLACE)
-    """Name of the data set: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR, or
-    call:FILE:F, a function F in a Python file that returns a genmod.data.Dataset."""
+    """Name of the data set.
+    One of mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR, or call:FILE:F, a function
+    F in a Python file that returns a genmod.data.Dataset."""
     data_dir: str = field(default="", metadata=PLACE)
-    """Folder to read from instead of the usual one: the archives of mnist, the prepared data sets
-    of tensorflow-datasets."""
+    """Folder to read from instead of the default one.
+    For mnist it holds the archives, for tfds the prepared data sets of tensorflow-datasets."""
     manual_dir: str = field(default="", metadata=PLACE)
-    """Folder with the original archives of a data set of tensorflow-datasets, to prepare it without
-    a network."""
+    """Folder with original archives, to prepare a tfds data set offline."""
     image_size: int = 0
-    """Side of the square to which pictures of a folder are resized and cropped; 0: as they are."""
+    """Side of the square for resizing and cropping pictures; 0 keeps them."""
     skip_corrupt: bool = False
-    """Leave out pictures of a folder that cannot be read, and count them."""
+    """Leave out and count pictures of a folder that cannot be read."""
     background: Literal["white", "black"] = "white"
-    """Ground on which transparent places of a folder's pictures are laid."""
+    """Background for transparent areas of a folder's pictures."""
     splits: Literal["own", "iwae", "vamp", "full"] = "own"
-    """What of MNIST, or of what is divided like it, is trained on: iwae the first 59,600 images,
-    vamp the first 50,000, full all 60,000. own: the training part of any data set."""
+    """Division into training and other images.
+    own: the training part of any data set. The published divisions of MNIST, or of a data set of
+    the same sizes: iwae trains on the first 59,600 images, vamp on the first 50,000, full on all
+    60,000."""
 
     def load(self, split: str = "train") -> Dataset:
-        """Loads a split, as `data.load` does; of published splits also "val".
+        """Loads a split, as `data.load` does.
+
+        The published divisions "iwae" and "vamp" also have a split "val".
 
         Raises:
-          ValueError: if the data set has not the sizes of the published splits, or no such split.
+          ValueError: if there is no such split, or if the data set does not have the sizes that the
+            published division needs.
         """
         return self._reader()(split)
 
     def train_and_test(self) -> tuple[Dataset, Dataset]:
-        """Loads what to train on and what to test on, as `data.train_and_test` does."""
+        """Loads training and test data, as `data.train_and_test` does."""
         read = self._reader()
         if self._division() is None:
             return _train_and_test(called(self.dataset), read)
         return read("train"), read("test")
 
     def protocol(self) -> dict[str, Any]:
-        """The splits by their name, and what they hold, with the hashes of its places."""
+        """Describes the splits for a record.
+
+        Returns:
+          The name of the division and, for each of its splits, its range and the hash of its
+          indices.
+        """
         division = self._division() or {}
         held = {
             part: {"split": split, "places": places_hash(split, SIZES)}
@@ -81,7 +100,7 @@ class Source:
         return None if self.splits == "own" else DIVISIONS[self.splits]._asdict()
 
     def _reader(self) -> Reader:
-        """Returns what gives the splits; it reads each part of the data but once."""
+        """Returns a function of splits that reads each part only once."""
         name, colon, where = self.dataset.partition(":")
         self._refuse_unused(name)
         if name not in KINDS or bool(colon) != (":" in KINDS[name].form):
@@ -106,7 +125,7 @@ class Source:
         return divided
 
     def _refuse_unused(self, kind: str) -> None:
-        """Refuses options that mean nothing to a data set of this kind."""
+        """Refuses options that do not apply to this kind."""
         used = KINDS[kind].options if kind in KINDS else ()
         for option in OPTIONS:
             value = getattr(self, option.name)
@@ -117,7 +136,7 @@ class Source:
 
 
 OPTIONS = tuple(f for f in fields(Source) if f.name not in ("dataset", "splits"))
-"""The fields of a Source that say how it is read."""
+"""Fields of a Source that say how it is read."""
 
 
 def load(
@@ -127,59 +146,63 @@ def load(
 ) -> Dataset:
     """Loads a data set.
 
-    What was chosen or left out on the way is said in notes, on standard error.
+    Notes on standard error say what was chosen or left out.
 
     Args:
-      name: what to load:
+      name: name of the data set, or a function that returns one:
 
         - "mnist", which comes with the package (LeCun, Cortes & Burges 1998; 60,000 and 10,000
           images [28, 28, 1]);
-        - "tfds:NAME[/CONFIG][:VERSION]", of tensorflow-datasets, which is prepared on disk on
-          first use where TensorFlow is installed (`genmod[tfds]`);
+        - "tfds:NAME[/CONFIG][:VERSION]", a data set of tensorflow-datasets, which is prepared on
+          disk on first use if TensorFlow is installed (`genmod[tfds]`);
         - "idx:FOLDER", the files of Fashion-MNIST, KMNIST, EMNIST or MNIST itself, gzipped or not;
-          the images in files named `emnist-...`, which lie on their side, are read upright;
+          the images in files named `emnist-...`, which are stored rotated, are turned upright;
         - "npz:FILE" and "npy:FILE", arrays (`images`, `labels`, or Keras's `x_train` and others);
-        - "folder:DIR", pictures in folders named by their class, or in one folder; where all
-          folders have names of parts (train, testing, val), those are in them;
+        - "folder:DIR", pictures in folders named by their class, or in one folder; if all folders
+          in DIR have names of parts (train, testing, val), they are the parts;
         - "call:FILE:F", a function F in a Python file, or the function itself: `() -> Dataset`.
-      split: "train" or "test", as far as there are, or parts of them in the language of
+      split: "train" or, if present, "test"; or ranges and sums of them in the syntax of
         tensorflow-datasets: "train[:90%]", "train[1000:2000]", "train+test". Pictures and arrays
         that are not divided are "train".
-      **options: fields of a `Source`, by their names:
+      **options: fields of a `Source`:
 
-        - data_dir: a folder to read from instead: for "mnist" one with the four original archives,
-          for "tfds:" the folder of tensorflow-datasets;
+        - data_dir: folder to read from instead of the default one: for "mnist" a folder with the
+          four original archives, for "tfds:" the folder of tensorflow-datasets;
         - manual_dir: for "tfds:", a folder with the original archives, to prepare it without a
           network;
         - image_size: for "folder:", the side of the square to which each picture is resized
-          (bicubic, its shorter side) and cropped (its middle); by default they are taken as they
-          are, of one size;
+          (bicubic, its shorter side) and cropped (its middle); by default pictures are not
+          resized, and must all have one size;
         - skip_corrupt: for "folder:", leave out pictures that cannot be read, with a note;
-        - background: for "folder:", the ground on which transparent places are laid, "white" or
-          "black"; white by default.
+        - background: for "folder:", the background for transparent areas, "white" (the default)
+          or "black".
 
     Returns:
       The data set. Images of "folder:", "tfds:" and "npy:" that take more than $GENMOD_DATA_GB, or
       more than half of the device's memory if that is not set, are `StreamedImages`: they stay
-      where they are.
+      on disk and are read when needed.
 
     Raises:
-      ValueError: if name or split is unknown (the nearest names are given), or images or labels are
-        not what they should be.
+      ValueError: if name or split is unknown (the message gives the nearest names), or if images
+        or labels have a wrong shape, type or range.
       DataError: if a file is missing or damaged.
     """
     return _source_of(name, options)(split)
 
 
 def train_and_test(name: str | Callable[[], Dataset], **options: Any) -> tuple[Dataset, Dataset]:
-    """What to train on, and what to test on: the splits "train" and "test" of a data set.
+    """Loads the splits "train" and "test" of a data set.
 
-    Where there is no "test", "val" is taken. Where there is neither, a tenth is held out of
-    "train", of each class its tenth: by a key that is the same in every run, and said in a note.
+    If there is no "test", "val" is used in its place. If there is neither, a tenth of "train" is
+    held out, a tenth of each class. This hold-out set is chosen by a key that is the same in every
+    run, and a note reports it.
 
     Args:
-      name: as for `load`.
-      **options: as for `load`.
+      name: name of the data set, or a function that returns one, as in `load`.
+      **options: fields of a `Source`, as in `load`.
+
+    Returns:
+      The data set to train on, and the one to test on.
     """
     return _train_and_test(called(name), _source_of(name, options))
 
@@ -188,9 +211,9 @@ class Kind(NamedTuple):
     """A kind of data set.
 
     Attributes:
-      form: how it is named, such as "idx:FOLDER".
-      options: the fields of a Source that mean something to it.
-      reader: `(source, where) -> Reader`, where being what stands behind the colon.
+      form: form of its names, such as "idx:FOLDER".
+      options: the fields of a Source that apply to it.
+      reader: `(source, where) -> Reader`; `where` is the text after the colon.
     """
 
     form: str
@@ -199,7 +222,7 @@ class Kind(NamedTuple):
 
 
 def _by_parts(name: str, parts: Mapping[str, Part]) -> Reader:
-    """Returns what gives the splits of a data set that has parts, of which it reads each once."""
+    """Returns a function of splits that reads each part only once."""
     once = {part: functools.cache(read) for part, read in parts.items()}
     return functools.partial(select, name, once)
 
@@ -271,7 +294,7 @@ def _train_and_test(name: str, read: Reader) -> tuple[Dataset, Dataset]:
             f"{name} has {len(train.images)} examples and no split 'test'; expected at "
             "least 10, so that some can be held out"
         )
-    kind = "of each class its tenth" if len(np.unique(train.labels)) > 1 else "a tenth"
+    kind = "a tenth of each class" if len(np.unique(train.labels)) > 1 else "a tenth"
     say(f"{name}: no part to test on; {len(held):,} examples are held out, {kind}")
     rest = np.delete(np.arange(len(train.images)), held)
     what = f"{HELD_OUT}: {hash_of([('train', held)])}"
@@ -279,7 +302,7 @@ def _train_and_test(name: str, read: Reader) -> tuple[Dataset, Dataset]:
 
 
 def _source_of(name: str | Callable[[], Dataset], options: Mapping[str, Any]) -> Reader:
-    """Returns what gives the splits of a data set, from what `load` is given."""
+    """Returns a function of splits for `load`."""
     for option in options:
         checks.known("option", option, [known.name for known in OPTIONS])
     given = {
@@ -297,7 +320,7 @@ def _source_of(name: str | Callable[[], Dataset], options: Mapping[str, Any]) ->
 
 
 def called(name: str | Callable[[], Dataset]) -> str:
-    """Returns the name of a data set for messages; of a function, its own."""
+    """Returns a data set's name for messages."""
     return getattr(name, "__name__", "a function") if callable(name) else name
 
 

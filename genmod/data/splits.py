@@ -1,6 +1,7 @@
-"""Parts of parts: the split language of tensorflow-datasets, for every other source.
+"""Splits of data sets.
 
-And the divisions of MNIST under which results were published.
+This module implements the split syntax of tensorflow-datasets for all other sources, and holds the
+divisions of MNIST that published results use.
 """
 
 import hashlib
@@ -20,16 +21,16 @@ _SPLIT = re.compile(
 )
 
 SIZES = {"train": 60_000, "test": 10_000}
-"""Of MNIST, and of those that were made in its image."""
+"""Sizes of MNIST's parts, which its successors share."""
 
 
 class Division(NamedTuple):
-    """What is for training, for choosing, and for testing.
+    """Division of a data set into splits.
 
     Attributes:
-      train: a split.
-      val: a split; empty if nothing is held out.
-      test: a split.
+      train: the split for training.
+      val: the split for model selection; empty if there is none.
+      test: the split for testing.
     """
 
     train: str
@@ -38,45 +39,50 @@ class Division(NamedTuple):
 
 
 DIVISIONS = {
-    # Burda et al. (2016), by their code: the last 400 of the training images choose.
+    # Burda et al. (2016), in their code, use the last 400 training images for model selection.
     "iwae": Division("train[:59600]", "train[59600:]", "test"),
-    # Tomczak & Welling (2018), by their code; Wu et al. (2017) say 50,000 and 10,000, too.
+    # Tomczak & Welling (2018) do so in their code; Wu et al. (2017) also say 50,000 and 10,000.
     "vamp": Division("train[:50000]", "train[50000:]", "test"),
     "full": Division("train", "", "test"),
 }
-"""Which of MNIST's 60,000 and 10,000 images a published result was trained and tested on."""
+"""Divisions of MNIST's 60,000 and 10,000 images in published results."""
 
 
 def places_hash(split: str, sizes: Mapping[str, int]) -> str:
-    """SHA-256 of which examples a split holds: for each range the part and int32 places in it."""
+    """Returns the SHA-256 of a split's indices (`hash_of`)."""
     ranges = resolve(split, sizes)
     return hash_of((part, np.arange(first, last)) for part, first, last in ranges)
 
 
 def hash_of(chosen: Iterable[tuple[str, np.ndarray]]) -> str:
-    """SHA-256 of some examples: after the name of each part, int32 places [n] in it."""
+    """Returns the SHA-256 of chosen examples.
+
+    The hash covers, for each entry, the name of the part, a colon, and the indices [n] within this
+    part as little-endian int32.
+    """
     digest = hashlib.sha256()
-    for part, places in chosen:
-        digest.update(part.encode() + b":" + places.astype("<i4").tobytes())
+    for part, indices in chosen:
+        digest.update(part.encode() + b":" + indices.astype("<i4").tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 
 HELD_OUT = "a tenth of each class, by a key that is the same for every seed"
-"""How examples are held out of data that have no part to test on."""
+"""Description of a hold-out set, for records."""
 
 
 def held_out(labels: np.ndarray) -> np.ndarray:
-    """Which examples to hold out for testing: a tenth of all, and of each class its tenth.
+    """Chooses the hold-out set: a tenth of each class, for testing.
 
-    The choice rests on the labels alone: in other runs of the same data it is the same. Tenths of
-    classes that are no whole numbers are rounded so that they add up to a tenth of all, by largest
-    remainder; a class of ten examples or more gives at least one.
+    The choice depends on the labels alone, so it is the same in all runs on the same data. If the
+    tenth of a class is not a whole number, it is rounded by the largest-remainder method, so that
+    the classes add up to a tenth of all examples. A class of ten examples or more gives at least
+    one.
 
     Args:
-      labels: whole numbers [N]; all of them equal where there are no classes.
+      labels: whole numbers [N]; all equal if there are no classes.
 
     Returns:
-      Places [N // 10], in order.
+      Indices [N // 10], in increasing order.
     """
     num = len(labels)
     order = jax.jit(shuffled, static_argnums=2)(
@@ -88,7 +94,7 @@ def held_out(labels: np.ndarray) -> np.ndarray:
     by_class = np.lexsort((rank, kinds))
     first = np.cumsum(sizes) - sizes
     wanted = sizes // 10
-    # Of classes with equal remainders not those of the first labels, but of the shuffled order.
+    # Ties between equal remainders are broken by the shuffled order, not by the labels.
     largest = np.lexsort((rank[by_class[first]], -(sizes % 10)))
     wanted[largest[: num // 10 - wanted.sum()]] += 1
     within = np.arange(num) - np.repeat(first, sizes)
@@ -96,18 +102,20 @@ def held_out(labels: np.ndarray) -> np.ndarray:
 
 
 def resolve(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """The ranges that a split names: "train", "train[:90%]", "train[-5000:]", "train+test".
+    """Returns the ranges of examples that a split names.
+
+    Examples of splits are "train", "train[:90%]", "train[-5000:]" and "train+test".
 
     Args:
-      split: parts joined by +, each with an optional range of examples or of percent, which are
-        rounded to the nearest example.
-      sizes: number of examples of each part there is.
+      split: parts joined by +, each with an optional range in examples or in percent; percentages
+        are rounded to the nearest example.
+      sizes: number of examples of each existing part.
 
     Returns:
-      For each: the part, its first example, and the one after its last.
+      For each range the part, the index of its first example, and the index after its last.
 
     Raises:
-      ValueError: if a part is unknown, a range is none, or it is empty.
+      ValueError: if a part is unknown, or a range is malformed, out of bounds or empty.
     """
     return [_range(one, split, sizes) for one in split.split("+")]
 
@@ -126,7 +134,7 @@ def _range(one: str, split: str, sizes: Mapping[str, int]) -> tuple[str, int, in
         for bound, default in ((match["first"], 0), (match["last"], num))
     )
     if re.fullmatch("-0+%?", match["last"] or ""):
-        last = 0  # as in Python, where -0 is 0: whoever computes a bound may come to it
+        last = 0  # as in Python, where -0 is 0: a computed bound may be -0
     if not 0 <= first < last <= num:
         raise ValueError(
             f"split {split!r}: {one.strip()!r} must be within the {num} examples of "
@@ -136,7 +144,7 @@ def _range(one: str, split: str, sizes: Mapping[str, int]) -> tuple[str, int, in
 
 
 def _place(bound: str, num: int) -> int:
-    """Where a bound lies among `num` examples; below 0 it counts from the end."""
+    """Returns a bound's index; negative bounds count backwards."""
     value = int(bound.removesuffix("%"))
     if bound.endswith("%"):
         value = round(num * value / 100)

@@ -1,8 +1,9 @@
-"""Stacked-MNIST: three digits as the channels of one image, 1,000 modes that can be counted.
+"""Stacked-MNIST: images with one MNIST digit in each channel.
 
-Metz et al. (2017), "Unrolled generative adversarial networks", section 3.3.2; in the protocol of
-PacGAN (Lin et al. 2018, section 4.2) the digits are all 70,000, and 128,000 stacks are drawn once.
-A stack is three indices: what is kept are the digits (55 MB) and the indices, not the stacks.
+The three digits of a stack define 1,000 modes, which can be counted (Metz et al. 2017, "Unrolled
+generative adversarial networks", section 3.3.2). The protocol of PacGAN (Lin et al. 2018, section
+4.2) uses all 70,000 digits and draws 128,000 stacks once. A stack is represented by three indices,
+so only the digits (55 MB) and the indices are kept, not the stacks.
 """
 
 import functools
@@ -23,10 +24,12 @@ from genmod.types import Array, Batch, BatchAt, Key, Keys
 
 
 def all_digits(*, data_dir: str | Path | None = None) -> Dataset:
-    """All 70,000 digits of MNIST: the 60,000 for training, then the 10,000 for testing.
+    """Loads all 70,000 digits of MNIST.
+
+    The 60,000 for training come first, then the 10,000 for testing.
 
     Args:
-      data_dir: a folder with the four original archives to read instead of the packaged ones.
+      data_dir: a folder with the four original archives; if None, those in the package are read.
 
     Raises:
       DataError: if a file is missing or damaged.
@@ -38,9 +41,9 @@ def all_digits(*, data_dir: str | Path | None = None) -> Dataset:
 
 
 def triples(key: Key, num: int, num_digits: int) -> Array:
-    """Which three digits each stack is made of, drawn independently with replacement.
+    """Draws three digits per stack, independently and with replacement.
 
-    Triple i comes from key i: it is the same whatever num is.
+    Triple i depends on key i alone and is the same for any num.
 
     Args:
       key: a single key.
@@ -51,7 +54,7 @@ def triples(key: Key, num: int, num_digits: int) -> Array:
       Indices in [0, N), int32 [M, 3].
 
     Raises:
-      ValueError: if a number is not positive, or num_digits not below 2**31.
+      ValueError: if a number is not positive, or num_digits is not below 2**31.
     """
     num = checks.positive_integer("num", num)
     if checks.positive_integer("num_digits", num_digits) >= 2**31:
@@ -64,18 +67,18 @@ def triples(key: Key, num: int, num_digits: int) -> Array:
 
 
 def stack(images: Any, labels: Any, triples: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Makes stacks, and tells their modes.
+    """Makes stacks and computes their modes.
 
     Args:
       images: uint8 [N, H, W, 1].
       labels: the digit of each image, integers 0 to 9, [N].
-      triples: indices in [0, N), [M, 3]: the images that become channels 0, 1 and 2.
+      triples: indices in [0, N), [M, 3], of the images that become channels 0, 1 and 2.
 
     Returns:
       Stacks, uint8 [M, H, W, 3], and their modes, int32 [M] (`stacked_modes`).
 
     Raises:
-      ValueError: if a shape or type is another, or a triple or label is out of range.
+      ValueError: if a shape or type is wrong, or a triple or label is out of range.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     _check_images(images)
@@ -86,13 +89,13 @@ def stack(images: Any, labels: Any, triples: Any) -> tuple[np.ndarray, np.ndarra
 
 
 def stacked_modes(digits: Any) -> np.ndarray:
-    """The mode of each stack, from the digits in its three channels.
+    """Returns each stack's mode, given the digits in its channels.
 
     Args:
-      digits: integers 0 to 9, [M, 3]: labels, or what a classifier says of each channel.
+      digits: integers 0 to 9, [M, 3]; labels, or the predictions of a classifier per channel.
 
     Returns:
-      100 a + 10 b + c for the digits a, b and c, int32 [M], from 0 to 999.
+      Modes from 0 to 999, int32 [M]: 100 a + 10 b + c for the digits a, b and c.
 
     Raises:
       ValueError: if digits have another shape or type, or are out of range.
@@ -108,15 +111,15 @@ def stacked_modes(digits: Any) -> np.ndarray:
 
 
 def stacked_frequencies(labels: Any) -> np.ndarray:
-    """How often each of the 1,000 modes is among stacks of these digits.
+    """Returns the frequency of each of the 1,000 modes.
 
-    They are not equally frequent: MNIST has more ones than fives.
+    The modes are not equally frequent, because MNIST has more ones than fives.
 
     Args:
       labels: the digit of each image, integers 0 to 9, [N].
 
     Returns:
-      float64 [1000], in the order of `stacked_modes`; their sum is 1.
+      Frequencies, float64 [1000], in the order of `stacked_modes`; their sum is 1.
 
     Raises:
       ValueError: if labels have another shape or type, or are out of range.
@@ -139,19 +142,22 @@ def stacked_batches(
     triples: Any = None,
     prepare: Prepare = unit_interval,
 ) -> BatchAt:
-    """Batches of stacks, made when they are needed: a function `(key, step) -> batch`.
+    """Returns a function of batches of stacks.
 
-    As with `batches`, the digits are an argument of a compiled program, not a constant in it.
+        (key, step) -> batch
+
+    The stacks are made when they are needed. As in `batches`, the digits are an argument of a
+    compiled program, not a constant in it.
 
     Args:
       images: the digits, uint8 [N, H, W, 1].
       batch_size: number of stacks B in the batch.
-      triples: a fixed set of stacks, [M, 3] as from `triples`, in an endless sequence of shuffled
-        epochs as in `batch_at`; if None, every step draws new triples.
+      triples: a fixed set of stacks, [M, 3], as from `triples`, which is used in an endless
+        sequence of shuffled epochs as in `batch_at`; if None, every step draws new triples.
       prepare: `(keys [B], stacks uint8 [B, H, W, 3]) -> batch`, with fresh keys at every step.
 
     Raises:
-      ValueError: if a shape or type is another, a triple is out of range, or batch_size is not
+      ValueError: if a shape or type is wrong, if a triple is out of range, or if batch_size is not
         positive or larger than the set.
     """
     images = jnp.asarray(images)
@@ -181,8 +187,11 @@ def _fresh(batch_size: int, prepare: Prepare, images: Array, key: Key, step: int
 
 
 def _stacks(images: Any, triples: Any) -> Any:
-    """Images [N, H, W, 1] and indices [M, 3] to stacks [M, H, W, 3]; NumPy's or JAX's arrays."""
-    # As rows: a CPU copies those at once, images of one channel pixel by pixel.
+    """Makes stacks of images; arrays of NumPy or JAX.
+
+    images [N, H, W, 1], indices [M, 3] -> stacks [M, H, W, 3]
+    """
+    # XLA's CPU backend copies a row in one piece, but an image of one channel pixel by pixel.
     channels = images.reshape(len(images), -1)[triples]
     return channels.swapaxes(1, 2).reshape(len(triples), *images.shape[1:3], 3)
 
@@ -201,7 +210,7 @@ def _checked_triples(triples: Any, num: int) -> np.ndarray:
             "triples must be integers of the shape [M, 3], got "
             f"{triples.dtype} {list(triples.shape)}"
         )
-    # JAX would silently take the last image for an index beyond it.
+    # JAX would silently clamp an index that is too large to the last image.
     if triples.size and not 0 <= triples.min() <= triples.max() < num:
         raise ValueError(
             f"triples must be indices of {num} images, got {triples.min()} to {triples.max()}"

@@ -1,4 +1,7 @@
-"""Data sets of examples that stay where they are stored: pictures, prepared ones, a mapped file."""
+"""Data sets that are read from where they are stored.
+
+They are folders of pictures, prepared data sets of tensorflow-datasets, and mapped NPY files.
+"""
 
 import functools
 import os
@@ -19,12 +22,12 @@ from genmod.data.stores import (
 
 
 def pictures(folder: folders.Folder, part: str, skip_corrupt: bool) -> Dataset:
-    """A part of a folder of pictures."""
-    places = folder.parts[part]
+    """Makes a data set of a folder's part."""
+    indices = folder.parts[part]
     size = folder.pictures.size
     find = functools.partial(
         scan,
-        folder.pictures.some(places),
+        folder.pictures.some(indices),
         keep=lambda num_bytes: num_bytes <= device_budget(),
         skip_corrupt=skip_corrupt,
         in_colour=lambda: folder.in_colour(part),
@@ -38,12 +41,12 @@ def pictures(folder: folders.Folder, part: str, skip_corrupt: bool) -> Dataset:
     identity = ["folder", part, folder.state, size, skip_corrupt, background]
     images, labels, seen = cached(root, identity, find, store)
     if isinstance(images, StreamedImages) and isinstance(images.store, DecodedStore):
-        images = StreamedImages(images.store, images.places + places.start)
+        images = StreamedImages(images.store, images.indices + indices.start)
     return Dataset(images, labels, seen, folder.classes)
 
 
 def prepared(examples: Prepared) -> Dataset:
-    """What tensorflow-datasets has prepared."""
+    """Makes a data set of a prepared tensorflow-datasets split."""
     find = functools.partial(scan, examples, keep=lambda num_bytes: num_bytes <= device_budget())
     found = cached(
         examples.folder,
@@ -55,14 +58,14 @@ def prepared(examples: Prepared) -> Dataset:
 
 
 def mapped_file(mapped: MappedStore) -> Dataset:
-    """The images of an NPY file that are too many for the device."""
+    """Makes a data set of a large, mapped NPY file."""
     images = StreamedImages(mapped, np.arange(mapped.num))
 
     def find() -> Facts:
         labels = np.zeros(mapped.num, np.int32)
         seen = fingerprint(images, labels)
         remarks = (DARK,) if is_dark(in_turn(images)) else ()
-        return Facts(None, mapped.shape, labels, images.places, seen, remarks)
+        return Facts(None, mapped.shape, labels, images.indices, seen, remarks)
 
     identity = ["npy", str(mapped.path.resolve()), *file_state(mapped.path.stat())]
     return Dataset(*cached(str(mapped.path), identity, find, lambda known: mapped))

@@ -1,4 +1,7 @@
-"""Images that stay where they are stored, and how many there is room for on the device."""
+"""Images that stay on disk until they are needed.
+
+This module also computes how many bytes of data fit onto the device.
+"""
 
 import dataclasses
 import math
@@ -16,14 +19,15 @@ from genmod._host.examples import Examples
 from genmod.errors import DataError
 
 _FEW = 64
-"""So few are decoded at once, rather than handed to other processes."""
+"""Up to so many images are read in this process."""
 _CHUNK_BYTES = 2**25
 
 
 def device_budget() -> int:
-    """How many bytes of data may live on the device: $GENMOD_DATA_GB, or half of its memory.
+    """Returns how many bytes of data the device may hold.
 
-    A CPU's memory is the machine's, or what its container has; its devices share it.
+    This is $GENMOD_DATA_GB or, if that is not set, half of the device's memory. A CPU's memory is
+    that of the machine or of its container, and is divided among the CPU's devices.
     """
     text = os.environ.get("GENMOD_DATA_GB")
     if text:
@@ -41,66 +45,69 @@ def device_budget() -> int:
 
 
 class Store(Protocol):
-    """Images that lie outside of memory."""
+    """Images outside of memory."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an image, [H, W, C]."""
+        """Shape of one image, [H, W, C]."""
         ...
 
     def read(self, wanted: Iterable[np.ndarray], *, here: bool = False) -> Iterator[np.ndarray]:
-        """For each of `wanted`, which are places [n], the images there, uint8 [n, H, W, C].
+        """Yields the images for each array of indices.
 
         Args:
-          wanted: asked for as far ahead as is read.
-          here: read in this process, when it is asked for.
+          wanted: arrays of indices [n]; the iterable is consumed as far as images are read ahead.
+          here: whether to read in this process and only on request.
+
+        Yields:
+          Images, uint8 [n, H, W, C].
 
         Raises:
-          DataError: if something cannot be read, or is not what it was.
+          DataError: if an image cannot be read, or has changed.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodedStore:
-    """Images that are decoded anew whenever they are wanted."""
+    """Images that are decoded each time they are needed."""
 
     examples: Examples
     shape: tuple[int, ...]
 
     def read(self, wanted: Iterable[np.ndarray], *, here: bool = False) -> Iterator[np.ndarray]:
-        """As in `Store`."""
+        """Yields images, as `Store.read` does."""
         asked: list[np.ndarray] = []
 
         def noted() -> Iterator[np.ndarray]:
-            for places in wanted:
-                asked.append(places)
-                yield places
+            for indices in wanted:
+                asked.append(indices)
+                yield indices
 
         answers = decoding.decoded(self.examples, noted(), self.shape, here=here)
         for images, found in answers:
-            places = asked.pop(0)
-            for place, one in zip(places.tolist(), found, strict=True):
+            indices = asked.pop(0)
+            for index, one in zip(indices.tolist(), found, strict=True):
                 if one.shape != self.shape and one.shape != (*self.shape[:2], 1):
-                    raise DataError(one.error or self._changed(place, one.shape))
+                    raise DataError(one.error or self._changed(index, one.shape))
             yield images
 
-    def _changed(self, place: int, shape: Any) -> str:
+    def _changed(self, index: int, shape: Any) -> str:
         return (
-            f"{self.examples.where(place)} is an image {list(shape)} now; expected "
+            f"{self.examples.where(index)} is an image {list(shape)} now; expected "
             f"{list(self.shape)}, as when the data set was read first: start again"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class MappedStore:
-    """Images as the bytes of a file.
+    """Images stored as the bytes of a file.
 
     Attributes:
-      path: of the file.
-      offset: of the first byte in it.
+      path: path of the file.
+      offset: offset of the first image in the file, in bytes.
       num: number of images.
-      shape: of an image.
+      shape: shape of one image, [H, W, C].
     """
 
     path: Path
@@ -110,32 +117,32 @@ class MappedStore:
 
     @property
     def num_bytes(self) -> int:
-        """Of all images."""
+        """Number of bytes of all images."""
         return self.num * math.prod(self.shape)
 
     def read(self, wanted: Iterable[np.ndarray], *, here: bool = False) -> Iterator[np.ndarray]:
-        """As in `Store`."""
+        """Yields images, as `Store.read` does."""
         del here
         yield from map(self._rows, wanted)
 
-    def _rows(self, places: np.ndarray) -> np.ndarray:
-        # Not mapped into memory: pages that were read would count as this process's for long, and
-        # what lies in between would be read, too.
-        rows = np.empty((len(places), *self.shape), np.uint8)
+    def _rows(self, indices: np.ndarray) -> np.ndarray:
+        # The file is read, not mapped into memory: pages of a mapping would count as this process's
+        # memory for a long time, and the system would also read data between the wanted rows.
+        rows = np.empty((len(indices), *self.shape), np.uint8)
         size = math.prod(self.shape)
-        together = (np.diff(places) == 1).all()
-        wanted = [(rows, places[0])] if together else zip(rows, places.tolist(), strict=True)
+        together = (np.diff(indices) == 1).all()
+        wanted = [(rows, indices[0])] if together else zip(rows, indices.tolist(), strict=True)
         try:
             with self.path.open("rb") as file:
-                for row, place in wanted:
-                    _fill(row, file.fileno(), self.offset + int(place) * size)
+                for row, index in wanted:
+                    _fill(row, file.fileno(), self.offset + int(index) * size)
         except (OSError, EOFError) as error:
             raise DataError(f"{self.path}: cannot be read any more ({error})") from error
         return rows
 
 
 def _fill(row: np.ndarray, descriptor: int, offset: int) -> None:
-    """Reads a contiguous array out of a file."""
+    """Fills a contiguous array with bytes of a file."""
     rest = row.data.cast("B")
     while rest:
         num = os.preadv(descriptor, [rest], offset)
@@ -145,43 +152,44 @@ def _fill(row: np.ndarray, descriptor: int, offset: int) -> None:
 
 
 class StreamedImages:
-    """Images [N, H, W, C] that are read when they are asked for, by an index as NumPy has it.
+    """Images that are read when they are indexed.
 
-    What `Dataset.images` is where they are too many for the device. `np.asarray` reads all.
+    Their shape is [N, H, W, C]. They accept the same indices as a NumPy array; `np.asarray` reads
+    all of them. `Dataset.images` is of this class if the images do not fit onto the device.
 
     Attributes:
-      store: where they lie.
-      places: which of those in the store, [N].
+      store: source of the images.
+      indices: indices of the images in the store, [N].
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, store: Store, places: np.ndarray):
-        self.store, self.places = store, places
+    def __init__(self, store: Store, indices: np.ndarray):
+        self.store, self.indices = store, indices
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[N, H, W, C]."""
-        return (len(self.places), *self.store.shape)
+        """Shape of all images, [N, H, W, C]."""
+        return (len(self.indices), *self.store.shape)
 
     @property
     def nbytes(self) -> int:
-        """What they would take in memory."""
+        """Number of bytes of all images."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        places = self.places[np.asarray(index) if isinstance(index, jax.Array) else index]
-        if places.ndim == 0:
+        indices = self.indices[np.asarray(index) if isinstance(index, jax.Array) else index]
+        if indices.ndim == 0:
             return self[np.asarray(index)[None]][0]
-        if not places.size:
-            return np.empty((*places.shape, *self.store.shape), np.uint8)
-        here = places.size <= _FEW
-        (images,) = self.store.read([places.ravel()], here=here)
-        return images.reshape(*places.shape, *self.store.shape)
+        if not indices.size:
+            return np.empty((*indices.shape, *self.store.shape), np.uint8)
+        here = indices.size <= _FEW
+        (images,) = self.store.read([indices.ravel()], here=here)
+        return images.reshape(*indices.shape, *self.store.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -192,16 +200,16 @@ class StreamedImages:
         return f"StreamedImages(uint8 {list(self.shape)}, {self.nbytes / 1e9:.2f} GB)"
 
     def read(self, wanted: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """For each of `wanted`, indices [n], the images there; read ahead."""
-        return self.store.read(self.places[index] for index in wanted)
+        """Yields the images for each array of indices [n]."""
+        return self.store.read(self.indices[index] for index in wanted)
 
     def view(self, index: Any) -> "StreamedImages":
-        """Some of them, still where they are."""
-        return StreamedImages(self.store, self.places[index])
+        """Returns the images at an index, without reading them."""
+        return StreamedImages(self.store, self.indices[index])
 
 
 def in_turn(array: np.ndarray | StreamedImages) -> Iterator[np.ndarray]:
-    """All rows, in order, some MB at a time."""
+    """Yields all rows in order, some MB at a time."""
     rows = rows_at_once(math.prod(array.shape[1:]) * array.dtype.itemsize)
     firsts = range(0, len(array), rows)
     if isinstance(array, StreamedImages):
@@ -211,5 +219,5 @@ def in_turn(array: np.ndarray | StreamedImages) -> Iterator[np.ndarray]:
 
 
 def rows_at_once(num_bytes: int) -> int:
-    """How many rows of so many bytes are handled at a time."""
+    """Returns how many rows to handle at a time."""
     return max(1, _CHUNK_BYTES // max(1, num_bytes))

@@ -1,4 +1,7 @@
-"""Batches of examples that do not fit onto the device: read on the host, some steps ahead."""
+"""Batches of examples that do not fit onto the device.
+
+The host reads them some steps ahead.
+"""
 
 import functools
 import itertools
@@ -18,16 +21,19 @@ from genmod.data.stores import StreamedImages
 from genmod.types import Array, Batch, Key, Keys
 
 _PART_BYTES = 2**24
-"""Half of what makes an allocator ask the system anew each time, whose pages cost more than what is
-read into them."""
+"""Size of a part of a stream, in bytes.
+
+Allocations of twice this size make the allocator ask the system for new pages each time, which
+costs more than reading the data into them.
+"""
 _MOST_STEPS = 256
 
 
 class Batches:
-    """Batch number i as a pure function of (key, i), of examples that the host reads.
+    """Batches of examples that the host reads.
 
-    A `genmod.types.Stream`: the batches are those that the same examples give on the device, bit
-    for bit.
+    Batch number i is a pure function of (key, i). This is a `genmod.types.Stream`; its batches are
+    bit-identical to those of the same examples on the device.
 
     Attributes:
       examples: an array [N, ...], or a tree of them; images may be `StreamedImages`.
@@ -48,14 +54,14 @@ class Batches:
 
     @property
     def num_bytes(self) -> int:
-        """Of all examples."""
+        """Number of bytes of all examples."""
         return sum(leaf.nbytes for leaf in self._leaves)
 
     def __call__(self, key: Key, step: int | Array) -> Batch:
-        """The batch of a step, read now.
+        """Reads and returns the batch of a step.
 
         Raises:
-          ValueError: inside of a compiled program.
+          ValueError: if it is called inside of a compiled program.
         """
         if isinstance(step, jax.core.Tracer) or isinstance(key, jax.core.Tracer):
             raise ValueError(
@@ -67,12 +73,12 @@ class Batches:
         return part(key, step)
 
     def steps(self, num_runs: int) -> int:
-        """How many steps a part has."""
+        """Returns the number of steps in a part."""
         rows = num_runs * self.batch_size * math.ceil(self.num_bytes / self._num)
         return max(1, min(_MOST_STEPS, _PART_BYTES // rows))
 
     def shapes(self, keys: Keys) -> jax.tree_util.Partial:
-        """As in `genmod.types.Stream`."""
+        """Returns the shapes of a part, as `genmod.types.Stream` defines."""
         lead = (len(keys), self.steps(len(keys)), self.batch_size)
         arrays = [
             jax.ShapeDtypeStruct(
@@ -87,12 +93,13 @@ class Batches:
     def parts(
         self, keys: Keys, first: int, num: int, sharding: NamedSharding | None = None
     ) -> Generator[tuple[jax.tree_util.Partial, int]]:
-        """As in `genmod.types.Stream`."""
+        """Yields the parts, as `genmod.types.Stream` defines."""
         lead = (len(keys), self.steps(len(keys)), self.batch_size)
         own = _own(lead, sharding)
         words = np.asarray(jax.random.key_data(keys))
         begins = range(first, first + num, lead[1])
-        # On the CPU where there is one: a GPU would do it after the steps that are under way.
+        # The indices are computed on the CPU if JAX has one: a GPU would first finish the steps
+        # that are already queued.
         with jax.default_device(_host()):
             keys = jax.random.wrap_key_data(jnp.asarray(words), impl=jax.random.key_impl(keys))
 
@@ -114,7 +121,7 @@ class Batches:
 def _look_up(
     prepare: Prepare, arrays: Batch, words: Array, first: Array, key: Key, step: int | Array
 ) -> Batch:
-    """The batch of a step, out of those that were read for some runs."""
+    """Looks up a step's batch in a part of the stream."""
     run: int | Array = 0
     if len(words) > 1:
         run = jnp.argmax((words == jax.random.key_data(key)[None]).all(axis=-1))
@@ -123,23 +130,23 @@ def _look_up(
 
 
 def _rows(leaf: Any, wanted: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Rows [..., *shape] at each of some arrays of places [...]."""
+    """Yields rows [..., *shape] for each array of indices [...]."""
     if not isinstance(leaf, StreamedImages):
-        yield from (np.asarray(leaf[places]) for places in wanted)
+        yield from (np.asarray(leaf[indices]) for indices in wanted)
         return
     shapes: list[tuple[int, ...]] = []
 
     def flat() -> Iterator[np.ndarray]:
-        for places in wanted:
-            shapes.append(places.shape)
-            yield places.ravel()
+        for indices in wanted:
+            shapes.append(indices.shape)
+            yield indices.ravel()
 
     for rows in leaf.read(flat()):
         yield rows.reshape(*shapes.pop(0), *rows.shape[1:])
 
 
 def _own(lead: tuple[int, ...], sharding: NamedSharding | None) -> slice:
-    """Which examples of a batch the devices of this process hold."""
+    """Returns the slice of a batch for this process."""
     if sharding is None:
         return slice(None)
     shares = sharding.addressable_devices_indices_map(lead).values()
@@ -148,7 +155,10 @@ def _own(lead: tuple[int, ...], sharding: NamedSharding | None) -> slice:
 
 
 def _placed(rows: np.ndarray, lead: tuple[int, ...], sharding: NamedSharding | None) -> Array:
-    """Rows on their devices; where they are of fewer steps than a part has, the rest is empty."""
+    """Puts rows on their devices.
+
+    If the rows cover fewer steps than a part has, the rest is padded with zeros.
+    """
     missing = lead[1] - rows.shape[1]
     if missing:
         rows = np.pad(rows, [(0, 0), (0, missing), *[(0, 0)] * (rows.ndim - 2)])
@@ -161,5 +171,5 @@ def _placed(rows: np.ndarray, lead: tuple[int, ...], sharding: NamedSharding | N
 def _host() -> jax.Device:
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX was told to use other devices alone
+    except RuntimeError:  # JAX was told to use only other devices
         return jax.local_devices()[0]

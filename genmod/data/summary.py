@@ -1,4 +1,4 @@
-"""What is in a data set, in numbers."""
+"""Statistics of data sets, and throughput of batches."""
 
 import time
 from typing import NamedTuple
@@ -15,15 +15,15 @@ from genmod.types import BatchAt
 
 
 class Summary(NamedTuple):
-    """A data set in numbers.
+    """Statistics of a data set of images.
 
     Attributes:
       num: number of images.
-      shape: of an image, (H, W, C).
+      shape: shape of one image, (H, W, C).
       counts: number of images of each label, by label.
-      mean: of each channel, grey values in [0, 1]; [C].
+      mean: mean grey value of each channel, in [0, 1]; [C].
       std: standard deviation of each channel's grey values over all pixels; [C].
-      num_bytes: that the images take in memory.
+      num_bytes: number of bytes that the images take in memory.
     """
 
     num: int
@@ -35,9 +35,9 @@ class Summary(NamedTuple):
 
 
 def summary(dataset: Dataset) -> Summary:
-    """Counts and measures a data set of images."""
+    """Computes the statistics of a data set of images."""
     images, labels = dataset.images, dataset.labels
-    # Each grey value's number, per channel: exact, and no copy of the data in floats.
+    # A histogram of grey values per channel is exact and needs no copy of the data in floats.
     depth = images.shape[-1]
     counts = np.zeros((depth, 256), np.int64)
     for rows in in_turn(images):
@@ -53,9 +53,10 @@ def summary(dataset: Dataset) -> Summary:
 
 
 def mean_image(images: np.ndarray | StreamedImages) -> np.ndarray:
-    """The mean of images [N, H, W, C], float64 [H, W, C] in the units of their values.
+    """Computes the mean of images [N, H, W, C].
 
-    Images that are streamed are read once, some at a time.
+    The result is float64 [H, W, C], in the units of the images' values. Streamed images are read
+    once, some at a time.
     """
     total = np.zeros(images.shape[1:])
     for rows in in_turn(images):
@@ -64,13 +65,14 @@ def mean_image(images: np.ndarray | StreamedImages) -> np.ndarray:
 
 
 def batches_per_second(batch_at: BatchAt, *, seconds: float = 0.5) -> float:
-    """How many batches of images come: as floats from the device, in a compiled loop.
+    """Measures how many batches of images are produced per second.
 
-    Where they are streamed, as bytes from where they lie.
+    For images on the device this measures preprocessed batches in a compiled loop; for streamed
+    images, raw bytes as they are read.
 
     Args:
-      batch_at: from `batches`.
-      seconds: how long to measure, after a first turn.
+      batch_at: result of `batches`.
+      seconds: duration of the measurement in seconds, after a warm-up.
     """
     if isinstance(batch_at, Batches):
         parts = batch_at.parts(rng.root(0)[None], 0, 2**30)

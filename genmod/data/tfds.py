@@ -1,9 +1,9 @@
-"""Data sets of tensorflow-datasets (TFDS), prepared on first use and read without TensorFlow.
+"""Data sets of tensorflow-datasets (TFDS).
 
-Preparing a standard data set takes TensorFlow and usually the network; reading one that is prepared
-in the array_record format takes neither. So only what is on disk is opened here: the builder that
-TFDS has for a data set, which may import TensorFlow, is made in another process (`tfds_prepare`),
-and no server is asked.
+They are prepared on first use and read without TensorFlow. Preparing a standard data set needs
+TensorFlow and usually the network; reading one that is prepared in the array_record format needs
+neither. Therefore this module opens only files on disk and asks no server. The builder that TFDS
+has for a data set may import TensorFlow, so it is created in another process (`tfds_prepare`).
 """
 
 import dataclasses
@@ -18,34 +18,35 @@ from genmod.data import tfds_prepare
 from genmod.data.cache import file_state
 from genmod.errors import DataError, NoSuchSplit
 
-# NAME[/CONFIG][:VERSION]. TFDS also knows namespaces, as in "huggingface:mnist", and asks the
-# network for those.
+# Names have the form NAME[/CONFIG][:VERSION]. TFDS also knows namespaces, as in
+# "huggingface:mnist", but needs the network for them.
 _NAME = re.compile(r"[a-z]\w*(/[\w+.-]+)?(:(\d+|\*)(\.(\d+|\*)){2})?")
 
 
 def examples(
     name: str, split: str, data_dir: str | None, manual_dir: str | None = None
 ) -> Prepared:
-    """The examples of a data set, in the order in which they are stored.
+    """Returns the examples of a split in stored order.
 
-    One that is not prepared is prepared first, where TensorFlow is installed.
+    A data set that is not prepared yet is prepared first, if TensorFlow is installed.
 
     Args:
-      name: "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION". Without a config it is
-        the data set's default one, without a version the newest that is prepared.
-      split: a split of the data set, or whatever TFDS understands: "train[:50%]", "train+test".
-      data_dir: the folder of TFDS; None is its own default, the environment's TFDS_DATA_DIR or
+      name: "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION". The default config is
+        that of the data set; the default version is the newest prepared one.
+      split: a split of the data set, or any expression that TFDS understands, such as
+        "train[:50%]" or "train+test".
+      data_dir: the folder of TFDS; if None, the default of TFDS, which is $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
-      manual_dir: a folder with the original archives, under the file names of their addresses: what
-        is there is not downloaded.
+      manual_dir: a folder with original archives, named like the files at their addresses; these
+        archives are not downloaded.
 
     Raises:
-      ValueError: if the name or the split is unknown, the split is empty, or the examples are not
-        a uint8 image with an integer label; or manual_dir is not a folder.
-      DataError: if the data set is damaged, stored in another format than array_record, or not
-        prepared and cannot be: without TensorFlow, or without a network (see `tfds_prepare`).
+      ValueError: if the name or the split is unknown, if the split is empty, if the examples are
+        not a uint8 image with an integer label, or if manual_dir is not a folder.
+      DataError: if the data set is damaged or stored in another format than array_record, or if it
+        is not prepared and cannot be, for lack of TensorFlow or a network (see `tfds_prepare`).
     """
-    import tensorflow_datasets as tfds  # takes a third of a second: whoever needs it waits
+    import tensorflow_datasets as tfds  # imported here, as it takes a third of a second
 
     root = Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir)
     builder = _open(tfds, name, root.expanduser().absolute(), manual_dir)
@@ -73,7 +74,11 @@ def examples(
 
 
 def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
-    """The TFDS builder of what is prepared in root: it knows features, splits and files."""
+    """Returns the TFDS builder of a data set in root.
+
+    The builder knows features, splits and files. If the data set is not prepared yet, it is
+    prepared first if possible.
+    """
     prepare = (
         "prepare it where TensorFlow is installed (pip install 'genmod[tfds]'):\n"
         "  import tensorflow_datasets as tfds\n"
@@ -81,16 +86,16 @@ def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
         '.download_and_prepare(file_format="array_record")'
     )
     dataset = tfds_prepare.without_config(name)
-    # Community data sets would be listed by a server.
+    # TFDS would ask a server for the list of community data sets.
     standard = tfds.list_builders(with_community_datasets=False)
 
     def find() -> Any:
         try:
-            # Not tfds.builder, which prefers the data set's code and the version that code is for.
+            # tfds.builder would prefer the data set's code and the version that this code is for.
             return tfds.core.read_only_builder.builder_from_files(name, data_dir=str(root))
         except tfds.core.DatasetNotFoundError:
             return None
-        except ImportError:  # something is not installed: the data are not to blame
+        except ImportError:  # a package is missing; the data are not damaged
             raise
         except Exception as error:
             raise DataError(
@@ -110,7 +115,7 @@ def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
                 builder = find()
 
     if builder is None:
-        # NAME/VERSION and NAME/CONFIG/VERSION; no deeper, as downloads may lie in the same folder.
+        # Search NAME/VERSION and NAME/CONFIG/VERSION, but no deeper: downloads may be in root, too.
         found = [
             path.parent.relative_to(root)
             for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
@@ -138,7 +143,11 @@ def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
 
 
 def _can_prepare(root: Path) -> bool:
-    """Whether TensorFlow is installed, with what TFDS needs beside it, and root is a folder."""
+    """Returns whether TFDS can prepare data sets in root.
+
+    TensorFlow and the other packages that TFDS needs must be installed, and root must be a local
+    folder.
+    """
     modules = ("tensorflow", "importlib_resources")
     bucket = any(part.endswith(":") for part in root.parts[1:])  # gs://...
     return not bucket and None not in map(importlib.util.find_spec, modules)

@@ -1,8 +1,8 @@
-"""Prepares a data set of tensorflow-datasets (TFDS), in a process of its own.
+"""Preparation of data sets of tensorflow-datasets (TFDS).
 
-That takes TensorFlow, which is imported there alone. All is made in a folder beside the prepared
-data sets and moved when it is whole: what a killed process leaves is never read, and goes at the
-next attempt.
+It runs in its own process, the only one that imports TensorFlow. The data set is made in a folder
+beside the prepared data sets and moved when it is complete. The leftovers of a killed process are
+therefore never read, and the next attempt deletes them.
 """
 
 import contextlib
@@ -31,7 +31,10 @@ _POLL = 0.25  # seconds
 
 @contextlib.contextmanager
 def alone(root: Path, dataset: str) -> Iterator[None]:
-    """Waits until no other process prepares the data set in root, and keeps others waiting."""
+    """Holds a lock for preparing a data set.
+
+    It waits for another process that prepares the data set in root, and makes later ones wait.
+    """
     root.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(root / f".preparing-{dataset}.lock")
     try:
@@ -46,18 +49,21 @@ def alone(root: Path, dataset: str) -> Iterator[None]:
 
 
 def prepare(name: str, root: Path, manual_dir: str | None) -> None:
-    """Prepares a data set as array_record in root, where it is not yet; the caller is `alone`.
+    """Prepares a data set as array_record in root.
+
+    The data set must not exist there yet, and the caller must hold `alone`. If it fails, no partial
+    files are left.
 
     Args:
-      name: "NAME[/CONFIG][:VERSION]", one that TFDS itself has code for.
-      root: the folder of TFDS. Archives that are downloaded stay in its folder "downloads".
-      manual_dir: a folder with original archives, which are not downloaded then.
+      name: "NAME[/CONFIG][:VERSION]" of a data set that TFDS itself has code for.
+      root: the folder of TFDS. Downloaded archives stay in its folder "downloads".
+      manual_dir: a folder with original archives, which are then not downloaded.
 
     Raises:
-      ValueError: if its config or version is unknown, or its examples are not images with labels.
-      DataError: if it cannot be prepared, an archive in manual_dir is not the original one, or no
-        byte of a download comes for $GENMOD_DOWNLOAD_DEADLINE seconds, 30 unless it is set. Nothing
-        begun is left.
+      ValueError: if the config or version is unknown, or the examples are not images with labels.
+      DataError: if the data set cannot be prepared, if an archive in manual_dir is not the original
+        one, or if a download receives no byte for $GENMOD_DOWNLOAD_DEADLINE seconds (30 by
+        default).
     """
     deadline = _deadline()
     dataset = without_config(name)
@@ -89,14 +95,16 @@ def prepare(name: str, root: Path, manual_dir: str | None) -> None:
         shutil.rmtree(stage, ignore_errors=True)
         for folder in (downloads, downloads.parent):
             with contextlib.suppress(OSError):
-                folder.rmdir()  # only if nothing is in it
+                folder.rmdir()  # rmdir removes only an empty folder
 
 
 def refuse_features(name: str, features: Any) -> None:
-    """Refuses a data set whose examples are not an image, uint8 [H, W, C], and a whole number.
+    """Refuses examples that are not images with labels.
+
+    Each example must hold an image, uint8 [H, W, C], and a whole number as its label.
 
     Raises:
-      ValueError: with the features that it has.
+      ValueError: if they do not; the message names the data set's features.
     """
     import tensorflow_datasets as tfds
 
@@ -108,7 +116,10 @@ def refuse_features(name: str, features: Any) -> None:
 
 
 def _image_and_label(features: Any) -> bool:
-    """Whether every example holds an image [H, W, C] of bytes and a whole number as its label."""
+    """Returns whether examples hold an image and a label.
+
+    The image must be bytes [H, W, C], the label a whole number.
+    """
     if not {"image", "label"} <= set(features):
         return False
     image, label = features["image"], features["label"]
@@ -121,12 +132,12 @@ def _image_and_label(features: Any) -> bool:
 
 
 def without_config(name: str) -> str:
-    """The data set's own name, of NAME[/CONFIG][:VERSION]."""
+    """Returns NAME of NAME[/CONFIG][:VERSION]."""
     return re.split("[/:]", name)[0]
 
 
 def _stage(root: Path, dataset: str) -> Path:
-    """Where a data set is made."""
+    """Returns the folder for unfinished data sets."""
     return root / f".preparing-{dataset}"
 
 
@@ -148,13 +159,16 @@ def _command(name: str, root: Path, manual_dir: str | None) -> list[str]:
 
 
 def _run(command: list[str], downloads: Path, before: set[Path], deadline: float) -> int | None:
-    """The exit code of a command; None where a download stood still, and it was ended."""
+    """Runs a command and returns its exit code.
+
+    The result is None if a download made no progress and the command was therefore ended.
+    """
     environ = dict(os.environ)
     packages = [str(Path(__file__).parents[2]), environ.get("PYTHONPATH")]
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, packages))
-    environ["CUDA_VISIBLE_DEVICES"] = "-1"  # else TensorFlow takes the memory of the GPU
+    environ["CUDA_VISIBLE_DEVICES"] = "-1"  # else TensorFlow reserves the memory of the GPU
     environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # What it prints belongs to its progress. The pipe tells it when this process is no more.
+    # The command prints only progress, hence stderr. The pipe tells it when this process ends.
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -174,7 +188,7 @@ def _run(command: list[str], downloads: Path, before: set[Path], deadline: float
             elif time.monotonic() - since > deadline:
                 return None
     finally:
-        # Its group ends with it, whatever it has started.
+        # The whole process group ends, with all processes that the command has started.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -183,25 +197,25 @@ def _run(command: list[str], downloads: Path, before: set[Path], deadline: float
 
 
 def _under_way(downloads: Path) -> set[Path]:
-    """The folders in which TFDS keeps the files that it is downloading."""
+    """Returns the folders of files that TFDS is downloading."""
     return set(downloads.rglob("*.tmp.*"))
 
 
 def _size(folder: Path) -> int:
     size = 0
     for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it has just been moved to its place
+        with contextlib.suppress(OSError):  # TFDS has just moved the file
             size += path.stat().st_size
     return size
 
 
 def _move(made: Path, place: Path) -> None:
-    """Moves each config and version that was made to its place."""
+    """Moves each finished version to its final folder."""
     for info in sorted(made.rglob("dataset_info.json")):
         target = place / info.parent.relative_to(made)
         if target.exists():
             raise DataError(f"{target}: in the way of a data set, and not one; delete it")
-        # Which config is the default one.
+        # The file .config names the default config.
         for default in made.glob(".config"):
             shutil.copytree(default, place / ".config", dirs_exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +239,7 @@ def _without_network(files: dict[str, str], place: Path, manual_dir: str | None)
 
 
 def _read(report: Path) -> dict[str, Any]:
-    """What the process has said, one JSON object a line."""
+    """Reads the report of the process (JSON lines)."""
     said = {}
     with contextlib.suppress(OSError, ValueError):
         for line in report.read_text().splitlines():
@@ -237,7 +251,7 @@ def _say(text: str) -> None:
     print(f"genmod: {text}", file=sys.stderr, flush=True)
 
 
-# From here on: in the process of its own.
+# The functions from here on run in the process that prepares the data set.
 
 
 def _main(name: str, root: Path, manual_dir: str | None) -> int:
@@ -262,11 +276,11 @@ def _main(name: str, root: Path, manual_dir: str | None) -> int:
 def _prepare(name: str, root: Path, stage: Path, manual_dir: str | None, say: Any) -> None:
     import tensorflow_datasets as tfds
 
-    # It would ask a server how many examples there are, and wait for it without a deadline.
+    # TFDS would ask a server for the number of examples, and wait for it without a deadline.
     tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
     try:
         builder = tfds.builder(name, data_dir=str(stage))
-    except (AssertionError, ValueError):  # the first is for versions
+    except (AssertionError, ValueError):  # AssertionError means an unknown version
         unknown = _unknown(tfds, name, stage)
         if unknown is None:
             raise
@@ -283,8 +297,9 @@ def _prepare(name: str, root: Path, stage: Path, manual_dir: str | None, say: An
         builder.download_and_prepare(
             file_format="array_record",
             download_dir=str(root / "downloads"),
-            # TFDS names what it unpacks by the archive's file name alone, takes what has that name
-            # for it, and MNIST's and Fashion-MNIST's archives share theirs: so a folder for each.
+            # TFDS names an unpacked file by the archive's file name alone, and reuses any file of
+            # that name. The archives of MNIST and Fashion-MNIST have the same names, so each data
+            # set gets its own folder.
             download_config=tfds.download.DownloadConfig(
                 extract_dir=str(stage / "extracted"), manual_dir=manual_dir, try_download_gcs=False
             ),
@@ -299,7 +314,11 @@ def _prepare(name: str, root: Path, stage: Path, manual_dir: str | None, say: An
 
 
 def _unknown(tfds: Any, name: str, stage: Path) -> str | None:
-    """What TFDS does not know in the name of a data set that it has: a config, or a version."""
+    """Names the unknown config or version, if any.
+
+    Returns:
+      A message for an error; None if config and version are known.
+    """
     dataset = without_config(name)
     named, _, version = name.partition(":")
     config = named.removeprefix(dataset).removeprefix("/")
@@ -319,9 +338,9 @@ def _unknown(tfds: Any, name: str, stage: Path) -> str | None:
 
 
 def _another(tfds: Any, path: Path, url: str, expected: Any) -> str:
-    """Says that an archive is not the one that TFDS knows."""
+    """Returns the error for an archive that TFDS does not know."""
     found = tfds.core.download.checksums.compute_url_info(path)
-    # Debian's Fashion-MNIST, for one, was packed again without the names in it.
+    # Debian's Fashion-MNIST, for example, was compressed again without the file names inside.
     idx = f"; one that was only packed again can be read with idx:{path.parent}"
     return (
         f"{path}: not the archive of {url}: it has {int(found.size):,} bytes and the SHA-256 "
@@ -332,7 +351,7 @@ def _another(tfds: Any, path: Path, url: str, expected: Any) -> str:
 
 
 def _end_with_parent() -> None:
-    os.read(0, 1)  # nothing is ever written: it waits for the end of the pipe
+    os.read(0, 1)  # waits for the end of the pipe; nothing is ever written to it
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

@@ -1,6 +1,10 @@
-"""Evaluation: numbers that say how good a model is, each with its standard error or its floor."""
+"""Evaluation of generative models.
 
-from genmod.evaluate.averages import Estimate, estimate, over_examples
+Each score comes with its standard error, or with its floor: the mean score of as many perfect
+samples.
+"""
+
+from genmod.evaluate.averages import Estimate, estimate, on_test, over_examples
 from genmod.evaluate.duplicates import duplicate_tolerance, near_duplicates
 from genmod.evaluate.modes import (
     ModeFloor,
@@ -22,5 +26,6 @@ __all__ = [
     "mixture_modes",
     "mode_counts",
     "near_duplicates",
+    "on_test",
     "over_examples",
 ]

@@ -1,4 +1,4 @@
-"""Small classifiers of images, and how well one does that was trained on what it is given."""
+"""Small image classifiers: training and accuracy."""
 
 import functools
 from collections.abc import Callable
@@ -13,17 +13,20 @@ from genmod.train import Learner
 from genmod.types import Array, Batch, Key, Keys, Metrics, Net, Params
 
 Labelled = dict[str, Any]
-"""`images` uint8 [N, H, W, C] and their `labels`, whole numbers [N]."""
+"""Images with labels.
+
+`images` are uint8 [N, H, W, C], `labels` are integers [N].
+"""
 
 
 class Recipe(NamedTuple):
-    """How a classifier is trained, whatever it is trained on.
+    """Settings for training a classifier, on any data.
 
     Attributes:
-      net: images [B, H, W, C] in [0, 1] -> logits [B, classes].
+      net: network from images [B, H, W, C] in [0, 1] to logits [B, classes].
       optimizer: any optax transformation.
       batch_size: images in a batch.
-      num_steps: number of steps.
+      num_steps: number of training steps.
     """
 
     net: Net
@@ -38,12 +41,15 @@ def learner(
     *,
     augment: Callable[[Keys, Array], Array] | None = None,
 ) -> Learner:
-    """The learner of a classifier: the cross entropy, in nats; its batches are `Labelled`.
+    """Returns a learner that minimises a classifier's cross entropy.
+
+    The cross entropy is in nats. Batches are `Labelled`.
 
     Args:
-      net: images [B, H, W, C] in [0, 1] -> logits [B, classes].
+      net: network from images [B, H, W, C] in [0, 1] to logits [B, classes].
       optimizer: any optax transformation.
-      augment: `(keys [B], images) -> images`, of what is trained on; None leaves it as it is.
+      augment: function `(keys [B], images) -> images`, applied to training images; no augmentation
+        if None.
     """
 
     def cross_entropy(keys: Keys, params: Params, batch: Labelled) -> tuple[Array, Metrics]:
@@ -59,17 +65,19 @@ def learner(
 
 
 def accuracy(net: Net, params: Params, images: Array, labels: Array, *, chunk: int = 1000) -> Array:
-    """The share of images that a classifier gets right, float32 []; it can be traced.
+    """Returns the share of images that a classifier gets right.
+
+    The share is float32 []. JAX can trace this function.
 
     Args:
-      net: images [B, H, W, C] in [0, 1] -> logits [B, classes].
-      params: its parameters.
-      images: uint8 [N, H, W, C].
-      labels: whole numbers [N].
-      chunk: how many images to hold at once.
+      net: network from images [B, H, W, C] in [0, 1] to logits [B, classes].
+      params: parameters of the network.
+      images: images, uint8 [N, H, W, C].
+      labels: true classes, integers [N].
+      chunk: number of images that the network gets in one call.
     """
     num, chunk = len(images), min(chunk, len(images))
-    # The last chunk is filled up: one shape, one program.
+    # The last chunk is padded: with one shape of chunks, XLA compiles one program.
     chunks = jnp.pad(images, [(0, -num % chunk), (0, 0), (0, 0), (0, 0)])
     chunks = chunks.reshape(-1, chunk, *images.shape[1:])
     found = jax.lax.map(lambda x: jnp.argmax(net.apply(params, _scaled(x)), axis=-1), chunks)
@@ -77,11 +85,12 @@ def accuracy(net: Net, params: Params, images: Array, labels: Array, *, chunk: i
 
 
 def made_of_classes(images: Array, classes: int) -> Labelled:
-    """Generated images as stored ones, with the labels of their places.
+    """Converts generated images to uint8 and labels them by index.
 
     Args:
-      images: floating, in [0, 1], [N, H, W, C], of which image i is to be of class i mod classes.
-      classes: their number.
+      images: generated images, floating in [0, 1], [N, H, W, C]; image i must have been generated
+        for class i mod classes.
+      classes: number of classes.
     """
     pixels = jnp.round(255 * jnp.clip(images, 0, 1)).astype(jnp.uint8)
     return {"images": pixels, "labels": jnp.arange(len(images), dtype=jnp.int32) % classes}
@@ -96,22 +105,24 @@ def score(
     *,
     augment: Callable[[Keys, Array], Array] | None = None,
 ) -> Array:
-    """The accuracy on `test` of a classifier trained on real images, and generated ones beside.
+    """Trains a classifier and returns its accuracy on `test`.
 
-    Half of each batch is generated, where there are any: the number of steps and the size of a
-    batch are the recipe's, whatever the classifier is shown. It is a pure function, to be compiled
-    or mapped.
+    The training images are real, or half of each batch is generated if there are generated images.
+    The number of steps and the batch size are those of the recipe in both cases. The function is
+    pure, so it can be compiled or mapped.
 
     Args:
-      key: of initialisation, order and augmentation.
-      recipe: how to train.
-      real: what there is to train on.
-      made: generated images with the labels that they were to have; None for none.
-      test: what to judge by.
-      augment: `(keys [B], images [B, H, W, C] in [0, 1]) -> images`, of all that is trained on.
+      key: key for initialisation, order and augmentation.
+      recipe: settings for training.
+      real: real training images.
+      made: generated training images, labelled with the classes that they were generated for; None
+        for real images alone.
+      test: images on which the accuracy is measured.
+      augment: function `(keys [B], images [B, H, W, C] in [0, 1]) -> images`, applied to all
+        training images; no augmentation if None.
 
     Returns:
-      float32 [].
+      Accuracy, float32 [].
     """
     at = functools.partial(_batch_at, recipe.batch_size)
     batch_at = jax.tree_util.Partial(at, *jax.tree.map(jnp.asarray, (real, made)))

@@ -1,8 +1,12 @@
-"""A classifier of MNIST's digits: the judge of which modes a generative model reaches.
+"""Classifier of MNIST digits, the judge of generated digits.
 
-Its weights come with the package, in half precision. `python -m genmod.evaluate.digits FILE` trains
-them again from the packaged data and a fixed seed, which takes minutes on a CPU, and says whether
-every bit agrees, as it does on the versions and the kind of machine that the file names.
+The judge tells which modes a generative model reaches. Its weights come with the package, in half
+precision. To train them again from the packaged data and a fixed seed (minutes on a CPU), run
+
+    python -m genmod.evaluate.digits FILE
+
+This also reports whether the new weights are bit-identical to the packaged ones. They are with the
+versions and on the kind of machine that the packaged file names.
 """
 
 import functools
@@ -36,12 +40,12 @@ _CHUNK = 1000
 
 
 class Classifier(NamedTuple):
-    """A trained classifier of digits.
+    """Trained classifier of digits.
 
     Attributes:
-      logits: `images [N, 28, 28, 1] -> [N, 10]`, on images of floats in [0, 1].
-      accuracy: share of the 10,000 test images of MNIST that it gets right.
-      fingerprint: SHA-256 of its weights; a score says by which judge it was given.
+      logits: function `images [N, 28, 28, 1] -> logits [N, 10]`, for floating images in [0, 1].
+      accuracy: share of the 10,000 test images of MNIST that the classifier gets right.
+      fingerprint: SHA-256 of the weights, with which a score names its judge.
     """
 
     logits: Callable[[Any], np.ndarray]
@@ -49,24 +53,24 @@ class Classifier(NamedTuple):
     fingerprint: str
 
     def labels(self, images: Any) -> np.ndarray:
-        """The digit of each image, int32 [N]."""
+        """Returns the digit of each image, int32 [N]."""
         return self.logits(images).argmax(axis=-1).astype(np.int32)
 
 
 def packaged() -> Path:
-    """The file of the judge that comes with genmod."""
+    """Returns the file of the judge that comes with genmod."""
     return Path(str(resources.files("genmod.evaluate") / "judges" / "mnist.npz"))
 
 
 @functools.cache
 def classifier(path: str | Path | None = None) -> Classifier:
-    """The judge, read from its file.
+    """Reads the judge from its file.
 
-    Two strided convolutions (32 and 64 channels) and a dense layer of 256, trained on images
-    shifted by up to two pixels.
+    The network has two strided convolutions (32 and 64 channels) and a dense layer of 256 units. It
+    was trained on images shifted by up to two pixels.
 
     Args:
-      path: a file that `python -m genmod.evaluate.digits FILE` has written; the packaged one if
+      path: file that `python -m genmod.evaluate.digits FILE` has written; the packaged file if
         None.
 
     Raises:
@@ -79,7 +83,7 @@ def classifier(path: str | Path | None = None) -> Classifier:
 
 
 def fingerprint() -> str:
-    """SHA-256 of the packaged judge's weights, as its file says."""
+    """Reads the SHA-256 of the packaged judge's weights."""
     with np.load(packaged()) as arrays:
         return json.loads(str(arrays["about"]))["fingerprint"]
 
@@ -133,7 +137,7 @@ def _logits(net: Net, params: Params) -> Callable[[Any], np.ndarray]:
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"images must be floating, in [0, 1], got {images.dtype}")
         chunks = [images[first : first + _CHUNK] for first in range(0, len(images), _CHUNK)]
-        # The last chunk is filled up: one shape, one program.
+        # The last chunk is padded: with one shape of chunks, XLA compiles one program.
         missing = _CHUNK - len(chunks[-1])
         chunks[-1] = np.pad(chunks[-1], [(0, missing), (0, 0), (0, 0), (0, 0)])
         return np.concatenate([np.asarray(apply(params, x)) for x in chunks])[: len(images)]
@@ -142,7 +146,7 @@ def _logits(net: Net, params: Params) -> Callable[[Any], np.ndarray]:
 
 
 def accuracy(judge: Classifier) -> float:
-    """The share of the 10,000 test images of MNIST that a judge gets right."""
+    """Returns a judge's accuracy on the 10,000 MNIST test images."""
     test = data.load("mnist", "test")
     return float((judge.labels(np.asarray(test.images, np.float32) / 255) == test.labels).mean())
 
@@ -156,12 +160,16 @@ def _fingerprint(params: Params) -> str:
 
 
 def _halves(params: Params) -> Params:
-    """Weights rounded to half precision, in single precision again."""
+    """Rounds weights to half precision; returns float32."""
     return jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16).astype(np.float32), params)
 
 
 def _write(path: Path, net: Net, params: Params) -> dict[str, Any]:
-    """Writes weights, rounded, with what is to be known about them; returns that."""
+    """Writes rounded weights and information about them.
+
+    Returns:
+      The information: fingerprint, accuracy, recipe, versions and device.
+    """
     from genmod._host import environment
 
     params = _halves(params)
@@ -189,7 +197,7 @@ def _named(params: Params) -> list[tuple[str, Any]]:
 
 
 def _read(path: Path, like: Params) -> tuple[Params, dict[str, Any]]:
-    """The weights in a file, float32, and what is to be known about them."""
+    """Reads weights, as float32, and the information about them."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             about = json.loads(str(arrays["about"]))
@@ -208,10 +216,13 @@ def _read(path: Path, like: Params) -> tuple[Params, dict[str, Any]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Trains the judge again into a file; 0 if every bit is that of the packaged one, else 1.
+    """Trains the judge again and writes it to a file.
+
+    Returns:
+      0 if the weights are bit-identical to those of the packaged judge, else 1.
 
     Raises:
-      ValueError: if not one file is given.
+      ValueError: if the arguments are not exactly one file.
     """
     if len(arguments) != 1:
         raise ValueError(f"expected one file to write the judge to, got {list(arguments)}")

@@ -1,4 +1,4 @@
-"""Samples that repeat each other: the plainest sign that a generator has collapsed."""
+"""Near duplicates, the plainest sign of a collapsed generator."""
 
 from typing import Any
 
@@ -12,31 +12,37 @@ _BLOCK = 512
 def near_duplicates(
     samples: Any, *, reference: Any = None, tolerance: float | None = None
 ) -> float:
-    """The share of samples that nearly repeat another sample.
+    """Returns the share of samples that nearly repeat another sample.
 
-    A sample does if its nearest other sample is no further away than the tolerance. How close real
-    examples come to each other depends on the data and on how many there are, so the tolerance is
-    taken from as many real examples, by `duplicate_tolerance`; give the tolerance itself where many
-    sets of samples are compared with the same examples. Exact copies count at any tolerance.
+    A sample is a near duplicate if the distance to its nearest other sample is not above the
+    tolerance. The distances between real examples depend on the data and on the number of examples.
+    So the tolerance is derived from as many real examples, by `duplicate_tolerance`. To compare
+    many sets of samples with the same examples, call it once and pass the tolerance. Exact copies
+    count at any tolerance.
 
-    Measured on 2,500 samples: 0 for real digits of MNIST; 1 for ten digits repeated with noise of
-    standard deviation .01 (of a range of 1) on every pixel, .02 at most with noise of .02; .002 at
-    most for draws of the ring or the grid of modes, .004 and .03 if all are of one mode, 1 if all
-    are its centre. This finds copies; `mixture_modes` finds the modes that are missing.
+    Shares measured on 2,500 samples:
 
-    A high share is a warning, not a proof: a decoder of few dimensions puts samples close together
-    without collapse. VAEs of 2, 4 and 8 latents had .96, .04 and 0.
+    - real digits of MNIST: 0,
+    - ten digits repeated, with noise of standard deviation .01 on every pixel (the range is 1): 1;
+      with noise of .02: at most .02,
+    - draws from the ring or the grid of modes: at most .002; all draws from one mode: .004 and .03;
+      all draws at the centre of a mode: 1.
+
+    This function finds copies; `mixture_modes` finds missing modes.
+
+    A high share is a warning and not a proof: a decoder with few latents puts samples close
+    together without a collapse. VAEs with 2, 4 and 8 latents had shares of .96, .04 and 0.
 
     Args:
-      samples: floating or integer, [N, ...], with N at least 2.
-      reference: real examples in the same units, [M, ...] with M at least N: the first N are used.
-      tolerance: a Euclidean distance in the units of the samples, instead of a reference.
+      samples: samples [N, ...], floating or integer, with N at least 2.
+      reference: real examples in the same units, [M, ...] with M at least N; the first N are used.
+      tolerance: Euclidean distance in the units of the samples, in place of a reference.
 
     Returns:
-      A share in [0, 1].
+      Share in [0, 1].
 
     Raises:
-      ValueError: if not just one of reference and tolerance is given, the tolerance is below 0,
+      ValueError: if not exactly one of reference and tolerance is given, the tolerance is below 0,
         shapes do not match, or a number is not finite.
     """
     if (reference is None) == (tolerance is None):
@@ -56,18 +62,20 @@ def near_duplicates(
 
 
 def duplicate_tolerance(reference: Any) -> float:
-    """The distance below which two samples count as near duplicates: one that is rare among real.
+    """Returns the tolerance for near duplicates, from real examples.
 
-    A quarter of the first percentile of the distances from each example to its nearest other
-    one. In D dimensions about .01 / 4^D of real examples lie closer than that. A half in place of
-    the quarter would find noisier copies (.02 above), but take a third of the samples of a healthy
-    VAE of 4 latents for copies.
+    Two samples that are not further apart count as near duplicates. Real examples are rarely that
+    close: the tolerance is a quarter of the first percentile of the distances from each example to
+    its nearest other example. In D dimensions about .01 / 4^D of real examples are closer than
+    that. A half in place of the quarter would find noisier copies (with noise of .02, see
+    `near_duplicates`), but would take a third of the samples of a healthy VAE with 4 latents for
+    copies.
 
     Args:
-      reference: real examples, [N, ...], as many as the samples to be judged, at least 2.
+      reference: real examples [N, ...], as many as there are samples to judge, at least 2.
 
     Returns:
-      A Euclidean distance, in the units of the examples.
+      Euclidean distance, in the units of the examples.
 
     Raises:
       ValueError: if there are less than 2 examples, or a number is not finite.
@@ -76,15 +84,18 @@ def duplicate_tolerance(reference: Any) -> float:
 
 
 def _nearest(rows: np.ndarray) -> np.ndarray:
-    """The distance from each row [N, D] to its nearest other row, [N], in float64."""
-    # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b is fast and loses digits where a and b are close: it only
-    # says which row is the nearest. Centring keeps as many digits as can be kept.
+    """Returns the distance from each row to its nearest other row.
+
+    Rows are [N, D], distances [N] in float64.
+    """
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b is fast, but it loses digits if a and b are close. So it
+    # only decides which row is the nearest. Centring keeps as many digits as possible.
     centred = rows - rows.mean(axis=0, keepdims=True)
     lengths = np.einsum("nd,nd->n", centred, centred)
     nearest = np.empty(len(rows))
     for first in range(0, len(rows), _BLOCK):
         block = slice(first, first + _BLOCK)
-        # |a|^2 is the same for a whole row of the matrix.
+        # |a|^2 is the same for a whole row of the matrix, so the score leaves it out.
         score = lengths[None, :] - 2 * centred[block] @ centred.T
         here = np.arange(len(score))
         score[here, first + here] = np.inf

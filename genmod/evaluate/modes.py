@@ -1,8 +1,9 @@
-"""How many modes of a known distribution the samples reach, and how evenly.
+"""Mode coverage: how many known modes samples reach, how evenly.
 
-The protocol of VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018): 2,500 samples of a
-mixture in the plane, 26,000 of Stacked-MNIST. A finite number of perfect samples does not score
-perfectly either, so every score comes with what as many perfect samples would score on average.
+The protocol is that of VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018): 2,500 samples
+of a mixture in the plane, 26,000 samples of Stacked-MNIST. A finite number of perfect samples does
+not score perfectly either, so every score comes with its floor: the mean score of as many perfect
+samples.
 """
 
 import math
@@ -15,12 +16,12 @@ from genmod.types import Array
 
 
 class ModeFloor(NamedTuple):
-    """What as many samples of the true distribution score on average.
+    """Mean scores of as many samples of the true distribution.
 
     Attributes:
       captured: number of modes.
-      high_quality: share in [0, 1]; None where it is not measured.
-      reverse_kl: nats.
+      high_quality: share in [0, 1]; None if it is not measured.
+      reverse_kl: reverse KL divergence, in nats.
     """
 
     captured: float
@@ -29,16 +30,18 @@ class ModeFloor(NamedTuple):
 
 
 class ModeScores(NamedTuple):
-    """What samples are worth, mode by mode; as a string, one line with the floor in brackets.
+    """Scores of samples against known modes.
+
+    As a string, they are one line with the floor in brackets.
 
     Attributes:
       captured: number of modes with at least one high-quality sample.
       num_modes: number of modes K.
-      high_quality: share of the samples that are near a mode, in [0, 1]; None where only the mode
-        of each sample is known.
+      high_quality: share of the samples that are near a mode, in [0, 1]; None if only the mode of
+        each sample is known.
       reverse_kl: KL(samples' modes || true modes) over the high-quality samples, in nats.
-      floor: what as many perfect samples score on average.
-      judge: fingerprint of the classifier that told the modes; empty where none did.
+      floor: mean scores of as many perfect samples.
+      judge: fingerprint of the classifier that recognised the modes; empty without a classifier.
     """
 
     captured: int
@@ -66,23 +69,23 @@ def mode_counts(
     *,
     within: float = 3.0,
 ) -> Any:
-    """How many samples lie near each mode.
+    """Counts the samples near each mode.
 
     A sample belongs to its nearest mode, and counts if it is at most `within` standard deviations
-    away; one that is not a number counts nowhere. On NumPy's arrays the work is done in their
-    precision on the host, on JAX's it may be compiled, and mapped over seeds.
+    away. A sample with NaN counts nowhere. With NumPy arrays the computation runs on the host, in
+    their precision; with JAX arrays it may be compiled, and mapped over seeds.
 
     Args:
-      samples: [N, D].
-      centers: the mean of each mode, [K, D].
-      std: the standard deviation of each mode, in every coordinate.
-      within: the radius of a mode, in standard deviations.
+      samples: samples [N, D].
+      centers: mean of each mode, [K, D].
+      std: standard deviation of each mode, in every coordinate.
+      within: radius of a mode, in standard deviations.
 
     Returns:
       Number of high-quality samples of each mode, integers [K].
 
     Raises:
-      ValueError: if a shape is another.
+      ValueError: if a shape differs from these.
     """
     if len(centers.shape) != 2 or 0 in centers.shape:
         raise ValueError(f"centers must have the shape [K, D], got {list(centers.shape)}")
@@ -101,21 +104,22 @@ def mode_counts(
 def mixture_modes(samples: Any, centers: Any, std: float, *, within: float = 3.0) -> ModeScores:
     """Scores samples against a mixture of equally likely Gaussian modes.
 
-    The floor takes modes to be much further apart than they are wide.
+    The floor assumes that modes are much further apart than they are wide.
 
     Args:
-      samples: [N, D].
-      centers: the mean of each mode, [K, D].
-      std: the standard deviation of each mode, in every coordinate.
-      within: a sample is of high quality if it is at most this many standard deviations away from
-        its nearest mode.
+      samples: samples [N, D].
+      centers: mean of each mode, [K, D].
+      std: standard deviation of each mode, in every coordinate.
+      within: radius of a mode, in standard deviations: a sample that is not further away from its
+        nearest mode has high quality.
 
     Returns:
-      The scores. Without any high-quality sample reverse_kl is ln K, the largest that there is:
-      that of samples all in one mode.
+      The scores. Without any high-quality sample reverse_kl is ln K, its largest value, which
+      samples in a single mode also have.
 
     Raises:
-      ValueError: if a shape is another, centers are not finite, or std or within not positive.
+      ValueError: if a shape differs from these, centers are not finite, or std or within is not
+        positive.
     """
     samples, centers = np.asarray(samples, np.float64), np.asarray(centers, np.float64)
     if not np.isfinite(centers).all():
@@ -143,23 +147,22 @@ def label_modes(
     frequencies: Any = None,
     judge: str = "",
 ) -> ModeScores:
-    """Scores samples whose mode was found by a classifier, as in Stacked-MNIST.
+    """Scores samples whose modes a classifier has recognised.
 
-    Stacked-MNIST is published as KL to 1,000 uniform modes, though the digits of MNIST are not
-    equally frequent: leave `reference` out and give `frequencies=data.stacked_frequencies(...)`
-    to have that number, and beside it what real stacks score.
+    An example is Stacked-MNIST. Its published scores are KL to 1,000 uniform modes, though the
+    digits of MNIST are not equally frequent. To compute the published score, and as its floor that
+    of real stacks, leave `reference` out and give `frequencies=data.stacked_frequencies(...)`.
 
     Args:
-      labels: the mode of each sample, integers in [0, K), [N].
+      labels: mode of each sample, integers in [0, K), [N].
       num_modes: number of modes K.
-      reference: the distribution over modes from which reverse_kl is measured, [K]; uniform if
-        None.
-      frequencies: how often each mode truly is, [K], for the floor; the reference if None.
-      judge: fingerprint of the classifier that gave the labels, to stand beside the scores.
+      reference: distribution over modes from which reverse_kl is measured, [K]; uniform if None.
+      frequencies: true probability of each mode, [K], for the floor; the reference if None.
+      judge: fingerprint of the classifier that gave the labels, to be kept with the scores.
 
     Raises:
-      ValueError: if a shape or type is another, a label is out of range, or a distribution has
-        numbers below 0 (in a reference: or equal to it) or does not sum to 1.
+      ValueError: if a shape or type differs from these, a label is out of range, or a distribution
+        does not sum to 1 or has numbers below 0 (a reference: not above 0).
     """
     num_modes = checks.positive_integer("num_modes", num_modes)
     labels = np.asarray(labels)
@@ -194,22 +197,26 @@ def label_modes(
 
 
 def expected_reverse_kl(num: int, frequencies: Any, reference: Any = None) -> float:
-    """The mean of KL(counts / N || reference) over N independent draws of modes, exactly.
+    """Returns the exact mean of the reverse KL of N draws.
 
-    It is above 0 even where the draws follow the reference, by about (K - 1) / 2N nats. Each count
-    is binomial, and its term c/N ln(c/N) is summed over all that it can be.
+    For N independent draws of modes, this is the mean of
+
+        KL(counts / N || reference)
+
+    Even if the draws follow the reference, it is above 0, by about (K - 1) / 2N nats. Each count c
+    is binomial, and its term c/N ln(c/N) is summed over all values of c.
 
     Args:
       num: number of draws N.
-      frequencies: the probability of each mode, [K].
-      reference: the distribution that the divergence is measured from, [K]; frequencies if None.
+      frequencies: probability of each mode, [K].
+      reference: distribution from which the divergence is measured, [K]; frequencies if None.
 
     Returns:
-      Nats.
+      Mean divergence, in nats.
 
     Raises:
-      ValueError: if num is not positive, or a distribution has numbers below 0, does not sum to 1,
-        or (a reference) lacks a mode that is drawn.
+      ValueError: if num is not positive, or a distribution has numbers below 0 or does not sum to
+        1, or reference gives a mode that is drawn the probability 0.
     """
     num = checks.positive_integer("num", num)
     frequencies = _distribution("frequencies", frequencies, np.size(frequencies))
@@ -225,11 +232,11 @@ def expected_reverse_kl(num: int, frequencies: Any, reference: Any = None) -> fl
     log_choose = log_factorials[-1] - log_factorials - log_factorials[::-1]
     counts = np.arange(num + 1)
     terms = counts / num * np.log(np.maximum(counts, 1) / num)
-    # Modes are often alike: each probability is summed over once.
+    # Many modes may have the same probability; the sum is computed once for each probability.
     alike, times = np.unique(frequencies, return_counts=True)
     total = -float(frequencies @ np.log(reference))
     for p, many in zip(alike, times, strict=True):
-        if p == 1:  # the count is N: its term is 0
+        if p == 1:  # the count is always N, so its term is 0
             continue
         log_pmf = log_choose + counts * math.log(p) + (num - counts) * math.log1p(-p)
         total += float(many * (np.exp(log_pmf) @ terms))
@@ -240,7 +247,7 @@ def _floor(
     num: int, frequencies: np.ndarray, reference: np.ndarray, share: float | None
 ) -> ModeFloor:
     good = 1.0 if share is None else share
-    # A divergence over a number of samples that itself varies is taken at the mean number.
+    # The number of high-quality samples varies; the divergence is computed for its mean.
     expected = max(1, round(num * good))
     return ModeFloor(
         captured=float((1 - (1 - good * frequencies) ** num).sum()),
@@ -250,10 +257,11 @@ def _floor(
 
 
 def _share_within(radius: float, dimensions: int) -> float:
-    """The probability that a standard normal vector is no longer than `radius`.
+    """Returns the share of a standard normal within `radius`.
 
-    The regularised incomplete gamma function P(D/2, radius^2 / 2), by its recurrence in D; in the
-    plane 1 - exp(-radius^2 / 2).
+    It is the probability that a standard normal vector in D dimensions is no longer than `radius`.
+    This is the regularised incomplete gamma function P(D/2, radius^2 / 2), computed by its
+    recurrence in D. In the plane it is 1 - exp(-radius^2 / 2).
     """
     half = radius * radius / 2
     order, beyond = (0.5, math.erfc(math.sqrt(half))) if dimensions % 2 else (0.0, 0.0)
@@ -265,7 +273,7 @@ def _share_within(radius: float, dimensions: int) -> float:
 
 def _reverse_kl(counts: np.ndarray, reference: np.ndarray) -> float:
     shares = counts[counts > 0] / counts.sum()
-    # Rounding may take equal distributions a hair below 0, which a divergence never is.
+    # A divergence is never below 0, but for equal distributions rounding may give such a value.
     return max(0.0, float(shares @ np.log(shares / reference[counts > 0])))
 
 

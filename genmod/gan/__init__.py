@@ -1,4 +1,7 @@
-"""Generative adversarial networks: a model is pure functions, so is a loss, so is a penalty."""
+"""Generative adversarial networks (GANs), their losses and penalties.
+
+A model (`Gan`), a loss (`AdversarialLoss`) and a penalty (`Penalty`) are all pure functions.
+"""
 
 from genmod.gan.losses import (
     LOSSES,

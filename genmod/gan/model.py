@@ -1,4 +1,4 @@
-"""The generative adversarial network, as pure functions."""
+"""The generative adversarial network (GAN), as pure functions."""
 
 import math
 import warnings
@@ -18,11 +18,11 @@ _STANDING_BATCHES = 16
 
 
 class GanParams(NamedTuple):
-    """The parameters of both players.
+    """Parameters of both players.
 
     Attributes:
-      generator: of the generator's network.
-      discriminator: of the discriminator's network.
+      generator: parameters of the generator's network.
+      discriminator: parameters of the discriminator's network.
     """
 
     generator: Params
@@ -30,19 +30,25 @@ class GanParams(NamedTuple):
 
 
 class Gan(NamedTuple):
-    """A generative adversarial network (Goodfellow et al. 2014).
+    """Generative adversarial network, as pure functions.
 
     Attributes:
-      init: `(key, x [B, ...]) -> GanParams`, after checking that all shapes fit.
-      generate: `(params, z [B, L]) -> images [B, ...]`.
-      discriminate: `(params, x [B, ...]) -> logits [B]`, or [B / num] where it packs by `num`.
-      latent: `keys [B] -> z [B, L]`, one draw a key.
-      standing: `(key, params) -> params` whose generator no longer looks at its batch: where it
-        normalised over the batch, it uses the statistics of a thousand draws (16 batches of the
-        network's `standing_size`, 64 if it knows no classes). Sample with these. Where nothing
-        looks at the batch, the parameters come back as they are.
-      check: `images [B, ...] -> None`, a refusal of real images whose values the generator cannot
-        reach; to be called where values can be seen, as `train.run` does with its first batch.
+      init: initial parameters, `(key, x [B, ...]) -> GanParams`, after a check that all shapes fit.
+      generate: the generator, `(params, z [B, L]) -> images [B, ...]`.
+      discriminate: the discriminator, `(params, x [B, ...]) -> logits [B]`; logits [B / num] if it
+        judges packs of `num`.
+      latent: one draw per key, `keys [B] -> z [B, L]`.
+      standing: function `(key, params) -> params` that fixes the generator's batch-norm statistics
+        for sampling. These standing statistics come from a thousand draws (16 batches of the
+        network's `standing_size`, which is 64 for a network without classes). A generator that does
+        not depend on batch statistics keeps its parameters.
+      check: function `images [B, ...] -> None` that raises ValueError if the generator cannot reach
+        the real images' values. It needs concrete values: `train.run` calls it with the first
+        batch.
+      image_range: least and largest value of images, as given to `make`.
+
+    References:
+      Goodfellow et al., Generative Adversarial Networks, 2014 (arXiv:1406.2661).
     """
 
     init: Callable[[Key, Array], GanParams]
@@ -51,15 +57,16 @@ class Gan(NamedTuple):
     latent: Latent
     standing: Callable[[Key, GanParams], GanParams]
     check: Callable[[Array], None]
+    image_range: tuple[float, float] = (-math.inf, math.inf)
 
 
 def normal_latent(latent_dim: int) -> Latent:
-    """Latents z ~ N(0, I)."""
+    """Returns a sampler of latents z ~ N(0, I)."""
     return _per_key(lambda key: jax.random.normal(key, (latent_dim,)))
 
 
 def uniform_latent(latent_dim: int) -> Latent:
-    """Latents uniform in [-1, 1) in each dimension."""
+    """Returns a sampler of latents, uniform in [-1, 1)."""
 
     def draw(key: Key) -> Array:
         return jax.random.uniform(key, (latent_dim,), minval=-1.0, maxval=1.0)
@@ -83,21 +90,33 @@ def make(
     latent: Callable[[int], Latent] = normal_latent,
     image_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> Gan:
-    """A GAN from two networks.
+    """Makes a GAN from two networks.
 
     Args:
-      generator: z [B, latent_dim] -> images [B, ...].
-      discriminator: images [B, ...] -> logits, [B] or [B, 1]; of packs where it is `packed`.
+      generator: network from latents [B, latent_dim] to images [B, ...].
+      discriminator: network from images [B, ...] to logits, [B] or [B, 1]; one logit per pack if it
+        is `packed`.
       latent_dim: number of latent dimensions L.
       latent: the latents' distribution, `normal_latent` or `uniform_latent`.
-      image_range: least and largest value that the generator can put out, such as (-1, 1) for tanh.
-        A discriminator would tell real images outside it from generated ones by that alone. A
-        warning says so where real images use the half from 0 on alone, as those in [0, 1] do.
+      image_range: least and largest value that the generator can output, such as (-1, 1) for tanh.
+        Real images outside it are refused: a discriminator would know them by their range alone. If
+        the range has negative values and real images have none, such as those in [0, 1], a warning
+        says so.
 
     Raises:
-      ValueError: if latent_dim is not positive or image_range empty; on use, if the latents have
-        another width, a network puts out another shape than the one above, or real images lie
+      ValueError: if latent_dim is not positive or image_range is empty; when called, if the latents
+        have another width, a network's output does not have the shape above, or real images lie
         outside image_range.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from genmod import gan, nets, rng
+      >>> model = gan.make(nets.mlp((8,), (6, 6, 1)), nets.mlp((8,), 1), latent_dim=2)
+      >>> params = model.init(rng.root(0), jnp.zeros((3, 6, 6, 1)))
+      >>> z = model.latent(rng.per_example(rng.root(1), 5))
+      >>> images = model.generate(params, z)
+      >>> images.shape, model.discriminate(params, images).shape
+      ((5, 6, 6, 1), (5,))
     """
     latent_dim = checks.positive_integer("latent_dim", latent_dim)
     low, high = image_range
@@ -114,11 +133,12 @@ def make(
         made = jax.eval_shape(generate, params, z)
         if made.shape != x.shape:
             raise ValueError(
-                f"the generator must put out images of the data's shape {list(x.shape)}, "
+                f"the generator must return images of the data's shape {list(x.shape)}, "
                 f"got {list(made.shape)}"
             )
         jax.eval_shape(discriminate, params, x)
-        jax.eval_shape(standing, key, params)  # what cannot settle is found before it is trained
+        # A generator that does not support `standing` must raise its error before training.
+        jax.eval_shape(standing, key, params)
         return params
 
     def generate(params: GanParams, z: Array) -> Array:
@@ -132,7 +152,7 @@ def make(
             return logits[:, 0]
         if logits.ndim != 1:
             raise ValueError(
-                "the discriminator must put out logits [B] or [B, 1] for images "
+                "the discriminator must return logits [B] or [B, 1] for images "
                 f"{list(x.shape)}, got {list(logits.shape)}"
             )
         return logits
@@ -155,22 +175,26 @@ def make(
                 stacklevel=2,
             )
 
-    return Gan(init, generate, discriminate, draw, standing, check)
+    return Gan(init, generate, discriminate, draw, standing, check, (low, high))
 
 
 def packed(discriminator: Net, num: int) -> Net:
-    """A discriminator of packs: `num` examples are judged together (PacGAN, Lin et al. 2018).
+    """Returns a discriminator that judges `num` examples together (PacGAN).
 
-    Consecutive examples of the batch make a pack, side by side in the last axis: [B, H, W, C]
-    becomes [B / num, H, W, num * C], and [B, D] becomes [B / num, num * D]. Its logits are
-    [B / num]. A batch that lacks variety then shows within a single example.
+    Consecutive examples of the batch form a pack, concatenated along the last axis: [B, H, W, C]
+    becomes [B / num, H, W, num * C], and [B, D] becomes [B / num, num * D]. The logits are
+    [B / num]. A lack of variety in the batch is then visible within a single pack.
 
     Args:
-      discriminator: the network that judges packs.
-      num: examples in a pack; 1 changes nothing.
+      discriminator: network of packs.
+      num: number of examples in a pack; 1 changes nothing.
 
     Raises:
-      ValueError: if num is not positive; on use, if it does not divide the batch.
+      ValueError: if num is not positive; when called, if it does not divide the batch.
+
+    References:
+      Lin et al., PacGAN: The Power of Two Samples in Generative Adversarial Networks, 2018
+      (arXiv:1712.04086).
     """
     num = checks.positive_integer("num", num)
 

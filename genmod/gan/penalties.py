@@ -1,13 +1,13 @@
-"""Penalties that keep a discriminator's gradient small: `(keys [B], critic, real, fake) -> [B]`.
+"""Penalties on the gradient of a discriminator (critic).
 
-`critic` is any function x [B, ...] -> [B] (or [B / packing]), whose parameters the caller
-differentiates: every penalty is itself differentiable by them. Penalties are combined with `+` and
-weighted with `*`:
+A penalty is a function `(keys [B], critic, real, fake) -> [B]`. `critic` is any function from
+x [B, ...] to [B], or to [B / packing] if it judges packs. Every penalty is differentiable with
+respect to the critic's parameters. Penalties are added with `+` and weighted with `*`:
 
     penalty = 0.5 * gan.r1 + 0.5 * gan.r2
 
-A penalty of one's own is a function of those four arguments, made one by `gan.Penalty.of`, or
-handed to the learner as it is.
+Your own penalty is a function of these four arguments. Make it a `Penalty` with `gan.Penalty.of`,
+or pass the function to the learner as it is.
 """
 
 from __future__ import annotations
@@ -29,20 +29,33 @@ PenaltyFunction = Callable[[Keys, Critic, Array, Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class Penalty:
-    """A weighted sum of penalties; calling it gives [B].
+    """Weighted sum of gradient penalties.
+
+    Calling it returns one value per example, [B].
 
     Attributes:
-      terms: (name, weight, function) of each; a weight may be a traced number. Names differ: a
-        term draws from a stream of its name, which no other use of the keys has, and is reported
-        under it.
+      terms: triples (name, weight, function). A weight may be a traced number. Names must
+        differ: a term is reported under its name, and draws its noise from a random stream of that
+        name, independent of every other use of the keys.
 
     Raises:
-      ValueError: if two terms have one name, or a name is none.
+      ValueError: if two terms share a name, or a name is not a non-empty string.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from genmod import gan, rng
+      >>> penalty = 0.5 * gan.r1 + 10 * gan.gradient_penalty
+      >>> [(name, weight) for name, weight, _ in penalty.terms]
+      [('r1', 0.5), ('gradient_penalty', 10.0)]
+      >>> critic = lambda x: 2 * x[:, 0]  # its gradient has the norm 2 everywhere
+      >>> real, fake = jnp.ones((3, 1)), jnp.zeros((3, 1))
+      >>> penalty(rng.per_example(rng.root(0), 3), critic, real, fake).tolist()
+      [12.0, 12.0, 12.0]
     """
 
     terms: tuple[tuple[str, Any, PenaltyFunction], ...]
 
-    # NumPy would multiply an array by a penalty itself, number by number.
+    # Without this, NumPy would multiply an array by a penalty element by element.
     __array_ufunc__ = None
 
     def __post_init__(self) -> None:
@@ -58,20 +71,20 @@ class Penalty:
 
     @classmethod
     def of(cls, function: PenaltyFunction, name: str | None = None) -> Penalty:
-        """A function `(keys, critic, real, fake) -> [B]` as a penalty of weight 1.
+        """Makes a penalty of weight 1 from a function.
 
         Args:
-          function: the penalty.
-          name: what it is called in reports; the function's own name by default.
+          function: the penalty, `(keys, critic, real, fake) -> [B]`.
+          name: its name in reports; the function's own name if None.
         """
         return cls(((name or getattr(function, "__name__", "penalty"), 1.0, function),))
 
     def __call__(self, keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
-        """The weighted sum.
+        """Returns the weighted sum of the terms.
 
         Args:
-          keys: one per example, [B]; each term draws from the stream "penalty NAME".
-          critic: x [B, ...] -> [B], or [B / packing].
+          keys: one key per example, [B]. Each term draws from the stream "penalty NAME".
+          critic: function from x [B, ...] to [B], or to [B / packing] if it judges packs.
           real: real images, floating, [B, ...].
           fake: generated images, floating, [B, ...].
 
@@ -79,8 +92,8 @@ class Penalty:
           [B].
 
         Raises:
-          ValueError: if real and fake differ in shape or are not floating, or keys are not one
-            per example.
+          ValueError: if real and fake differ in shape or are not floating, or there is not one
+            key for each example. A single key of shape [1] is not broadcast.
         """
         if real.shape != fake.shape:
             raise ValueError(
@@ -102,7 +115,8 @@ class Penalty:
         return Penalty(self.terms + other.terms)
 
     def __rmul__(self, weight: float | Array) -> Penalty:
-        if callable(weight) and not isinstance(weight, Penalty):  # a schedule: this says what to do
+        if callable(weight) and not isinstance(weight, Penalty):
+            # The check refuses a schedule with a message on how to use one.
             checks.not_negative("a penalty's weight", weight)
         if not isinstance(weight, int | float | np.number | jax.Array) or jnp.ndim(weight):
             return NotImplemented
@@ -114,18 +128,22 @@ class Penalty:
 
 
 def _gradients(critic: Critic, x: Array) -> Array:
-    """The critic's gradient at each example, [B, D].
+    """Returns the critic's gradient at each example, [B, D].
 
-    Of the sum over the batch: where the critic's output for one example depends on others (packing,
-    batch normalisation), their share is in it, as in every implementation of these penalties. With
-    packing it is each example's own part of its pack's gradient: the squared norms of a pack's
-    examples add up to that of the pack.
+    It is the gradient of the critic's sum over the batch. If examples interact (packing, batch
+    normalisation), an example's gradient includes its effect on the others' outputs, as in every
+    implementation of these penalties. With packing it is the example's own part of its pack's
+    gradient: the squared norms of a pack's examples add up to that of the pack.
     """
     return _gradients_of_packs(critic, x).reshape(len(x), -1)
 
 
 def _gradients_of_packs(critic: Critic, x: Array) -> Array:
-    """The critic's gradient at each pack of consecutive examples, [B / packing, packing * D]."""
+    """Returns the critic's gradient at each pack.
+
+    Its shape is [B / packing, packing * D]. A pack consists of consecutive examples; without
+    packing, of one example.
+    """
 
     def total(x: Array) -> tuple[Array, Array]:
         judged = critic(x)
@@ -141,7 +159,10 @@ def _gradients_of_packs(critic: Critic, x: Array) -> Array:
 
 
 def _distance_from_one(critic: Critic, x: Array) -> Array:
-    """(|grad D| - 1)^2 at each example, [B]: that of its pack, where the critic judges packs."""
+    """Returns (|grad D| - 1)^2 at each example, [B].
+
+    If the critic judges packs, an example has the value of its pack.
+    """
     each = jnp.square(_norms(_gradients_of_packs(critic, x)) - 1)
     return each if len(each) == len(x) else jnp.repeat(each, len(x) // len(each))
 
@@ -151,7 +172,10 @@ def _squared_norms(gradients: Array) -> Array:
 
 
 def _norms(gradients: Array) -> Array:
-    """Norms whose derivative at 0 is 0, where that of a square root is infinite."""
+    """Returns norms [B] whose derivative at 0 is 0.
+
+    The derivative of a square root would be infinite there.
+    """
     squared = _squared_norms(gradients)
     positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
@@ -168,17 +192,35 @@ def _r2(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
 
 
 r1 = Penalty.of(_r1, "r1")
-"""|grad D(x)|^2 at real images (Mescheder, Geiger & Nowozin 2018, equation 9).
+"""R1 penalty: the squared gradient at real images.
 
-Their weight is gamma / 2: gamma = 1 is `0.5 * r1`.
+    |grad D(x)|^2,    x real
+
+The paper's weight is gamma / 2: gamma = 1 is `0.5 * r1`.
+
+References:
+  Mescheder, Geiger & Nowozin, Which Training Methods for GANs do actually Converge?, 2018
+  (arXiv:1801.04406), equation 9.
 """
 
 r2 = Penalty.of(_r2, "r2")
-"""|grad D(x)|^2 at generated images (Mescheder et al. 2018, equation 10; weight gamma / 2)."""
+"""R2 penalty: the squared gradient at generated images.
+
+    |grad D(x)|^2,    x generated
+
+The paper's weight is gamma / 2: gamma = 1 is `0.5 * r2`.
+
+References:
+  Mescheder, Geiger & Nowozin, Which Training Methods for GANs do actually Converge?, 2018
+  (arXiv:1801.04406), equation 10.
+"""
 
 
 def _uniform(keys: Keys, x: Array, shape: tuple[int, ...]) -> Array:
-    """Numbers in [0, 1), of one shape for each example of x and from its own key."""
+    """Draws uniform numbers for each example.
+
+    They lie in [0, 1) and have the shape [B, *shape]. Each example's numbers come from its own key.
+    """
     checks.keys(keys, len(x))
     return jax.vmap(lambda key: jax.random.uniform(key, shape, x.dtype))(keys)
 
@@ -190,12 +232,18 @@ def _gradient_penalty(keys: Keys, critic: Critic, real: Array, fake: Array) -> A
 
 
 gradient_penalty = Penalty.of(_gradient_penalty, "gradient_penalty")
-"""(|grad D(x)| - 1)^2 at points between a real and a generated image (WGAN-GP).
+"""Gradient penalty of WGAN-GP, between real and generated images.
 
-Gulrajani et al. (2017), equation 3, where its weight is 10. Each example draws its own point,
-uniform on the line from one to the other. Where the critic judges packs (Lin et al. 2018), it is a
-function of packs, and the norm is that of its gradient by all of a pack: the pack's consecutive
-examples share one value.
+    (|grad D(x)| - 1)^2,    x = u real + (1 - u) fake,    u uniform in [0, 1)
+
+The paper's weight is 10. Each example draws its own point on the line between its real and its
+generated image. A critic that judges packs (PacGAN) is a function of packs. The norm is then that
+of its gradient with respect to the whole pack, and the pack's consecutive examples share one value.
+
+References:
+  Gulrajani et al., Improved Training of Wasserstein GANs, 2017 (arXiv:1704.00028), equation 3.
+  Lin et al., PacGAN: The Power of Two Samples in Generative Adversarial Networks, 2018
+  (arXiv:1712.04086).
 """
 
 
@@ -207,12 +255,15 @@ def _dragan(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
 
 
 def _deviation(x: Array) -> Array:
-    """The standard deviation of all values of a batch, wherever its examples lie."""
+    """Returns the standard deviation of a batch's values.
+
+    If devices share the batch, it is that of all their shares together.
+    """
     if any(cut.what == devices.MICROBATCHES for cut in devices.cuts()):
         raise ValueError(
-            "dragan needs the standard deviation of the whole batch, which "
-            "microbatches do not know: microbatches must be 1 with it (r1, r2 and gradient_penalty "
-            "are the same in microbatches)"
+            "dragan needs the standard deviation of the whole batch, which microbatches do not "
+            "know: microbatches must be 1 with it (r1, r2 and gradient_penalty are the same in "
+            "microbatches)"
         )
     wide = x.astype(checks.summed_as(x.dtype))
     mean = devices.mean(jnp.mean(wide))
@@ -220,33 +271,50 @@ def _deviation(x: Array) -> Array:
 
 
 dragan = Penalty.of(_dragan, "dragan")
-"""(|grad D(x)| - 1)^2 near the real images (DRAGAN; Kodali et al. 2017, equation 1; weight 10).
+"""DRAGAN's gradient penalty, near the real images.
 
-The paper adds Gaussian noise of a variance to be tuned. This is the noise of the authors' code,
-which follows the data's scale: uniform in [0, s / 2), drawn for each value, with s the standard
-deviation of all values in the batch, over all devices that share it; a microbatch does not know it
-and is refused (ValueError). (Their code then goes only a random part of the way to that
-point, which the paper does not.) Of packs, the norm is that of the pack, as in `gradient_penalty`.
+    (|grad D(x)| - 1)^2,    x = real + noise,    noise uniform in [0, s / 2)
+
+The paper's weight is 10. s is the standard deviation of all values in the batch, over all devices
+that share the batch. A microbatch cannot know it, so microbatches are refused (ValueError). If the
+critic judges packs, the norm is that of the pack, as in `gradient_penalty`.
+
+The paper adds Gaussian noise, with a variance to be tuned. The noise here is that of the authors'
+code: it is drawn for each value and follows the scale of the data. (Their code then moves only a
+random part of the way to that point; the paper and this penalty do not.)
+
+References:
+  Kodali et al., On Convergence and Stability of GANs, 2017 (arXiv:1705.07215), equation 1.
 """
 
 
 def weighted(*terms: tuple[float, Penalty]) -> Penalty:
-    """The sum of penalties, (weight, penalty) each, without those of weight 0.
+    """Returns the weighted sum of penalties.
 
-    For weights that come from a configuration: what weighs nothing is neither computed nor logged.
+    It suits weights from a configuration: a penalty of weight 0 is left out, neither computed nor
+    logged.
+
+    Args:
+      *terms: pairs (weight, penalty).
     """
     parts = [weight * penalty for weight, penalty in terms if weight]
     return sum(parts, Penalty(()))
 
 
 def weight_clipping(limit: float) -> Callable[[Params], Params]:
-    """A transform of parameters: each number is kept in [-limit, limit].
+    """Returns a function that clips parameters.
 
-    Arjovsky et al. (2017), algorithm 1, where the limit is 0.01. Apply it to the critic's
-    parameters after each of its updates.
+    It clips each number to [-limit, limit]. Apply it to the critic's parameters after each of its
+    updates.
+
+    Args:
+      limit: largest absolute value of a parameter; 0.01 in the paper.
 
     Raises:
       ValueError: if limit is not positive.
+
+    References:
+      Arjovsky, Chintala & Bottou, Wasserstein GAN, 2017 (arXiv:1701.07875), algorithm 1.
     """
     checks.positive("limit", limit)
     return lambda params: jax.tree.map(lambda leaf: jnp.clip(leaf, -limit, limit), params)

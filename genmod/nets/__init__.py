@@ -1,4 +1,7 @@
-"""Network makers. This is the only room that imports flax."""
+"""Functions that make networks (`Net`).
+
+This is the only package of genmod that imports flax.
+"""
 
 from genmod.nets.classes import conditional, per_class
 from genmod.nets.convert import from_linen, from_nnx

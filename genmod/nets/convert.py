@@ -1,4 +1,7 @@
-"""Any flax module as a `Net`, as long as it is a pure function of its parameters."""
+"""Converters from flax modules to a `Net`.
+
+A module must be a pure function of its parameters.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def from_linen(module: linen.Module, *, standing: bool = False) -> Net:
-    """A flax.linen module as a Net.
+    """Makes a Net from a flax.linen module.
 
     Args:
-      module: a module called with one array; its only collection must be `params`. Weights of
-        `nets.Initializer` are drawn together, by the names of the parameters; all others as flax
-        does.
-      standing: whether the module normalises with `BatchNorm`, so the Net has a `standing`.
+      module: the module, called with one array; its only collection must be `params`. Weights with
+        a `nets.Initializer` are drawn together, by the names of the parameters; flax draws all
+        others.
+      standing: whether the module contains `BatchNorm`; if so, the Net has a `standing`.
 
     Raises:
       ValueError: on init, if the module keeps other collections (such as `batch_stats`).
@@ -55,7 +58,10 @@ def from_linen(module: linen.Module, *, standing: bool = False) -> Net:
 
 
 def _with_standing(params: Params, moments: Params) -> Params:
-    """The parameters with the pooled moments of every `BatchNorm` beside its scale and bias."""
+    """Returns the parameters with fixed statistics for every `BatchNorm`.
+
+    Its pooled mean and variance are added beside its scale and bias.
+    """
     if "mean" in moments and not isinstance(moments["mean"], Mapping):
         mean, variance = pooled(moments["mean"], moments["variance"])
         return {**params, "mean": mean, "variance": variance}
@@ -63,16 +69,17 @@ def _with_standing(params: Params, moments: Params) -> Params:
 
 
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Net:
-    """A flax.nnx module as a Net.
+    """Makes a Net from a flax.nnx module.
 
     Args:
-      build: `rngs -> module`; the module is called with one array, and `nnx.Param` must be its only
-        kind of variable.
+      build: function `rngs -> module`. The module is called with one array, and `nnx.Param` must be
+        its only kind of variable.
 
     Raises:
       ValueError: if the module keeps other variables (such as `BatchStat`, or a dropout's keys).
     """
-    from flax import nnx  # takes a sixth of a second: whoever needs it waits
+    # Importing nnx takes a sixth of a second, so only programs that use it import it.
+    from flax import nnx
 
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     graph, parameters, others = nnx.split(abstract, nnx.Param, ...)
@@ -84,7 +91,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Net:
         )
 
     def init(key: Key, x: Array) -> Params:
-        del x  # nnx modules know their input's shape when they are built
+        del x  # an nnx module gets its input's shape when it is built
         return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key)), nnx.Param))
 
     def apply(params: Params, x: Array) -> Array:

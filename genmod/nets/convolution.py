@@ -1,13 +1,16 @@
-"""Convolutions of images [B, H, W, C] that are fast inside a loop on the CPU.
+"""Convolutions of images that are fast on the CPU.
 
-XLA's CPU convolutions are slow where training runs: the gradient of a transposed one takes several
-times the time of its arithmetic, and within `lax.scan` every one of them does. Matrix products
-have neither trouble. So on the CPU a convolution is here a sum of products of its patches with its
-kernel (Chellapilla et al. 2006, https://inria.hal.science/inria-00112631), on other platforms it
-is XLA's own, and `jax.lax.platform_dependent` chooses when a program is compiled. Both have the
-same values up to rounding, and both differentiate as any JAX function does, to every order.
+XLA's CPU convolutions are slow inside a compiled training loop; its matrix products are not (see
+docs/performance.md). So on the CPU, a convolution here is a sum of matrix products of image patches
+with the kernel, known as im2col. On other platforms it is XLA's own convolution.
+`jax.lax.platform_dependent` chooses when a program is compiled. Both have the same values up to
+rounding, and both have derivatives of every order.
 
-The patches take the memory of the images, times kernel height x width / stride^2.
+The patches take as much memory as the images, times kernel height x width / stride^2.
+
+References:
+  Chellapilla, Puri & Simard, High Performance Convolutional Neural Networks for Document
+  Processing, 2006 (https://inria.hal.science/inria-00112631).
 """
 
 from collections.abc import Sequence
@@ -24,20 +27,21 @@ Stride = int | tuple[int, int]
 Padding = str | Sequence[tuple[int, int]]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# From this many values in a block of stride x stride pixels, every block gets a product of its own:
-# to add up the results is cheaper than to copy the blocks into one matrix.
-_NARROW = 64
+# XLA's CPU backend is faster with one product per block of so many values: see docs/performance.md.
+_WIDE = 64
 
 
 def conv(x: Array, kernel: Array, *, stride: Stride = 1, padding: Padding = "SAME") -> Array:
-    """The convolution of `jax.lax.conv_general_dilated`; the kernel is not flipped.
+    """Convolves images, without flipping the kernel.
+
+    The result is that of `jax.lax.conv_general_dilated`.
 
     Args:
       x: images [B, H, W, I].
       kernel: weights [kh, kw, I, O] of the same dtype.
-      stride: pixels from one window to the next; one number, or one each for height and width.
-      padding: "SAME" for ceil(size / stride) windows an axis, "VALID" for those that lie within the
-        image, or the zeros to add, ((top, bottom), (left, right)).
+      stride: pixels from one window to the next; one number, or (vertical, horizontal).
+      padding: "SAME" for ceil(size / stride) windows per axis, "VALID" for windows that lie within
+        the image, or the numbers of zeros to add, ((top, bottom), (left, right)).
 
     Returns:
       Images [B, h, w, O].
@@ -75,18 +79,19 @@ def conv(x: Array, kernel: Array, *, stride: Stride = 1, padding: Padding = "SAM
 
 
 def conv_transpose(x: Array, kernel: Array, *, stride: Stride, padding: Padding = "SAME") -> Array:
-    """The transposed convolution of `jax.lax.conv_transpose`, which flax's layer uses too.
+    """Applies a transposed convolution to images.
 
-    It convolves the images with `stride - 1` zeros between their pixels (the kernel is not
-    flipped), and is the adjoint of the strided convolution with the flipped kernel.
+    The result is that of `jax.lax.conv_transpose`, which flax's layer uses too: the images get
+    `stride - 1` zeros between their pixels and are convolved, without flipping the kernel. This is
+    the adjoint of the strided convolution with the flipped kernel.
 
     Args:
       x: images [B, h, w, I].
       kernel: weights [kh, kw, I, O] of the same dtype.
-      stride: output pixels for one input pixel; one number, or one each for height and width.
+      stride: output pixels per input pixel; one number, or (vertical, horizontal).
       padding: "SAME" for an output of exactly `stride` times the size, "VALID" for every pixel that
-        the input reaches, or the zeros to add to the input with zeros between its pixels,
-        ((top, bottom), (left, right)).
+        the input reaches, or the numbers of zeros to add around the images with zeros between their
+        pixels, ((top, bottom), (left, right)).
 
     Returns:
       Images [B, H, W, O].
@@ -139,10 +144,12 @@ def _patches(
     before: tuple[int, ...],
     out: tuple[int, ...],
 ) -> list[Array]:
-    """What `out` windows see of the images x [B, H, W, C], as matrices with B * h * w rows.
+    """Returns image patches as matrices.
 
-    The first window begins `before` pixels above and to the left of the image. The columns of each
-    matrix are the pixels of one block of stride x stride in the window, as in `_matrices`.
+    The images are x [B, H, W, C]. There is one row for each of the B * h * w windows, where (h, w)
+    is `out`. The first window begins `before` pixels above and to the left of the image. The
+    columns of a matrix are the pixels of one block of stride x stride in the window, as in
+    `_matrices`.
     """
     batch, *sizes, channels = x.shape
     counts = [h + -(-k // s) - 1 for h, k, s in zip(out, window, strides, strict=True)]
@@ -151,8 +158,7 @@ def _patches(
         for low, count, s, size in zip(before, counts, strides, sizes, strict=True)
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *zeros, (0, 0, 0)])
-    # With the blocks as axes no slice has strides. So the adjoint pads at the edges only, and adds
-    # up what overlaps in one vectorised loop.
+    # XLA's CPU backend vectorises the adjoint of slices without strides: see docs/performance.md.
     x = x.reshape(batch, counts[0], strides[0], counts[1], strides[1], channels)
     patches = []
     for (down, height), (right, width) in _blocks(window, strides):
@@ -167,8 +173,7 @@ def _patches(
 
 def _side_by_side(parts: list[Array]) -> Array:
     """Concatenates matrices [n, m] along their columns."""
-    # XLA's CPU concatenation first writes out every part and then copies; a sum of the parts, each
-    # padded to its place, is one vectorised loop.
+    # XLA's CPU backend vectorises this sum, but not a concatenation: see docs/performance.md.
     width = parts[0].shape[1]
     return _total(
         [
@@ -179,7 +184,10 @@ def _side_by_side(parts: list[Array]) -> Array:
 
 
 def _matrices(kernel: Array, strides: tuple[int, ...]) -> list[Array]:
-    """The kernel [kh, kw, I, O] as matrices with O columns that go with the patches."""
+    """Returns the kernel as matrices with O columns.
+
+    The kernel is [kh, kw, I, O]. The matrices' rows correspond to the columns of `_patches`.
+    """
     matrices = [
         kernel[down * strides[0] :, right * strides[1] :][:height, :width].reshape(
             -1, kernel.shape[3]
@@ -190,24 +198,26 @@ def _matrices(kernel: Array, strides: tuple[int, ...]) -> list[Array]:
 
 
 def _blocks(window: tuple[int, ...], strides: tuple[int, ...]):
-    """Cuts a window into blocks of at most stride x stride, each axis as (place, length)."""
+    """Splits a window into blocks.
+
+    A block has at most stride x stride pixels. It is a pair, for the two axes, of (index of the
+    block, length in pixels).
+    """
     return product(
         *[
-            [(place, min(s, k - s * place)) for place in range(-(-k // s))]
+            [(index, min(s, k - s * index)) for index in range(-(-k // s))]
             for k, s in zip(window, strides, strict=True)
         ]
     )
 
 
 def _wide(strides: tuple[int, ...], channels: int) -> bool:
-    return strides[0] * strides[1] * channels >= _NARROW
+    return strides[0] * strides[1] * channels >= _WIDE
 
 
 def _product(a: Array, b: Array) -> Array:
-    """The product of a [n, k] and b [k, m], for an n far larger than k and m."""
-    # The gradient for b is a sum over n, which XLA's CPU product takes twice as long for if the
-    # result has more rows than columns. So the wider of b and its transpose is the operand, and the
-    # barrier keeps XLA from turning its gradient round again.
+    """Multiplies a tall matrix a [n, k] by b [k, m]."""
+    # XLA's CPU backend is faster if b is wide; the barrier keeps it so: see docs/performance.md.
     if b.shape[0] <= b.shape[1]:
         return a @ lax.optimization_barrier(b)
     return lax.dot_general(a, lax.optimization_barrier(b.T), (((1,), (1,)), ((), ())))
@@ -242,7 +252,11 @@ def _two_pairs(padding: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...
 
 
 def _same_transposed(k: int, s: int) -> tuple[int, int]:
-    """The zeros for an output of exactly s times the size, placed as `lax.conv_transpose` does."""
+    """Returns the numbers of zeros for "SAME" padding.
+
+    They make the output s times as large as the input, and are divided between the two sides as in
+    `lax.conv_transpose`.
+    """
     total = k + s - 2
     low = k - 1 if s > k - 1 else -(-total // 2)
     return low, total - low

@@ -1,7 +1,11 @@
-"""The convolutional generator and discriminator of DCGAN (Radford et al. 2016, arXiv:1511.06434).
+"""The convolutional generator and discriminator of DCGAN.
 
-Two layers of stride 2 each, for small images. As in the paper, normalisation spares the
-generator's output and the discriminator's first layer, and weights begin as N(0, 0.02^2).
+Each has two layers of stride 2, for small images. As in the paper, the generator's output and the
+discriminator's first layer are not normalised, and initial weights are N(0, 0.02^2).
+
+References:
+  Radford et al., Unsupervised Representation Learning with Deep Convolutional Generative
+  Adversarial Networks, 2016 (arXiv:1511.06434).
 """
 
 from collections.abc import Callable, Sequence
@@ -37,17 +41,19 @@ def dcgan_generator(
     output: Activation | None = jnp.tanh,
     kernel_init: WeightInit = _NORMAL,
 ) -> Net:
-    """Images [B, H, W, C] from latents z [B, L].
+    """Makes DCGAN's generator, from latents to images.
 
-    Dense to [H/4, W/4, 2 width], then two transposed convolutions of stride 2 with 4 x 4 kernels,
-    to `width` and to C channels.
+    Latents z [B, L] pass a dense layer to [B, H/4, W/4, 2 width], then two transposed convolutions
+    of stride 2 with 4 x 4 kernels, to `width` and to C channels.
 
     Args:
-      shape: of an image, (H, W, C); H and W must be multiples of 4.
-      width: channels before the last layer.
-      norm: "batch" or "group" normalisation before each activation; see `BatchNorm`.
-      groups: of the group normalisation; at most 32, of 8 channels or more, if None.
-      activation: after the first two layers.
+      shape: shape of an image, (H, W, C); H and W must be multiples of 4.
+      width: number of channels before the last layer.
+      norm: "batch" or "group" normalisation before each activation; see `BatchNorm`. None for no
+        normalisation.
+      groups: number of groups of the group normalisation. If None, the most, up to 32, that have at
+        least 8 channels each.
+      activation: elementwise function after each of the first two layers.
       output: elementwise function of the last layer; None leaves logits.
       kernel_init: initializer of all weights; biases start at zero.
 
@@ -56,8 +62,8 @@ def dcgan_generator(
       {"norm_0", "norm_1"} with "scale" and "bias". It has `standing` with batch normalisation.
 
     Raises:
-      ValueError: if the shape is not of three positive numbers or its sides are not multiples of 4,
-        or for an unknown `norm` or groups that do not divide the channels.
+      ValueError: if the shape is not three positive numbers, H or W is not a multiple of 4, `norm`
+        is unknown, or `groups` does not divide the channels.
     """
     sizes = tuple(shape)
     if len(sizes) != 3:
@@ -103,17 +109,20 @@ def dcgan_discriminator(
     out: int | None = None,
     kernel_init: WeightInit = _NORMAL,
 ) -> Net:
-    """Logits of images [B, H, W, C].
+    """Makes DCGAN's discriminator, from images to logits.
 
-    Two convolutions of stride 2 with 4 x 4 kernels, to `width` and to 2 width channels, then one
-    dense layer. With several outputs it is a classifier.
+    Images [B, H, W, C] pass two convolutions of stride 2 with 4 x 4 kernels, to `width` and to
+    2 width channels, then one dense layer. With several outputs it is a classifier.
 
     Args:
-      width: channels of the first layer.
-      norm: "batch" or "group" normalisation of the second layer; see `BatchNorm`.
-      groups: of the group normalisation; at most 32, of 8 channels or more, if None.
-      activation: after both convolutions; a leaky rectifier of slope 0.2 by default.
-      out: logits an image, [B, out]; None for one logit and no axis, [B].
+      width: number of channels of the first layer.
+      norm: "batch" or "group" normalisation of the second layer; see `BatchNorm`. None for no
+        normalisation.
+      groups: number of groups of the group normalisation. If None, the most, up to 32, that have at
+        least 8 channels each.
+      activation: elementwise function after both convolutions; by default a leaky ReLU of slope
+        0.2.
+      out: number of logits per image, [B, out]; None for one logit without an axis, [B].
       kernel_init: initializer of all weights; biases start at zero.
 
     Returns:
@@ -121,8 +130,8 @@ def dcgan_discriminator(
       {"norm_1"} with "scale" and "bias". It has `standing` with batch normalisation.
 
     Raises:
-      ValueError: if a number is not positive, for an unknown `norm`, or groups that do not divide
-        the channels.
+      ValueError: if a number is not positive, `norm` is unknown, or `groups` does not divide the
+        channels.
     """
     checks.positive_integer("width", width)
     if out is not None:
@@ -145,7 +154,10 @@ def dcgan_discriminator(
 
 
 class _Convolution(linen.Module):
-    """A 4 x 4 convolution of stride 2, either way, with a bias."""
+    """Layer of `conv` or `conv_transpose`, with a bias.
+
+    Kernels are 4 x 4 and the stride is 2.
+    """
 
     channels: int
     convolve: Callable[..., Array]

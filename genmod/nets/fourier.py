@@ -9,21 +9,29 @@ from genmod.types import Array, Key, Net, Params
 
 
 def fourier_features(net: Net, frequencies: Sequence[float]) -> Net:
-    """A network of points x [B, D] that also sees their waves, so it can follow fine detail.
+    """Makes a network of Fourier features.
 
-    Its input is x with sin(2 pi f x) and cos(2 pi f x) for every frequency f, [B, D (1 + 2 F)], as
-    in Tancik et al. 2020 (arXiv:2006.10739), whose frequencies are drawn where these are given.
+    The features of points x [B, D] for F frequencies f are [B, D (1 + 2 F)]:
+
+        x, sin(2 pi f x), cos(2 pi f x)
+
+    With them a network can fit fine detail. The paper draws the frequencies at random; here they
+    are given.
 
     Args:
-      net: the network of the features.
-      frequencies: in periods a unit of x, such as (0.25, 0.5, 1, 2).
+      net: network of the features.
+      frequencies: numbers of periods per unit of x, such as (0.25, 0.5, 1, 2).
 
     Returns:
       A Net with the parameters of `net`.
 
     Raises:
-      ValueError: if there is no frequency, or one is not positive; or on a call, if the points are
+      ValueError: if there is no frequency, or one is not positive; when called, if the points are
         not [B, D].
+
+    References:
+      Tancik et al., Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
+      Domains, 2020 (arXiv:2006.10739).
     """
     frequencies = tuple(frequencies)
     if not frequencies:

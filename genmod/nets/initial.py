@@ -1,9 +1,10 @@
-"""Initial weights of a network, all of them from one draw.
+"""Initial weights of a network, all from one draw.
 
-Compiling a draw of random numbers takes longer than compiling a layer. So an `Initializer` that is
-called while a network is initialised leaves zeros and a note of what belongs there; afterwards
-`drawn` makes all that the notes ask for at once, and cuts it up. What a weight begins as depends on
-the key, the weight's name and its place alone: one more layer shifts no other weight.
+XLA takes longer to compile a draw of random numbers than to compile a layer. So an `Initializer`
+that is called while a network is initialised returns zeros and takes a note of the weights that
+belong there. Afterwards `drawn` draws all of these weights in one call and splits the result. An
+initial weight depends only on the key, the parameter's name and the weight's index in it: one more
+layer changes no other weight.
 """
 
 import contextlib
@@ -21,7 +22,10 @@ from genmod import checks
 from genmod.types import Array, Key, Params
 
 _CHUNK = 1024
-"""Numbers drawn from one key; a weight takes as many chunks as it needs, and begins a new one."""
+"""Number of values drawn from one key.
+
+Each parameter starts a new chunk and takes as many chunks as it needs.
+"""
 
 _notes: contextvars.ContextVar["list[tuple[Array, Initializer]] | None"] = contextvars.ContextVar(
     "notes", default=None
@@ -29,10 +33,12 @@ _notes: contextvars.ContextVar["list[tuple[Array, Initializer]] | None"] = conte
 
 
 class Initializer(NamedTuple):
-    """Independent weights of one scale: `(key, shape, dtype) -> weights`, as flax calls it.
+    """Initializer of independent weights, for flax.
+
+    It is called as `(key, shape, dtype) -> weights`.
 
     Attributes:
-      distribution: "normal", or "uniform" around 0.
+      distribution: "normal" or "uniform", both with mean 0.
       deviation: standard deviation of the weights, as a function of their shape [..., in, out].
     """
 
@@ -40,7 +46,10 @@ class Initializer(NamedTuple):
     deviation: Callable[[Sequence[int]], float]
 
     def __call__(self, key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        """Returns the weights, or zeros in the place of those that are drawn with all others."""
+        """Returns the weights; within `noted`, zeros in their place.
+
+        `drawn` later replaces the zeros.
+        """
         notes = _notes.get()
         if notes is None:
             values = _draw(key, self.distribution, {"": math.prod(shape)})[""]
@@ -50,18 +59,24 @@ class Initializer(NamedTuple):
         return placeholder
 
     def scaled(self, values: Array, shape: Sequence[int], dtype: Any) -> Array:
-        """Returns weights of a shape, from so many numbers of variance 1."""
+        """Scales numbers of variance 1 to weights of a shape."""
         return (self.deviation(shape) * values).reshape(shape).astype(dtype)
 
     def in_parts(self, parts: int) -> "Initializer":
-        """Returns one for equal parts of the columns, each scaled by its own fan-out."""
+        """Returns an initializer for layers side by side.
+
+        Equal parts of the columns are layers, each scaled by its own fan-out.
+        """
         return self._replace(
             deviation=lambda shape: self.deviation((*shape[:-1], shape[-1] // parts))
         )
 
 
 def normal(deviation: float) -> Initializer:
-    """N(0, deviation^2).
+    """Returns an initializer of N(0, deviation^2) weights.
+
+    Args:
+      deviation: standard deviation of the weights.
 
     Raises:
       ValueError: if deviation is not positive.
@@ -80,15 +95,30 @@ def _glorot(shape: Sequence[int]) -> float:
 
 
 he_normal = Initializer("normal", _he)
-"""N(0, 2 / fan-in), for rectifiers (He et al. 2015, arXiv:1502.01852, equation 10)."""
+"""He initialisation for ReLU layers: N(0, 2 / fan-in).
+
+References:
+  He et al., Delving Deep into Rectifiers: Surpassing Human-Level Performance on ImageNet
+  Classification, 2015 (arXiv:1502.01852), equation 10.
+"""
 
 glorot_uniform = Initializer("uniform", _glorot)
-"""Uniform, of variance 2 / (fan-in + fan-out) (Glorot & Bengio 2010, equation 16)."""
+"""Glorot (Xavier) initialisation: uniform weights of mean 0.
+
+Their variance is 2 / (fan-in + fan-out).
+
+References:
+  Glorot & Bengio, Understanding the Difficulty of Training Deep Feedforward Neural Networks, 2010
+  (https://proceedings.mlr.press/v9/glorot10a.html), equation 16.
+"""
 
 
 @contextlib.contextmanager
 def noted() -> Iterator[list[tuple[Array, Initializer]]]:
-    """Within it initializers leave zeros; yields the list of these with who left them."""
+    """Makes initializers return zeros, and yields their notes.
+
+    A note is a pair of the zeros and their `Initializer`. The list grows while the context is open.
+    """
     notes: list[tuple[Array, Initializer]] = []
     token = _notes.set(notes)
     try:
@@ -98,42 +128,49 @@ def noted() -> Iterator[list[tuple[Array, Initializer]]]:
 
 
 def drawn(key: Key, params: Params, notes: Sequence[tuple[Array, Initializer]]) -> Params | None:
-    """Parameters with their weights in the place of the zeros that initializers have left.
+    """Replaces the zeros of `noted` by drawn weights.
 
     Args:
-      key: of the network.
-      params: as the network was initialised within `noted`.
-      notes: what that has yielded.
+      key: key of the network.
+      params: parameters from the network's initialisation within `noted`.
+      notes: notes that `noted` has yielded.
 
     Returns:
-      The parameters; None where not all zeros are found again, as where a module has changed them.
+      The parameters; None if some zeros are not among `params`, because a module has changed them.
     """
     makers = {id(placeholder): maker for placeholder, maker in notes}
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    found = {name: makers[id(leaf)] for name, leaf in named.items() if id(leaf) in makers}
-    if sorted(id(named[name]) for name in found) != sorted(makers):
+    maker_of = {name: makers[id(leaf)] for name, leaf in named.items() if id(leaf) in makers}
+    if sorted(id(named[name]) for name in maker_of) != sorted(makers):
         return None
     values: dict[str, Array] = {}
-    for kind in sorted({maker.distribution for maker in found.values()}):
-        sizes = {n: named[n].size for n, maker in found.items() if maker.distribution == kind}
+    for kind in sorted({maker.distribution for maker in maker_of.values()}):
+        sizes = {n: named[n].size for n, maker in maker_of.items() if maker.distribution == kind}
         values |= _draw(key, kind, sizes)
     filled = [
-        found[name].scaled(values[name], leaf.shape, leaf.dtype) if name in found else leaf
+        maker_of[name].scaled(values[name], leaf.shape, leaf.dtype) if name in maker_of else leaf
         for name, leaf in named.items()
     ]
     return jax.tree.unflatten(structure, filled)
 
 
 def _draw(key: Key, distribution: str, sizes: dict[str, int]) -> dict[str, Array]:
-    """For each name so many independent numbers of mean 0 and variance 1."""
-    # In one axis, in chunks of one length, and each operation once: all of this is to be compiled.
+    """Draws numbers of mean 0 and variance 1.
+
+    Args:
+      key: a single key.
+      distribution: "normal" or "uniform".
+      sizes: number of values for each name.
+    """
+    # XLA must compile all of this, so the draw has one axis, chunks of one length, and each
+    # operation only once.
     words = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") for name in sizes]
     num_chunks = [-(-size // _CHUNK) for size in sizes.values()]
     owner = np.repeat(np.arange(len(words)), num_chunks)
-    place = np.concatenate([np.arange(num) for num in num_chunks]).astype(np.uint32)
+    index = np.concatenate([np.arange(num) for num in num_chunks]).astype(np.uint32)
     of_names = jax.vmap(jax.random.fold_in, (None, 0))(key, np.array(words, np.uint32))
-    keys = jax.vmap(jax.random.fold_in)(of_names[owner], place)
+    keys = jax.vmap(jax.random.fold_in)(of_names[owner], index)
 
     def chunk(key: Key) -> Array:
         if distribution == "normal":

@@ -16,28 +16,43 @@ from genmod.nets.initial import Initializer, glorot_uniform
 from genmod.types import Array, Key, Net
 
 WeightInit = Callable[..., Array]
-"""`(key, shape, dtype) -> weights`: a `nets.Initializer`, or one of `jax.nn.initializers`."""
+"""Initializer `(key, shape, dtype) -> weights`.
+
+It is a `nets.Initializer`, or one of `jax.nn.initializers`.
+"""
 
 
 class Maxout(NamedTuple):
-    """The largest of `pieces` linear functions: [B, pieces * D] to [B, D]. See `maxout`."""
+    """Elementwise maximum of `pieces` linear functions; see `maxout`."""
 
     pieces: int
 
     def __call__(self, x: Array) -> Array:
-        """Returns the elementwise maximum of the parts of x [B, pieces * D], [B, D]."""
+        """Returns the maximum over the pieces, [B, D].
+
+        Args:
+          x: the pieces side by side, [B, pieces * D].
+        """
         return functools.reduce(jnp.maximum, jnp.split(x, self.pieces, axis=-1))
 
 
 def maxout(pieces: int) -> Maxout:
-    """Maxout units (Goodfellow et al. 2013, arXiv:1302.4389), as the `activation` of an `mlp`.
+    """Returns maxout units, as the `activation` of an `mlp`.
 
-    A hidden layer of width D then has a Dense of `pieces` times D, whose pieces are initialised as
-    layers of their own, and hands on the largest of every unit's pieces. PacGAN's discriminators
-    (Lin et al. 2018, arXiv:1712.04086) are made of these.
+    A hidden layer of width D then has a dense layer of width `pieces` * D, and outputs the largest
+    of every unit's pieces. Each piece is initialised as its own layer. PacGAN's discriminators
+    consist of maxout units.
+
+    Args:
+      pieces: number of linear functions per unit.
 
     Raises:
       ValueError: if `pieces` is not a positive whole number.
+
+    References:
+      Goodfellow et al., Maxout Networks, 2013 (arXiv:1302.4389).
+      Lin et al., PacGAN: The Power of Two Samples in Generative Adversarial Networks, 2018
+      (arXiv:1712.04086).
     """
     return Maxout(checks.positive_integer("pieces", pieces))
 
@@ -54,19 +69,22 @@ def mlp(
     output_bias: Array | None = None,
     kernel_init: WeightInit = glorot_uniform,
 ) -> Net:
-    """A multi-layer perceptron from [B, ...], flattened to [B, D], to [B, *out].
+    """Makes a multi-layer perceptron (MLP).
+
+    It maps x [B, ...], flattened to [B, D], to [B, *out].
 
     Args:
       hidden: widths of the hidden layers.
-      out: width of the output, or its shape without the batch axis, as (28, 28, 1).
-      activation: after every hidden layer. May be `maxout(pieces)`.
+      out: width of the output, or its shape without the batch axis, such as (28, 28, 1).
+      activation: elementwise function after every hidden layer, or `maxout(pieces)`.
       norm: "batch" or "group" normalisation of hidden layers before their activation; see
-        `BatchNorm`.
-      groups: of the group normalisation; at most 32, of 8 values or more, if None.
-      heads: number of equal parts of the output that are layers of their own, computed as one
-        product: each is initialised with its own fan-out. An encoder's mean and log-variance are
-        two heads.
-      output: elementwise function of the output layer; none leaves it linear.
+        `BatchNorm`. None for no normalisation.
+      groups: number of groups of the group normalisation. If None, the most, up to 32, that have at
+        least 8 values each.
+      heads: number of equal parts of the output that count as separate layers: each is initialised
+        with its own fan-out, and all are computed as one product. An encoder's mean and
+        log-variance are two heads.
+      output: elementwise function of the output layer; None leaves it linear.
       output_bias: initial bias of the output layer, of shape `out`; zeros if None.
       kernel_init: initializer of the weights; biases start at zero.
 
@@ -75,8 +93,19 @@ def mlp(
       normalisation {"norm_0": {"scale", "bias"}, ...}. It has `standing` with batch normalisation.
 
     Raises:
-      ValueError: if a width is not positive, `out` cannot be cut into `heads`, `output_bias` is not
-        of shape `out`, `norm` is unknown, or `groups` do not divide a layer.
+      ValueError: if a width is not positive, `heads` does not divide the output's width,
+        `output_bias` is not of shape `out`, `norm` is unknown, or `groups` does not divide a layer.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from genmod import nets, rng
+      >>> net = nets.mlp((16,), (28, 28, 1))
+      >>> params = net.init(rng.root(0), jnp.zeros((5, 3)))
+      >>> net.apply(params, jnp.zeros((5, 3))).shape
+      (5, 28, 28, 1)
+      >>> jax.tree.map(jnp.shape, params["layer_0"])
+      {'bias': (16,), 'kernel': (3, 16)}
     """
     widths = tuple(checks.positive_integer("hidden", width) for width in hidden)
     shape = tuple(
@@ -124,7 +153,10 @@ def mlp(
 
 
 def _in_parts(kernel_init: WeightInit, parts: int) -> WeightInit:
-    """Initialises equal parts of the columns one by one, each with its own fan-out."""
+    """Returns an initializer for layers side by side.
+
+    Equal parts of the columns are layers, each with its own fan-out.
+    """
     if isinstance(kernel_init, Initializer):
         return kernel_init.in_parts(parts)
 

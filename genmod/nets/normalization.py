@@ -1,4 +1,4 @@
-"""Normalisation layers that are pure functions: no running averages, no hidden state."""
+"""Normalisation layers without running averages or hidden state."""
 
 import jax.numpy as jnp
 from flax import linen
@@ -8,20 +8,27 @@ from genmod import checks, devices
 from genmod.types import Array
 
 MOMENTS = "moments"
-"""The collection in which `BatchNorm` leaves the moments of a batch, where it is asked to."""
+"""Name of the flax collection of batch moments.
+
+`BatchNorm` writes the moments of its batch there if the collection is mutable.
+"""
 
 
 class BatchNorm(linen.Module):
-    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) of x [B, ..., C].
+    """Batch normalisation of x [B, ..., C].
 
     Every channel gets mean 0 and variance 1 over all other axes of the batch in the call (the
-    variance is the mean squared deviation), then a learned scale and bias. Where the parameters
-    hold a "mean" and a "variance" beside these, as `Net.standing` returns them, they take the
-    place of the batch's own, and each example is alone. In a step that is mapped over devices the
-    moments are those of the whole batch, of which each device holds an equal part.
+    variance is the mean squared deviation), then a learned scale and bias. If the parameters also
+    hold a "mean" and a "variance", as `Net.standing` returns them, these standing statistics
+    replace those of the batch, and examples no longer interact. In a step that is mapped over
+    devices the statistics are those of the whole batch, of which each device holds an equal part.
 
     Attributes:
-      epsilon: added to the variance.
+      epsilon: number added to the variance.
+
+    References:
+      Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+      Covariate Shift, 2015 (arXiv:1502.03167).
     """
 
     epsilon: float = 1e-5
@@ -46,18 +53,34 @@ class BatchNorm(linen.Module):
 
 
 def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and variance [C] of x [B, ..., C] over all but the last axis, and over devices."""
+    """Returns the mean and variance of each channel.
+
+    They are over all axes but the last, and over the devices of a mapped step.
+
+    Args:
+      x: batch [B, ..., C].
+
+    Returns:
+      Mean and variance, [C] each.
+    """
     axes = tuple(range(x.ndim - 1))
     mean = devices.mean(x.mean(axes))
-    # Not the mean of squares less the square of the mean: float32 loses the difference of the two
-    # where the mean is large.
+    # The formula mean(x^2) - mean(x)^2 would lose all digits in float32 if the mean is large.
     return mean, devices.mean(jnp.square(x - _as_last_axis(mean, x)).mean(axes))
 
 
 def pooled(mean: Array, variance: Array) -> tuple[Array, Array]:
-    """Mean and variance [C] of K equal batches together, from those of each, [K, C].
+    """Returns the mean and variance of several batches together.
 
-    The variance is the mean of squares over all batches less the square of the mean over all.
+    All K batches have the same size. The pooled variance is the mean of the batches' variances plus
+    the variance of their means.
+
+    Args:
+      mean: means of the batches, [K, C].
+      variance: variances of the batches, [K, C].
+
+    Returns:
+      Mean and variance, [C] each.
     """
     overall = mean.mean(0)
     return overall, variance.mean(0) + jnp.square(mean - overall[None]).mean(0)
@@ -66,9 +89,13 @@ def pooled(mean: Array, variance: Array) -> tuple[Array, Array]:
 def normalizer(
     norm: str | None, channels: int, *, groups: int | None, name: str
 ) -> linen.Module | None:
-    """The layer called `norm` for x [B, ..., C], None for None.
+    """Returns the normalisation layer called `norm`.
 
-    Group normalisation is Wu and He's (2018, arXiv:1803.08494), each example on its own.
+    The layer is for inputs [B, ..., C]. If `norm` is None there is no layer, and None is returned.
+    Group normalisation does not mix examples.
+
+    References:
+      Wu & He, Group Normalization, 2018 (arXiv:1803.08494).
     """
     if norm is None:
         return None
@@ -83,13 +110,20 @@ def normalizer(
 
 
 def default_groups(channels: int) -> int:
-    """The most groups, at most 32, that divide the channels into eight or more each; or one."""
-    # Few values a group would leave a dense layer little more than their signs.
+    """Returns the default number of groups.
+
+    It is the largest number up to 32 that divides the channels into equal groups of at least eight;
+    1 if there is none.
+    """
+    # In a dense layer, a group of few values would keep little more than their signs.
     return max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or channels // n >= 8))
 
 
 def check(norm: str | None, groups: int | None, channels: tuple[int, ...]) -> None:
-    """Refuses unknown normalisations, and groups that do not divide the channels of a layer."""
+    """Checks the arguments of a normalisation.
+
+    Its name must be known, and groups must divide the channels of every layer.
+    """
     if norm is not None:
         checks.known("norm", norm, ("batch", "group"))
     if groups is None:

@@ -1,4 +1,8 @@
-"""Figures: each function takes arrays and returns a matplotlib Figure; nothing is shown."""
+"""Figures of training, samples and latent spaces.
+
+A function that draws takes arrays and returns a matplotlib Figure (`picture` a Pillow image). It
+shows nothing on the screen.
+"""
 
 from genmod.report.autoencoders import autoencoder_figures
 from genmod.report.curves import compared, curves, game, is_game

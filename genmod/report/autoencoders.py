@@ -1,4 +1,4 @@
-"""The pictures that belong to any model with an encoder and a decoder."""
+"""Figures for any model with an encoder and a decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_CODES = 10_000
-"""So many codes fill the plane."""
+"""Maximum number of codes in the latent plane."""
 
 
 def autoencoder_figures(
@@ -27,15 +27,18 @@ def autoencoder_figures(
     samples: Any | None = None,
     manifold: bool = True,
 ) -> dict[str, Figure]:
-    """Training data, samples, reconstructions, the latent plane, and the manifold where it is 2-D.
+    """Draws data, samples, reconstructions, the latent plane and the manifold.
+
+    The manifold is the decoded latent plane, drawn only if the codes are two-dimensional.
 
     Args:
-      train: for the grid of training data.
-      test: for reconstructions and the latent plane.
-      encode: images in [0, 1], float32 [N, H, W, C] -> codes [N, L].
-      decode: codes [N, L] -> images [N, H, W, C] in [0, 1].
-      samples: draws from the model, [N, H, W, C] in [0, 1]; none are shown if None.
-      manifold: show the decoded plane if the codes are two-dimensional and N(0, I) means something.
+      train: data set for the grid of training data.
+      test: data set for the reconstructions and the latent plane.
+      encode: function from images in [0, 1], float32 [N, H, W, C], to codes [N, L].
+      decode: function from codes [N, L] to images [N, H, W, C] in [0, 1].
+      samples: draws from the model, [N, H, W, C] in [0, 1]; not drawn if None.
+      manifold: whether to draw the manifold. Its points are quantiles of N(0, I), so use False if
+        this is not the prior.
 
     Returns:
       Figures by name: `data`, `samples`, `reconstructions`, `latents`, `manifold`.

@@ -1,6 +1,7 @@
-"""The one place where matplotlib is imported, and only when a figure is drawn.
+"""Empty matplotlib figures, and colours.
 
-It takes half a second: training should not wait for it.
+Matplotlib is imported only when a figure is drawn. The import takes half a second, and training
+should not wait for it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 
 
 def figure(width: float, height: float, **options: Any) -> Figure:
-    """An empty figure of this size in inches, outside pyplot: nothing global, nothing to close.
+    """Creates an empty figure; its size is in inches.
 
-    It can be drawn whatever names stand in it: of folders, of classes, in any language or in none.
+    The figure does not belong to pyplot, so there is no global state and nothing to close. It may
+    hold any text, such as names of folders or classes in any language. Text with "$" that is not a
+    valid formula is drawn as plain text, and bytes that are not valid Unicode as escapes.
     """
     return _figure_of_any_names()(figsize=(width, height), dpi=110, **options)
 
@@ -29,7 +32,7 @@ def _figure_of_any_names() -> type[Figure]:
 
     parse = MathTextParser("path").parse
 
-    class Figure(Plain):  # the name under which a notebook shows it
+    class Figure(Plain):  # a notebook shows this name
         def draw(self, renderer: Any) -> None:
             for text in self.findobj(Text):
                 said = spelt(text.get_text())
@@ -38,10 +41,10 @@ def _figure_of_any_names() -> type[Figure]:
                 if "$" in said and text.get_parse_math():
                     try:
                         parse(said)
-                    except ValueError:  # a name with such signs, and no formula
+                    except ValueError:  # the text is a name with "$" in it and not a formula
                         text.set_parse_math(False)
             with warnings.catch_warnings():
-                # matplotlib draws a box for what its font lacks, and says so on every occasion.
+                # Matplotlib draws a box for a character that its font lacks, and warns each time.
                 warnings.filterwarnings("ignore", "Glyph .* missing from")
                 super().draw(renderer)
 
@@ -49,19 +52,28 @@ def _figure_of_any_names() -> type[Figure]:
 
 
 def spelt(text: str) -> str:
-    """A text whose characters are all Unicode: the bytes of a file's name may be none."""
+    """Escapes characters that are not valid Unicode.
+
+    A file's name may consist of bytes that Python can only decode to such characters.
+    """
     return text.encode(errors="backslashreplace").decode()
 
 
 def colour(index: int) -> tuple[float, float, float, float]:
-    """The colour of class number `index`; there are ten, then they repeat."""
+    """Returns the colour of class number `index`, as RGBA.
+
+    There are ten colours; then they repeat.
+    """
     from matplotlib import colormaps
 
     return colormaps["tab10"](index % 10)
 
 
 def colours(num: int) -> list[tuple[float, float, float, float]]:
-    """As many colours, no two of them the same; up to ten are those of `colour`."""
+    """Returns `num` different colours.
+
+    Up to ten, these are the colours of `colour`.
+    """
     from matplotlib import colormaps
 
     if num <= 10:
@@ -72,7 +84,7 @@ def colours(num: int) -> list[tuple[float, float, float, float]]:
 
 
 def hex_colours(num: int) -> list[str]:
-    """The same as #rrggbb, for what is drawn elsewhere."""
+    """Returns `num` colours as #rrggbb, for use outside matplotlib."""
     from matplotlib.colors import to_hex
 
     return [to_hex(one) for one in colours(num)]

@@ -1,4 +1,4 @@
-"""Curves over training."""
+"""Curves of metrics over training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NOT_CURVES = ("step", "epoch", "examples_per_s", "seeds")
-# The article's equilibrium of the game: at one half nobody can tell real from generated.
+# These metrics are one half at the equilibrium of the game (see the article): the discriminator
+# cannot tell real from generated.
 _AT_A_HALF = ("real_probability", "fake_probability", "accuracy")
 _IN_A_ROW = 4
 
-# The panels of `game`, in order: title, and the metrics of `train.adversarial` that it shows.
+# `game` draws these panels in this order. Each has a title and metrics of `train.adversarial`.
 _GAME = {
     "losses": ("discriminator_loss", "generator_loss"),
     "probability of being real": ("real_probability", "fake_probability"),
@@ -30,16 +31,19 @@ _GAME = {
 
 
 def curves(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Figure:
-    """One panel per metric, over epochs, or over steps where there are no epochs.
+    """Draws one panel per metric.
+
+    The horizontal axis is the epoch, or the step if rows have no epoch.
 
     Args:
-      rows: log points as `metrics.jsonl` holds them: `step`, `epoch` and metrics by name; a metric
-        may be missing from some. What is not finite, or None, is a gap, and is counted. Of several
-        runs the mean is drawn in a band of one standard error to either side.
-      title: shown above.
+      rows: log points as in `metrics.jsonl`: `step`, `epoch` and metrics by name. A metric may be
+        missing from some of them. A value that is None or not finite leaves a gap, and the panel's
+        title counts the gaps. A log of several seeds has means and standard errors (`NAME_se`): the
+        mean is drawn in a band of one standard error to either side.
+      title: text above the panels.
 
     Raises:
-      ValueError: if there are no rows.
+      ValueError: if there are no rows, or no metrics in them.
     """
     names = _names(rows)
     if not names:
@@ -53,11 +57,13 @@ def curves(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Fi
 def compared(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str | None = None
 ) -> Figure:
-    """One panel per metric with a line for each run, over epochs.
+    """Draws several runs in one panel per metric.
+
+    Each run is a line. The horizontal axis is that of `curves`.
 
     Args:
-      runs: log points as for `curves`, by what to call the run.
-      title: shown above.
+      runs: log points of each run, as in `curves`, by the run's name in the legend.
+      title: text above the panels.
 
     Raises:
       ValueError: if there are no runs, or one has no log points.
@@ -78,19 +84,25 @@ def compared(
 
 
 def is_game(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether log points are those of two players, as `train.adversarial` gives them."""
+    """Returns whether log points are those of `train.adversarial`.
+
+    They hold metrics of two players.
+    """
     return bool(rows) and all(name in rows[0] for panel in _GAME.values() for name in panel)
 
 
 def game(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Figure:
-    """The health of a GAN's game: losses, probabilities against 0.5, gradients, and the rest.
+    """Draws the log of a GAN's two players.
+
+    The panels show whether their game is healthy: losses, probabilities and accuracy against 0.5,
+    gradient norms, and then each remaining metric.
 
     Args:
-      rows: log points of a two-player run, as `metrics.jsonl` holds them.
-      title: shown above.
+      rows: log points of a two-player run, as in `metrics.jsonl`.
+      title: text above the panels.
 
     Raises:
-      ValueError: if they are not those of a two-player run.
+      ValueError: if rows are not the log of a two-player run.
     """
     names = _names(rows)
     if not is_game(rows):
@@ -107,7 +119,7 @@ def game(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Figu
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics of all rows, in the order of their first appearance."""
+    """Returns the metrics of all rows, in order of appearance."""
     if not rows:
         raise ValueError("rows must hold at least one log point, got none")
     return [
@@ -130,7 +142,7 @@ def _panels(num: int, title: str | None) -> tuple[Figure, list[Axes]]:
 
 
 class _Line(NamedTuple):
-    """A metric of a run."""
+    """Metric of a run, drawn as one line."""
 
     rows: Sequence[Mapping[str, Any]]
     name: str
@@ -161,7 +173,10 @@ def _draw(panel: Axes, lines: Sequence[_Line], heading: str) -> None:
 
 
 def _values(line: _Line, over: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the points of a line are, their values, and the errors of these; NaN for gaps."""
+    """Returns positions, values and standard errors of a line's points.
+
+    A gap is NaN.
+    """
     rows = [row for row in line.rows if line.name in row]
     at, means, errors = (
         np.array([_number(row.get(name)) for row in rows])
@@ -171,6 +186,9 @@ def _values(line: _Line, over: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _number(value: Any) -> float:
-    """A number of a log, which may hold None or a text such as "NaN" for what is none."""
+    """Converts a logged value to a float.
+
+    A value that is not finite becomes NaN; so does None. A log may also hold a text such as "NaN".
+    """
     number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else math.nan

@@ -1,4 +1,4 @@
-"""Estimates with their standard errors, against a number that was varied."""
+"""Estimates with standard errors, against a number that was varied."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ _Estimate = tuple[float, float]
 
 
 class Panel(NamedTuple):
-    """What `error_bars` draws into one panel.
+    """Content of one panel of `error_bars`.
 
     Attributes:
-      title: shown above.
-      lines: by name, each point's place and its estimate, (mean, standard error).
-      bands: by name, estimates that do not vary: mean +- standard error over the whole width.
+      title: text above the panel.
+      lines: lines by name; each maps positions on the horizontal axis to estimates (mean, standard
+        error).
+      bands: estimates that do not vary, by name; drawn as mean +- standard error over the whole
+        width.
     """
 
     title: str
@@ -32,14 +34,16 @@ class Panel(NamedTuple):
 def error_bars(
     panels: Sequence[Panel], *, across: str, up: str, columns: int = 2, groups: int = 0
 ) -> Figure:
-    """Lines with error bars before bands, in panels side by side; the places are logarithmic.
+    """Draws lines with error bars, and bands behind them.
+
+    The panels stand side by side. Their horizontal axes are logarithmic.
 
     Args:
-      panels: a name has the same colour in all of them.
-      across: what is varied, the name of the horizontal axes; its places are positive.
-      up: what is estimated.
+      panels: contents of the panels; a name has the same colour in all of them.
+      across: label of the horizontal axes, the number that was varied; it must be positive.
+      up: label of the vertical axes, the quantity that was estimated.
       columns: panels in a row.
-      groups: after so many lines the colours begin again, now dashed; never if 0.
+      groups: number of lines after which the colours begin again, now dashed; never if 0.
 
     Raises:
       ValueError: if there are no panels.
@@ -64,7 +68,7 @@ def error_bars(
             again, place = divmod(index, groups or len(names))
             at = np.array(sorted(points), float)
             means, errors = np.array([points[x] for x in sorted(points)]).T
-            # Side by side, so that bars do not hide each other.
+            # Each line is shifted a little, so that error bars do not hide each other.
             at = at * 1.05 ** (index - (len(names) - 1) / 2)
             style = "--" if again else "-"
             colour = canvas.colour(place)

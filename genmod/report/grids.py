@@ -20,15 +20,15 @@ _INCHES_PER_IMAGE = 0.6
 
 
 def image_grid(images: Any, *, columns: int | None = None, title: str | None = None) -> Figure:
-    """Images side by side, row by row.
+    """Draws images side by side, row by row.
 
     Args:
-      images: [N, H, W, 1] or [N, H, W, 3]; uint8, or floating in [0, 1].
+      images: images [N, H, W, 1] or [N, H, W, 3]; uint8, or floating in [0, 1].
       columns: images in a row; as many as rows if None.
-      title: shown above.
+      title: text above the images.
 
     Raises:
-      ValueError: if images have another shape.
+      ValueError: if images have another shape or type.
     """
     images = _as_floats(images)
     if columns is None:
@@ -37,11 +37,13 @@ def image_grid(images: Any, *, columns: int | None = None, title: str | None = N
 
 
 def save_grid(images: Any, path: str | Path) -> None:
-    """Writes images side by side as a PNG file, pixel for pixel: small, and soon done.
+    """Writes images side by side as a PNG file.
+
+    A pixel of an image is a pixel of the file, which is small and quickly written.
 
     Args:
-      images: [N, H, W, 1] or [N, H, W, 3]; uint8, or floating in [0, 1].
-      path: the file.
+      images: images [N, H, W, 1] or [N, H, W, 3]; uint8, or floating in [0, 1].
+      path: path of the file.
 
     Raises:
       ValueError: if images have another shape or type.
@@ -50,7 +52,10 @@ def save_grid(images: Any, path: str | Path) -> None:
 
 
 def picture(images: Any) -> Image:
-    """Images side by side as one Pillow image, as many in a row as rows, pixel for pixel."""
+    """Returns images side by side as one Pillow image.
+
+    There are as many images in a row as rows. A pixel of an image is a pixel of the result.
+    """
     from PIL import Image
 
     images = _as_floats(images)
@@ -60,11 +65,14 @@ def picture(images: Any) -> Image:
 
 
 def generator_figures(real: Any, samples: Any) -> dict[str, Figure]:
-    """A hundred images of the training data, and generated ones: `data` and `samples`.
+    """Draws a hundred training images, and generated images.
 
     Args:
-      real: [N, H, W, C], uint8 or floating in [0, 1].
-      samples: [M, H, W, C], the same.
+      real: training images [N, H, W, C], uint8 or floating in [0, 1].
+      samples: generated images [M, H, W, C], uint8 or floating in [0, 1].
+
+    Returns:
+      Figures by name: `data` and `samples`.
     """
     return {
         "data": image_grid(real[:100], title="training data"),
@@ -75,13 +83,15 @@ def generator_figures(real: Any, samples: Any) -> dict[str, Figure]:
 def comparison(
     originals: Any, others: Any, *, columns: int = 10, title: str | None = None
 ) -> Figure:
-    """Each original above its counterpart: rows of originals and of others take turns.
+    """Draws each original above its counterpart.
+
+    Rows of originals alternate with rows of counterparts.
 
     Args:
-      originals: [N, H, W, C], uint8 or floating in [0, 1].
-      others: of the same shape, such as reconstructions.
+      originals: images [N, H, W, C], uint8 or floating in [0, 1].
+      others: counterparts of the same shape, such as reconstructions.
       columns: images in a row.
-      title: shown above.
+      title: text above the images.
 
     Raises:
       ValueError: if the shapes differ.
@@ -114,13 +124,13 @@ def _as_floats(images: Any) -> np.ndarray:
 
 
 def _filled(images: np.ndarray, length: int) -> np.ndarray:
-    """Images, then white ones, `length` in all."""
+    """Appends white images, up to `length` images in all."""
     missing = length - len(images)
     return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)], constant_values=1)
 
 
 def _tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """One picture [rows * H, columns * W, C] of all images."""
+    """Tiles images to one picture [rows * H, columns * W, C]."""
     rows = -(-len(images) // columns)
     _, height, width, channels = images.shape
     grid = _filled(images, rows * columns).reshape(rows, columns, height, width, channels)

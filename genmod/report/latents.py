@@ -1,4 +1,4 @@
-"""Latent space, seen."""
+"""Figures and axes of the latent space."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 def latent_plane(
     codes: Any, labels: Any, *, title: str | None = None, classes: Sequence[str] = ()
 ) -> Figure:
-    """Codes in the plane, coloured by class.
+    """Draws codes in the plane, coloured by class.
 
-    Two-dimensional codes are shown as they are; of longer ones, the first two principal components.
+    Two-dimensional codes are shown as they are, longer codes by their first two principal
+    components.
 
     Args:
       codes: posterior means, [N, L] with L at least 2.
-      labels: integers, [N].
-      title: shown above.
-      classes: names of the classes, by label; a label without a name is its own.
+      labels: class of each code, integers [N].
+      title: text above the plane.
+      classes: names of the classes, by label; a label without a name is shown as its number.
 
     Raises:
       ValueError: if the shapes are others.
@@ -54,7 +55,7 @@ def latent_plane(
         )
         for index, label in enumerate(found)
     ]
-    # Not as labels of the dots: a name that begins with "_" would be left out of the legend.
+    # The legend gets the names directly: matplotlib leaves out dots whose label begins with "_".
     legend = panel.legend(
         dots,
         class_names(found, classes),
@@ -76,7 +77,10 @@ def latent_plane(
 
 
 def class_names(labels: Any, classes: Sequence[str]) -> list[str]:
-    """What to call labels [K]: the names of their classes where they have names."""
+    """Returns the names of labels [K].
+
+    A label without a class name is named by its number.
+    """
     return [
         str(classes[label]) if 0 <= label < len(classes) else str(label)
         for label in np.asarray(labels).tolist()
@@ -84,17 +88,17 @@ def class_names(labels: Any, classes: Sequence[str]) -> list[str]:
 
 
 def manifold_points(side: int) -> np.ndarray:
-    """Points of a 2-D latent space for a picture of the whole manifold.
+    """Returns a grid that covers a 2-D latent space.
 
-    The grid is even in probability under N(0, I): its coordinates are normal quantiles, as in
-    figure 4 of Kingma & Welling (2014).
+    Its decoded images show the whole manifold. The grid is even in probability under N(0, I): its
+    coordinates are normal quantiles, as in figure 4 of Kingma & Welling (2014).
 
     Args:
       side: points along each edge.
 
     Returns:
-      float32 [side * side, 2], from the top left to the bottom right: the first coordinate grows to
-      the right, the second upwards.
+      Points, float32 [side * side, 2], from the top left to the bottom right: the first coordinate
+      grows to the right, the second upwards.
     """
     side = checks.positive_integer("side", side)
     quantiles = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
@@ -103,12 +107,16 @@ def manifold_points(side: int) -> np.ndarray:
 
 
 class LatentAxes(NamedTuple):
-    """The plane in which codes are shown: a code c is at directions @ (c - centre).
+    """Plane in which codes are shown.
+
+    A code c is shown at
+
+        directions @ (c - centre)
 
     Attributes:
-      centre: the code in the middle, [L].
-      directions: of both axes, orthonormal, [2, L].
-      names: what to call the axes.
+      centre: code in the middle, [L].
+      directions: orthonormal directions of both axes, [2, L].
+      names: labels of the axes.
     """
 
     centre: np.ndarray
@@ -117,20 +125,23 @@ class LatentAxes(NamedTuple):
 
 
 def latent_axes(codes: np.ndarray) -> LatentAxes:
-    """Two-dimensional codes as they are; of longer ones, the first two principal components.
+    """Returns the plane in which to show codes.
+
+    Two-dimensional codes are shown as they are, longer codes by their first two principal
+    components.
 
     Args:
-      codes: float64 [N, L] with L at least 2.
+      codes: codes, float64 [N, L] with L at least 2.
     """
     dimensions = codes.shape[1]
     if dimensions == 2:
         return LatentAxes(np.zeros(2), np.eye(2), ("$z_1$", "$z_2$"))
     centred = codes - codes.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    # The sign of a direction is arbitrary: make its largest entry positive, so pictures repeat.
+    # The sign of a direction is arbitrary. A positive largest entry makes figures reproducible.
     largest = np.abs(directions).argmax(axis=1)
     directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    variance = np.zeros(codes.shape[1])  # one code, or codes all alike, have none to share out
+    variance = np.zeros(codes.shape[1])  # a single code, or codes all alike, have no variance
     variance[: len(singular)] = singular**2
     axes = np.zeros((2, dimensions))
     axes[: len(directions)] = directions[:2]

@@ -1,8 +1,8 @@
-"""The report page: one HTML file that needs nothing else, not even a network.
+"""Report page: one HTML file that works without a network.
 
-It is a template (`assets/page.html`) filled with what `Sheet` holds of each run. Figures are inline
-SVG by matplotlib, pictures PNG or WebP in the page itself; the explorer decodes in the browser,
-following the program of the run's own decoder.
+It needs no other file. The page is the template `assets/page.html`, filled with a `Sheet` for each
+run. Figures are inline SVG by matplotlib; pictures are PNG or WebP inside the page. The explorer
+decodes in the browser: it runs the program of the run's own decoder (`report.programs`).
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _WIDEST_PNG = 640
-"""Wider pictures become WebP: they are drawings, with smooth edges and letters."""
+"""Maximum width of a PNG, in pixels.
+
+Wider pictures are stored as WebP: they are drawings, with smooth edges and letters.
+"""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """A picture over time.
+    """Picture that changes over time.
 
     Attributes:
-      name: of the picture.
-      captions: one for each moment.
-      sources: the pictures, as `source_of` gives them.
-      pixelated: whether they are small grids, to be enlarged pixel for pixel.
+      name: name of the picture.
+      captions: captions, one for each moment.
+      sources: data URLs of the pictures, as `source_of` returns them.
+      pixelated: whether the pictures are small grids, to be enlarged without smoothing.
     """
 
     name: str
@@ -48,20 +51,20 @@ class Frames:
 
 @dataclass(frozen=True)
 class Explorer:
-    """The latent space of a run, to be walked in.
+    """Latent space of a run, to explore in the browser.
 
     Attributes:
-      program: the decoder, as `program` gives it; None where the browser cannot follow it.
-      order: the latent dimensions, those that matter most first, [L].
-      reach: how far from `centre` a slider goes, [L].
-      centre: the middle of the sliders, [L].
-      start: where the walk begins, [L].
-      normal: whether z ~ N(0, I) draws from the model.
+      program: the decoder, as `programs.program` returns it; None if the browser cannot run it.
+      order: latent dimensions, the most important first, [L].
+      reach: distance from `centre` to the end of each slider, [L].
+      centre: middle of each slider, [L].
+      start: latents that are shown first, [L].
+      normal: whether the prior is N(0, I), so that decoding z ~ N(0, I) draws from the model.
       plane: `centre` [L], `directions` [2, L] and `names` of the map's axes; None without a map.
-      points: codes of test images in that plane, [N, 2]; none for a model without an encoder.
-      labels: their classes, [N].
-      classes: names of the classes, by label, where they have names.
-      caption: says what the points are.
+      points: codes of test images in that plane, [N, 2]; empty for a model without an encoder.
+      labels: classes of the points, [N].
+      classes: names of the classes, by label; empty if they have no names.
+      caption: description of the points.
     """
 
     program: Mapping[str, Any] | None
@@ -79,20 +82,21 @@ class Explorer:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a page says of one run.
+    """Content of a page about one run.
 
     Attributes:
-      name: of the run, as it was asked for.
-      facts: what to say first, by name.
-      curves: the log, drawn, as `svg` gives it.
+      name: name of the run, as the user gave it.
+      facts: facts at the top of the page, by name.
+      curves: figure of the log, as `svg` returns it.
       explorer: the latent space, if there is one.
-      frames: pictures over time.
-      stills: single pictures, by name, as `source_of` gives them, and whether they are pixelated.
-      evaluation: numbers by name, for people.
-      config: the configuration.
-      versions: of what the numbers depend on.
-      repeat: commands that repeat the run, with what each is for.
-      notes: what could not be shown, and why.
+      frames: pictures that change over time.
+      stills: single pictures by name, as `source_of` returns them: data URL, and whether the
+        picture is pixelated.
+      evaluation: results of the evaluation by name, formatted for readers.
+      config: configuration of the run.
+      versions: versions, device and settings that the numbers depend on.
+      repeat: commands that repeat the run, each with its purpose.
+      notes: parts that could not be shown, each with the reason.
     """
 
     name: str
@@ -110,14 +114,15 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a page says of several runs together.
+    """Content of a page about several runs together.
 
     Attributes:
-      curves: the logs, one over the other, as `svg` gives it.
-      columns: heads of the table of numbers.
-      rows: the table, a row for each number of each run.
-      samples: of each run, a picture as `source_of` gives it, and whether it is pixelated.
-      note: what the table's numbers are.
+      curves: figure of all logs, one over the other, as `svg` returns it.
+      columns: headings of the table of numbers.
+      rows: rows of the table, one for each number, with a cell for each column.
+      samples: pictures of samples by run, as `source_of` returns them: data URL, and whether the
+        picture is pixelated.
+      note: explanation of the numbers in the table.
     """
 
     curves: str | None
@@ -130,12 +135,14 @@ class Comparison:
 def page(
     sheets: Sequence[Sheet], comparison: Comparison | None = None, notes: Sequence[str] = ()
 ) -> str:
-    """The HTML of a page about runs; the same runs give the same page.
+    """Returns the HTML of a page about runs.
+
+    The same runs give the same page.
 
     Args:
-      sheets: what it says of each.
-      comparison: what it says of all.
-      notes: which runs are left out, and why.
+      sheets: contents, one for each run.
+      comparison: content about all runs together; left out if None.
+      notes: runs that are left out, each with the reason.
 
     Raises:
       ValueError: if there is no run.
@@ -151,9 +158,9 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # A browser reads no NaN: it must not come so far.
+    # JSON in a browser has no NaN, so Python must refuse to write it.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
-    # What is marked as safe is ours: figures by matplotlib, whose text it escapes, and two files.
+    # Jinja must not escape these: figures, in which matplotlib escapes text, and files of genmod.
     safe = {
         "svg": jinja2.utils.markupsafe.Markup,
         "script": lambda name: jinja2.utils.markupsafe.Markup(_asset(name)),
@@ -176,12 +183,15 @@ def page(
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG to stand in a page: without its header, and the same every time."""
+    """Returns a figure as SVG for a page.
+
+    The XML header is left out. The same figure always gives the same text.
+    """
     import matplotlib
 
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    # Text stays text: a browser has letters that matplotlib's font has not.
+    # Text stays text: a browser has characters that matplotlib's font lacks.
     options = {"svg.hashsalt": "genmod", "svg.fonttype": "none"}
     with matplotlib.rc_context(options):
         figure.savefig(buffer, format="svg", metadata=nothing)
@@ -190,7 +200,12 @@ def svg(figure: Figure) -> str:
 
 
 def source_of(image: Image) -> tuple[str, bool]:
-    """A picture as a page can hold it, and whether it is a small grid of pixels."""
+    """Encodes a picture as a data URL.
+
+    Returns:
+      The data URL, and whether the picture is pixelated: a small grid, to be enlarged without
+      smoothing.
+    """
     small = image.width <= _WIDEST_PNG
     buffer = io.BytesIO()
     if small:
@@ -206,7 +221,7 @@ def _asset(name: str) -> str:
 
 
 def _explorer(found: Explorer) -> dict[str, Any]:
-    """What the page's script needs of an explorer."""
+    """Returns an explorer as JSON for the page's script."""
     plane = found.plane and {
         "centre": _digits(found.plane["centre"]),
         "directions": [_digits(axis) for axis in found.plane["directions"]],
@@ -230,12 +245,15 @@ def _explorer(found: Explorer) -> dict[str, Any]:
 
 
 def _digits(values: Any) -> list[float]:
-    """Numbers to seven digits each, whatever their scale: those of float32."""
+    """Rounds numbers to seven significant digits, as in float32."""
     return [float(f"{value:.7g}") for value in np.asarray(values, np.float64)]
 
 
 def _within_a_pixel(points: np.ndarray) -> list[float]:
-    """Points [N, 2] to a thousandth of what they spread over, one coordinate after the other."""
+    """Rounds points [N, 2] to a thousandth of their spread.
+
+    The result is flat: both coordinates of the first point, then those of the second, and so on.
+    """
     spread = float(np.ptp(points, axis=0).max()) if len(points) else 0.0
     places = 3 - math.floor(math.log10(spread)) if spread > 0 else 6
     return points.round(places).ravel().tolist()

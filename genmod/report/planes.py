@@ -1,4 +1,4 @@
-"""Points in the plane over the modes that they should reach."""
+"""Generated points over the modes that they should reach."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ _PANELS_PER_ROW = 5
 
 
 def plane(samples: Any, centers: Any, *, real: Any = None, title: str | None = None) -> Figure:
-    """Generated points over the true modes.
+    """Draws generated points over the true modes.
 
-    The axes are those of the modes; the title counts the points that lie outside.
+    The modes determine the limits of the axes; the title counts the points that lie outside.
 
     Args:
       samples: generated points, [N, 2].
-      centers: the mean of each mode, [K, 2], shown as rings.
-      real: real points, [M, 2], shown pale below.
-      title: shown above.
+      centers: mean of each mode, [K, 2], shown as rings.
+      real: real points, [M, 2], shown pale below the others.
+      title: text above the plane.
 
     Raises:
-      ValueError: if a shape is another, or centers are not finite.
+      ValueError: if a shape differs from these, or centers are not finite.
     """
     return planes([(title or "", samples)], centers, real=real)
 
 
 def planes(panels: Sequence[tuple[str, Any]], centers: Any, *, real: Any = None) -> Figure:
-    """Planes side by side, such as one for each of several steps of training.
+    """Draws planes side by side.
+
+    They may show several steps of training, for instance.
 
     Args:
-      panels: a title and generated points [N, 2] for each; five to a row.
-      centers: the mean of each mode, [K, 2].
-      real: real points, [M, 2], shown pale below each.
+      panels: title and generated points [N, 2] of each plane; five planes are in a row.
+      centers: mean of each mode, [K, 2].
+      real: real points, [M, 2], shown pale below the others in each plane.
 
     Raises:
-      ValueError: if there are no panels, a shape is another, or centers are not finite.
+      ValueError: if there are no panels, a shape differs from these, or centers are not finite.
     """
     centers = _points("centers", centers)
     if not np.isfinite(centers).all():
@@ -74,10 +76,13 @@ def planes(panels: Sequence[tuple[str, Any]], centers: Any, *, real: Any = None)
 
 
 def _heading(title: str, samples: np.ndarray, limits: np.ndarray, inches: float) -> str:
-    """The title and how many points are outside, in lines of at most that width."""
+    """Returns the title and the number of points outside.
+
+    The text is broken into lines that are at most `inches` wide.
+    """
     outside = int(np.sum(~_inside(samples, limits)))
     note = f"{outside:,} of {len(samples):,} outside" if outside else ""
-    # At this size of type 12 characters take an inch.
+    # An inch holds 12 characters at this font size.
     return textwrap.fill(", ".join(filter(None, [title, note])), width=int(12 * inches))
 
 
@@ -115,7 +120,10 @@ def _draw(
 
 
 def _limits(centers: np.ndarray) -> np.ndarray:
-    """[[left, right], [bottom, top]]: the modes with a margin, never much wider than high."""
+    """Returns limits [[left, right], [bottom, top]] around the modes.
+
+    The margin keeps a plane from being much wider than high.
+    """
     low, high = centers.min(axis=0), centers.max(axis=0)
     margin = 0.25 * max(float((high - low).max()), 1e-3)
     middle, half = (low + high) / 2, (high - low) / 2 + margin
@@ -123,7 +131,10 @@ def _limits(centers: np.ndarray) -> np.ndarray:
 
 
 def _inside(points: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Which points can be seen; those that are not numbers cannot."""
+    """Returns whether each point lies within limits.
+
+    A point with NaN does not.
+    """
     return np.all((points >= limits[None, :, 0]) & (points <= limits[None, :, 1]), axis=1)
 
 

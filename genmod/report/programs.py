@@ -1,9 +1,9 @@
-"""A decoder as a short list of operations that a browser can follow, with its weights.
+"""Decoders as short programs that a browser can run.
 
-The function is traced, so any network will do that is made of the operations below: nothing of its
-layers has to be known. What does not depend on the latents is computed here; what does is broken
-down to a few operations: functions of single numbers, matrix products, convolutions, sums and
-maxima, and `view`, which copies by strides. `assets/interpreter.js` is their other half.
+JAX traces the decoder, so any network works that consists of the operations below; its layers need
+not be known. Everything that does not depend on the latents is computed here. The rest is broken
+down into a few operations: functions of single numbers, matrix products, convolutions, sums and
+maxima, and `view`, which copies with strides. `assets/interpreter.js` runs them in the browser.
 """
 
 import functools
@@ -26,42 +26,51 @@ OPERATIONS = {
     *("log1p", "sqrt", "rsqrt", "square", "sin", "cos", "tanh", "logistic", "erf", "erfc"),
     *("select_n", "clamp", "is_finite"),
 }
-"""Functions of single numbers, by the names of JAX's primitives."""
+"""Functions of single numbers, by their names in JAX."""
 _RESHAPED = {"reshape", "squeeze", "expand_dims"}
 _PLACED = {"transpose", "broadcast_in_dim", "slice", "rev", "split", "concatenate", "pad"}
 _OF_WHOLE = {"convert_element_type", "select_n", "max", "min", "clamp"} | _PLACED | _RESHAPED
-"""What may give whole numbers: none of these makes larger ones than it was given."""
+"""Operations that may return whole numbers.
+
+None of them returns larger whole numbers than it was given.
+"""
 _CLOSE = 2e-4
-"""16 bits a weight will do where no pixel of some draws differs by more."""
+"""Largest difference of a pixel for 16-bit weights."""
 _TRIED = 16
 
 
 class UnsupportedError(ValueError):
-    """A function holds an operation that the browser does not know."""
+    """Operation that the browser does not know."""
 
 
 def program(
     decode: Callable[[Array], Array], latent_dim: int, *, tried: Any = None
 ) -> dict[str, Any]:
-    """Breaks a decoder down, for `assets/interpreter.js`.
+    """Translates a decoder to a program for `assets/interpreter.js`.
 
-    Weights are given in 16 bits where no pixel of what is tried changes by more than 2e-4, else in
-    32.
+    Weights have 16 bits if this changes no pixel of the images for `tried` by more than 2e-4, else
+    32 bits.
 
     Args:
-      decode: `z [B, L] -> images [B, H, W, C]`, its weights inside; each image of its own z alone.
-      latent_dim: L.
-      tried: latents [T, L] for which pixels are compared; some draws from N(0, I) if None.
+      decode: decoder with its weights, `z [B, L] -> images [B, H, W, C]`; each image must depend on
+        its own z alone.
+      latent_dim: number of latents L.
+      tried: latents [T, L] for whose images pixels are compared; 16 draws from N(0, I) if None.
 
     Returns:
-      What JSON can hold: `latentDim` L, `shape` [H, W, C]; `steps`, operations in order, each with
-      `f`, its name, `a`, the numbers of its arguments (0 is z), `out`, that of its result, `n`, the
-      length of the result, and what else it needs; `constants` by their numbers; `result`, the
-      number of the image.
+      The program, which JSON can hold:
+
+      - `latentDim`: L,
+      - `shape`: [H, W, C],
+      - `steps`: operations in order, each with its name `f`, the numbers `a` of its arguments (0 is
+        z), the number `out` of its result, the length `n` of its result, and its further options,
+      - `constants`: constants by their numbers,
+      - `result`: the number of the image.
 
     Raises:
-      UnsupportedError: if it holds an operation, or a form of one, that the browser does not know.
-      ValueError: if it does not make images, or `tried` has another shape.
+      UnsupportedError: if the decoder holds an operation, or a form of one, that the browser does
+        not know.
+      ValueError: if the decoder does not return images, or `tried` has another shape.
     """
     checks.positive_integer("latent_dim", latent_dim)
     if tried is None:
@@ -69,7 +78,7 @@ def program(
     tried = jnp.asarray(tried, jnp.float32)
     if tried.ndim != 2 or tried.shape[1] != latent_dim or not len(tried):
         raise ValueError(f"tried must have the shape [T, {latent_dim}], got {list(tried.shape)}")
-    with jax.default_matmul_precision("highest"):  # a browser's products are not rounded
+    with jax.default_matmul_precision("highest"):  # the browser multiplies in full precision
         closed = jax.make_jaxpr(decode)(jax.ShapeDtypeStruct((1, latent_dim), jnp.float32))
         shapes = [list(aval.shape) for aval in closed.out_avals]
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] != 1:
@@ -90,10 +99,10 @@ def program(
 
 
 def _level(function: Unfolded, tried: Array) -> int | None:
-    """The first of `weights.LEVELS` with which pixels stay as they are.
+    """Returns the first of `weights.LEVELS` that keeps the pixels.
 
-    The constants that are compared are those that are written: each is rounded after all that is
-    computed of weights alone, and before anything that is computed of latents.
+    The comparison rounds the constants that are written, that is, after all computations on weights
+    alone and before any computation on latents.
     """
     exact = unfolded.constants(function)
 
@@ -105,35 +114,43 @@ def _level(function: Unfolded, tried: Array) -> int | None:
     wanted = pixels(exact)
     for level in weights.LEVELS[:-1]:
         rounded = [_as_given(weights.written(value, level), value) for value in exact]
-        # What is not a number is close to nothing: then all bits are kept.
+        # A comparison with NaN is False: if pixels are NaN, weights keep 32 bits.
         if bool(jnp.abs(pixels(rounded) - wanted).max() <= _CLOSE):
             return level
     return weights.LEVELS[-1]
 
 
 def _as_given(values: np.ndarray, given: Any) -> Any:
-    """What was written of a constant, where the constant stood."""
+    """Returns rounded values in place of a float32 constant.
+
+    Constants of other types are not rounded.
+    """
     return given if np.asarray(given).dtype != np.float32 else values
 
 
 class _Value(NamedTuple):
-    """What is known only in the browser: the number of its array, and the shape it stands for."""
+    """Array that is known only in the browser.
+
+    Attributes:
+      number: number of the array, which is flat in the browser.
+      shape: shape of the array that it stands for.
+    """
 
     number: int
     shape: tuple[int, ...]
 
 
 class _Writer:
-    """Writes down the operations of a function, one after the other."""
+    """Writer of a function's operations, one after the other."""
 
     def __init__(self):
         self.steps: list[dict[str, Any]] = []
         self.constants: dict[int, np.ndarray] = {}
-        self._numbers = itertools.count(1)  # 0 is z
+        self._numbers = itertools.count(1)  # z has the number 0
         self._known: dict[int, tuple[Any, _Value]] = {}
 
     def write(self, function: Unfolded, latent_dim: int) -> _Value:
-        """Writes a function of z [1, L] down; what it returns is the number of its result."""
+        """Writes a function of z [1, L]; returns the result."""
         found: dict[int, _Value] = {0: _Value(0, (1, latent_dim))}
 
         def read(value: Any) -> Any:
@@ -146,7 +163,10 @@ class _Writer:
         return self.register(read(function.result))
 
     def register(self, value: Any) -> _Value:
-        """A value as the browser has it; known arrays become constants."""
+        """Returns the browser's array for a value.
+
+        A known array becomes a constant of the program.
+        """
         if isinstance(value, _Value):
             return value
         if id(value) not in self._known:
@@ -158,7 +178,7 @@ class _Writer:
                 )
             number = next(self._numbers)
             self.constants[number] = array.ravel()
-            self._known[id(value)] = value, _Value(number, array.shape)  # kept: ids are not reused
+            self._known[id(value)] = value, _Value(number, array.shape)  # value keeps its id in use
         return self._known[id(value)][1]
 
     def _emit(
@@ -188,7 +208,10 @@ class _Writer:
         return self._emit(name, [self._spread(value, shape) for value in given], shape)
 
     def _spread(self, value: Any, shape: Sequence[int]) -> _Value:
-        """A value in the shape of what is computed of it, where it is more than one number."""
+        """Broadcasts a value to `shape`.
+
+        A single number stays as it is.
+        """
         kept = self.register(value)
         if int(np.prod(kept.shape)) == 1 or kept.shape == tuple(shape):
             return kept
@@ -201,7 +224,12 @@ class _Writer:
     def _view(
         self, value: Any, shape: Sequence[int], strides: Sequence[int], offset: int = 0
     ) -> _Value:
-        """The elements at offset + strides . index for each index of `shape`."""
+        """Returns a view of a value, by strides.
+
+        The element for each index of `shape` is that at
+
+            offset + strides . index
+        """
         kept = self.register(value)
         size = int(np.prod(kept.shape))
         if size == np.prod(shape) and tuple(strides) == _strides(shape) and offset == 0:
@@ -220,7 +248,7 @@ class _Writer:
         old, new = equation.invars[0].aval.dtype, equation.params["new_dtype"]
         if new == old or new == np.float32:
             return [self.register(given[0])]
-        if new == np.bool_:  # NaN is true, too
+        if new == np.bool_:  # NaN counts as true
             return [self._elementwise("ne", [given[0], np.float32(0)], shape)]
         if jnp.issubdtype(old, jnp.floating):
             raise UnsupportedError("conversion of z to whole numbers is not known in the browser")
@@ -242,7 +270,7 @@ class _Writer:
         return [self._elementwise("round" if to_even else "round_away", given, shape)]
 
     def _rule_add_any(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
-        return [self._emit("add", given, shape)]  # its shapes are always the same
+        return [self._emit("add", given, shape)]  # both operands have the same shape
 
     def _rule_integer_pow(self, equation: Any, given: list[Any], shape: Any) -> list[Any]:
         return [self._emit("pow", [*given, np.float32(equation.params["y"])], shape)]
@@ -285,7 +313,10 @@ class _Writer:
         ]
 
     def _placed(self, pieces: Sequence[tuple[Any, Sequence[int], int]], fill: Any, shape: Any):
-        """An array of `fill` with pieces written into it, each by strides from an offset."""
+        """Returns an array of `fill` with pieces written into it.
+
+        A piece is a value with the strides and the offset at which it is written.
+        """
         value = self._emit("view", [fill], shape, shape=list(shape), strides=[0] * len(shape))
         for piece, strides, offset in pieces:
             kept = self.register(piece)
@@ -333,7 +364,10 @@ class _Writer:
         return [self._emit("matmul", [left, right], shape, k=inner, finite=finite)]
 
     def _is_finite(self, value: _Value) -> bool:
-        """Whether it is known that zero times each of its numbers is zero."""
+        """Returns whether a value is known to be finite.
+
+        Then zero times any of its numbers is zero.
+        """
         known = self.constants.get(value.number)
         return known is not None and bool(np.isfinite(known.astype(np.float32)).all())
 
@@ -379,7 +413,7 @@ class _Writer:
 
 
 def _refuse_type(name: str, dtype: Any) -> None:
-    """Refuses results that the browser's numbers, float32, do not stand for."""
+    """Refuses results that the browser's float32 does not represent."""
     if dtype in (np.float32, np.bool_):
         return
     if jnp.issubdtype(dtype, jnp.integer) and name in _OF_WHOLE:

@@ -1,7 +1,9 @@
-"""What a function computes of its argument, as a flat list; all that it computes without is known.
+"""Functions as flat lists of operations.
 
-Calls within the function are followed, so that only operations are left. The constants of the list
-are those that meet the argument: others, of which these were computed, are gone.
+A list holds the operations that depend on the function's argument; the others are evaluated while
+the list is made. Calls within the function are followed, so that only operations are left. The
+constants of the list are those that meet the argument: constants from which these were computed are
+gone.
 """
 
 import itertools
@@ -13,26 +15,30 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from genmod.types import Array
 
 SAME = {"copy", "optimization_barrier", "stop_gradient", "name", "device_put"}
-"""Operations that change nothing, by the names of JAX's primitives."""
+"""Names of JAX's primitives that do not change values."""
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 _CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat2": "jaxpr"}
 _CALLS |= {"checkpoint": "jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
 
 
 class Reference(NamedTuple):
-    """A value that depends on the argument, by its number; the argument itself is 0."""
+    """Number of a value that depends on the argument.
+
+    The argument itself has the number 0.
+    """
 
     number: int
 
 
 class Operation(NamedTuple):
-    """An operation on what depends on the argument.
+    """Operation on a value that depends on the argument.
 
     Attributes:
-      equation: what JAX traced; the shapes and types of its variables hold, their names do not.
-      given: its operands, each a `Reference` or a known array.
-      outputs: its results.
-      alone: it as a function of the variables among its operands.
+      equation: equation that JAX traced. The shapes and types of its variables are valid, their
+        names are not.
+      given: operands, each a `Reference` or a known array.
+      outputs: references to the results.
+      alone: the operation as a function of the variables among its operands.
     """
 
     equation: Any
@@ -42,11 +48,12 @@ class Operation(NamedTuple):
 
 
 class Unfolded(NamedTuple):
-    """A function of one argument.
+    """Function of one argument, as a list of operations.
 
     Attributes:
-      operations: in order.
-      result: what it returns: a `Reference`, or an array where it does not depend on the argument.
+      operations: operations in order.
+      result: result of the function: a `Reference`, or an array if it does not depend on the
+        argument.
     """
 
     operations: list[Operation]
@@ -54,7 +61,7 @@ class Unfolded(NamedTuple):
 
 
 def unfold(closed: ClosedJaxpr) -> Unfolded:
-    """Follows a function of one argument and one result."""
+    """Unfolds a function of one argument and one result."""
     operations: list[Operation] = []
     numbers = itertools.count(1)
 
@@ -68,7 +75,10 @@ def unfold(closed: ClosedJaxpr) -> Unfolded:
 
 
 def constants(function: Unfolded) -> list[Any]:
-    """The known arrays that the operations meet, in order, and the result if it is one."""
+    """Returns the known arrays among the operands, in order.
+
+    If the result of the function is a known array, too, it comes last.
+    """
     met = [
         value
         for operation in function.operations
@@ -79,7 +89,13 @@ def constants(function: Unfolded) -> list[Any]:
 
 
 def evaluate(function: Unfolded, argument: Array, given: Sequence[Any]) -> Array:
-    """The function's result with other values in place of its `constants`."""
+    """Computes the result with other values for the constants.
+
+    Args:
+      function: unfolded function.
+      argument: argument of the function.
+      given: values in place of `constants(function)`, in the same order.
+    """
     found: dict[int, Any] = {0: argument}
     rest = iter(given)
     for operation in function.operations:
@@ -124,10 +140,13 @@ def _walk(
 
 
 def _within(equation: Any) -> tuple[ClosedJaxpr, int] | None:
-    """The function that an operation calls, and how many operands come before its arguments."""
+    """Returns the function that an operation calls, if any.
+
+    With it comes the number of operands before the arguments of that function.
+    """
     name, options = equation.primitive.name, equation.params
     if name == "cond" and None in (options.get("branches_platforms") or ()):
-        # `lax.platform_dependent`: the one that is for no platform in particular.
+        # `lax.platform_dependent` becomes a `cond`, with None for its default branch.
         return options["branches"][list(options["branches_platforms"]).index(None)], 1
     if name not in _CALLS:
         return None
@@ -136,13 +155,16 @@ def _within(equation: Any) -> tuple[ClosedJaxpr, int] | None:
 
 
 def _alone(jaxpr: Jaxpr, equation: Any) -> ClosedJaxpr:
-    """An operation as a function of its variables, each of them once."""
+    """Isolates an operation as a function of its distinct variables."""
     variables = list(dict.fromkeys(a for a in equation.invars if not isinstance(a, Literal)))
     alone = jaxpr.replace(constvars=[], invars=variables, eqns=[equation], outvars=equation.outvars)
     return ClosedJaxpr(alone, ())
 
 
 def _operands(equation: Any, given: Sequence[Any]) -> list[Any]:
-    """What an operation's variables stand for, each of them once: literals stand in it."""
+    """Returns the values of an operation's distinct variables.
+
+    Literals are left out, because they are part of the operation.
+    """
     pairs = zip(equation.invars, given, strict=True)
     return list({atom: value for atom, value in pairs if not isinstance(atom, Literal)}.values())

@@ -1,4 +1,7 @@
-"""Constants of a program as a page holds them: in 16 bits where that cannot be seen, else in 32."""
+"""Constants of a program, encoded for the page.
+
+Numbers have 16 bits if the difference cannot be seen, else 32 bits.
+"""
 
 import base64
 from typing import Any
@@ -6,17 +9,21 @@ from typing import Any
 import numpy as np
 
 LEVELS: tuple[int | None, ...] = (64, 4096, None)
-"""What is longer than so many numbers is written in 16 bits, to be tried in this order.
+"""Levels of compression, tried in this order.
 
-Where even the longest cannot be, None, nothing is. What is derived of variances ranges far, but is
-short: it keeps its bits at little cost.
+At a level, constants of more numbers than the level have 16 bits. At the level None, which is left
+if even the longest constants need 32 bits, no constant has 16 bits. Constants that are derived from
+variances have a wide range, but they are short: their 32 bits cost little.
 """
 MOST_WHOLE = 2**24
-"""Whole numbers up to this one are exact in 32 bits."""
+"""Limit up to which float32 holds whole numbers exactly."""
 
 
 def written(value: Any, level: int | None) -> np.ndarray:
-    """What is left of a constant once it has been written and read again: float32, of its shape."""
+    """Returns a constant as the browser will read it.
+
+    The result is float32 and has the shape of the constant.
+    """
     values = np.asarray(value)
     if not _is_short(values, level):
         return values.astype(np.float32)
@@ -25,7 +32,7 @@ def written(value: Any, level: int | None) -> np.ndarray:
 
 
 def as_text(value: Any, level: int | None) -> dict[str, Any]:
-    """A constant as JSON holds it, for `assets/interpreter.js`."""
+    """Encodes a constant as JSON, for `assets/interpreter.js`."""
     values = np.asarray(value)
     if not _is_short(values, level):
         return {"f32": base64.b64encode(values.astype("<f4").tobytes()).decode()}
@@ -34,14 +41,20 @@ def as_text(value: Any, level: int | None) -> dict[str, Any]:
 
 
 def _is_short(values: np.ndarray, level: int | None) -> bool:
-    """Whether a constant is one for 16 bits, which know neither infinity nor NaN."""
+    """Returns whether a constant is written with 16 bits.
+
+    Constants with infinity or NaN are not: 16 bits cannot hold them.
+    """
     if level is None or values.size <= level or values.dtype != np.float32:
         return False
     return bool(np.isfinite(values).all())
 
 
 def _whole(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Whole numbers of at most 16 bits, and the number to multiply them by."""
+    """Returns 16-bit whole numbers and their common factor.
+
+    The values are the whole numbers times the factor, except for rounding.
+    """
     largest = max(float(np.abs(values).max()), float(np.finfo(np.float32).tiny))
     scale = float(np.float32(largest / 32767))
     return np.clip(np.round(values.astype(np.float64) / scale), -32767, 32767), scale

@@ -1,14 +1,18 @@
-"""Run folders, and all that is made of them.
+"""Run folders, and everything made from them.
 
     catalogue   finds experiments by name and loads their files
-    configs     writes configurations down and reads them back
-    record      the run folder: record.json, the log, the places of all else
-    starts      the sources that a run was started with
-    runner      trains an experiment in a run folder
-    observe     observations of a GAN in training
-    replay      takes one step of a run again
-    verify      takes the steps of a run again and compares every bit
-    pages       draws the report page
+    configs     writes configurations as JSON and reads them back
+    naming      identities and names of runs
+    folder      paths of the files in a run folder
+    record      makes and reopens run folders: record.json
+    logs        writes and reads the log
+    starts      keeps the sources that a run was started with
+    runner      trains an experiment in a run folder (with progress, watch, ending)
+    loading     builds runs again and restores their states
+    observe     makes observations of a GAN in training
+    replay      rebuilds one step of a run
+    verify      repeats the steps of a run and compares every bit
+    pages       draws the report page (with gathered, explorer, comparison, pictures)
     export      writes the sampler of a run for other programs
 
 Import the module that you need: `from genmod.runs import record`.

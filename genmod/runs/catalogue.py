@@ -1,4 +1,7 @@
-"""Experiment files: those in ./experiments and those that come with genmod, found and loaded."""
+"""Experiment files: finding and loading.
+
+They are in ./experiments, or come with genmod.
+"""
 
 import dataclasses
 from importlib.machinery import SOURCE_SUFFIXES
@@ -8,21 +11,26 @@ from types import ModuleType
 from genmod._host import source
 
 INSTALLED = "shipped_experiments"
-"""Where the experiments lie within an installed package; in a clone they are beside it."""
+"""Folder of the experiments within an installed package.
+
+A clone of the repository has them beside the package.
+"""
 
 
 def shipped() -> Path:
-    """The folder of the experiments that come with genmod."""
+    """Returns the folder of genmod's own experiments."""
     package = Path(__file__).parents[1]
     installed = package / INSTALLED
     return installed if installed.is_dir() else package.parent / "experiments"
 
 
 def files(folder: str | Path | None = None) -> dict[str, Path]:
-    """The experiments by name: Python files whose name starts with a letter.
+    """Returns the experiment files by name.
+
+    An experiment is a Python file whose name starts with a letter.
 
     Args:
-      folder: where to look instead.
+      folder: folder to search; if None, ./experiments and genmod's own.
     """
     places = [shipped(), Path("experiments")] if folder is None else [Path(folder)]
     found = {path.stem: path for place in places for path in place.glob("[a-zA-Z]*.py")}
@@ -30,22 +38,22 @@ def files(folder: str | Path | None = None) -> dict[str, Path]:
 
 
 def find(name: str, folder: str | Path | None = None) -> Path:
-    """The file of an experiment, from its path or from its name.
+    """Finds the file of an experiment by path or name.
 
     Args:
-      name: a path that ends in .py, or a name in ./experiments or of what comes with genmod; the
-        first comes first.
-      folder: where names are looked for instead.
+      name: a path that ends in .py, or the name of an experiment. One in ./experiments takes
+        precedence over one that comes with genmod.
+      folder: folder to search for names instead.
 
     Raises:
-      ValueError: if there is none; the nearest names are given.
+      ValueError: if there is no such experiment; the message gives the nearest names.
     """
     path = Path(name)
     if path.suffix == ".py":
         if not path.is_file():
             raise ValueError(f"experiment {name!r}: there is no such file")
         return path
-    from genmod import checks  # which imports JAX: a list of names needs none
+    from genmod import checks  # imports JAX, which a list of names does not need
 
     found = files(folder)
     checks.known("experiment", name, found)
@@ -53,12 +61,14 @@ def find(name: str, folder: str | Path | None = None) -> Path:
 
 
 def names(folder: str | Path | None = None) -> list[str]:
-    """The experiments that `find` knows by name: Python files whose name starts with a letter."""
+    """Returns the names of experiments that `find` knows."""
     return list(files(folder))
 
 
 def load(path: str | Path) -> ModuleType:
-    """Imports an experiment file, with what it imports from its own folder (`genmod._host.source`).
+    """Imports an experiment file.
+
+    The modules beside it that it imports are loaded as well (`genmod._host.source`).
 
     Raises:
       ValueError: if it lacks a frozen dataclass `Config` with the fields `seed` and `epochs`, or a

@@ -1,4 +1,4 @@
-"""The comparison of a report page: runs side by side, over their seeds."""
+"""Comparison of runs over their seeds, for report pages."""
 
 import json
 import math
@@ -20,12 +20,12 @@ _NO_METRICS = {"step", "epoch", "seeds"}
 
 @dataclass(frozen=True)
 class _Arm:
-    """Runs that differ by their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-      recorded: the record of the first.
-      rows: each seed's log.
-      ends: each seed's numbers at the end.
+      recorded: record of the first run.
+      rows: log points of each seed.
+      ends: numbers of each seed at the end.
     """
 
     recorded: dict[str, Any]
@@ -34,7 +34,10 @@ class _Arm:
 
 
 def comparison_of(runs: Sequence[Gathered], pictures: Pictures) -> page.Comparison:
-    """Compares runs: curves, a table of means over seeds, and the last samples of each."""
+    """Compares runs for a report page.
+
+    Makes curves, a table of means over seeds, and the last samples of each run.
+    """
     arms = _arms(runs)
     names = [canvas.spelt(name) for name in _names([arm.recorded for arm in arms])]
     logs = {name: _joined(arm.rows) for name, arm in zip(names, arms, strict=True)}
@@ -73,7 +76,10 @@ def _counted(num: int) -> str:
 
 
 def _estimated(values: Sequence[float], signed: bool = False) -> str:
-    """A mean with its standard error, where there are several values and they are finite."""
+    """Formats the mean of values with its standard error.
+
+    The error is left out for a single value, or if a value is not finite.
+    """
     if not values:
         return "-"
     if len(values) == 1 or not np.isfinite(values).all():
@@ -91,7 +97,7 @@ def _arms(runs: Sequence[Gathered]) -> list[_Arm]:
         config = {n: v for n, v in run.recorded["config"].items() if n != "seed"}
         key = json.dumps([run.recorded["experiment"], config, run.recorded["data"]], sort_keys=True)
         if key in found and found[key].rows.keys() & set(run.seeds):
-            key = str(run.path)  # the same run twice: each for itself
+            key = str(run.path)  # a run that is given twice is not merged
         arm = found.setdefault(key, _Arm(run.recorded, {}, {}))
         for place, seed in enumerate(run.seeds):
             arm.rows[seed] = [_of_seed(row, place) for row in run.rows]
@@ -101,7 +107,7 @@ def _arms(runs: Sequence[Gathered]) -> list[_Arm]:
 
 
 def _of_seed(values: Mapping[str, Any], place: int) -> dict[str, Any]:
-    """What one of several runs has of a log point or of an evaluation."""
+    """Returns one seed's part of a log point or an evaluation."""
     own = {name: runs[place] for name, runs in values.get("seeds", {}).items()}
     shared = {n: v for n, v in values.items() if n not in (*_TIMINGS, "seeds")}
     if not own:
@@ -110,7 +116,10 @@ def _of_seed(values: Mapping[str, Any], place: int) -> dict[str, Any]:
 
 
 def _joined(rows: Mapping[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The log points that all seeds have, as means with their standard errors."""
+    """Returns the log points that all seeds have.
+
+    The values are means over the seeds, with their standard errors.
+    """
     if len(rows) == 1:
         return next(iter(rows.values()))
     by_step = [{row["step"]: row for row in own} for own in rows.values()]
@@ -126,7 +135,7 @@ def _joined(rows: Mapping[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _names(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to call arms: by what they differ in."""
+    """Names arms by the settings in which they differ."""
     flat = [{"experiment": r["experiment"], **r["config"], "data": r["data"][:18]} for r in records]
     several_experiments = len({one["experiment"] for one in flat}) > 1
     names = []

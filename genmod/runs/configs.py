@@ -1,18 +1,16 @@
-"""How a configuration is written down as JSON, read back by the types of its fields, and named.
+"""Configurations as JSON.
 
-Text stands for paths, enums (by their names), dates, and numbers that are not finite; lists for
-tuples and sets, objects for dataclasses and dictionaries. What would not come back as it was is
-refused.
+JSON strings stand for text, paths, enums (by their names), dates, and numbers that are not finite;
+JSON lists for tuples and sets; JSON objects for dataclasses and dictionaries. Values are read back
+by the types of the fields. A value that would not be read back unchanged is refused.
 """
 
 import collections.abc
 import dataclasses
 import datetime
 import enum
-import hashlib
 import json
 import math
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -21,42 +19,42 @@ from typing import Any, Literal
 
 from genmod._host import disk
 
-_KINDS = ("idx", "npz", "npy", "folder", "call")
-"""Kinds of data that are named by where they lie."""
-_ALWAYS = frozenset({"seed", "epochs"})
+ALWAYS = frozenset({"seed", "epochs"})
 _TIMES = (datetime.date, datetime.time)  # a datetime is a date
 _WRONG = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError)
-"""What is raised where a value is not of a type."""
+"""Errors that a value of a wrong type raises."""
 _LONGEST = 100
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A configuration as JSON holds it; `from_json` makes an equal one of it.
+    """Returns a configuration in JSON form.
+
+    `from_json` makes an equal configuration of it.
 
     Raises:
-      ValueError: if a field holds what cannot be written down and read back.
+      ValueError: if a field holds a value that cannot be written down and read back.
     """
     kinds = _fields(type(config))
     return {n: _written(type(config), n, kind, getattr(config, n)) for n, kind in kinds.items()}
 
 
 def check_defaults(kind: type) -> None:
-    """Refuses a class of configurations whose defaults `as_json` would refuse.
+    """Refuses a class with defaults that `as_json` would refuse.
 
     Raises:
-      ValueError: with the name of the field.
+      ValueError: if there is such a default; the message names the field.
     """
     hints = _fields(kind)
     for field in dataclasses.fields(kind):
-        if field.name in hints and _has_default(field):
-            _written(kind, field.name, hints[field.name], _default(field))
+        if field.name in hints and has_default(field):
+            _written(kind, field.name, hints[field.name], default_of(field))
 
 
 def _written(config: type, name: str, kind: Any, value: Any) -> Any:
-    """What stands in JSON for the value of a field."""
+    """Returns the JSON form of a field's value."""
     try:
         written = _encode(kind, value)
-        if _same(_decode(kind, written), value):
+        if same(_decode(kind, written), value):
             return written
     except _WRONG:
         pass
@@ -69,7 +67,9 @@ def _written(config: type, name: str, kind: Any, value: Any) -> Any:
 
 
 def from_json(kind: type, values: Mapping[str, Any]) -> Any:
-    """The configuration that `as_json` wrote down; fields that it lacks have their defaults.
+    """Reads back a configuration that `as_json` wrote.
+
+    Fields that it lacks get their defaults.
 
     Raises:
       ValueError: if fields are unknown, or missing and without a default, or out of range.
@@ -89,121 +89,32 @@ def from_json(kind: type, values: Mapping[str, Any]) -> Any:
 
 
 def defaults(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults, as JSON holds them, of fields that a recorded configuration lacks.
+    """Returns the defaults of fields that a recorded configuration lacks.
 
-    They are of later versions of the experiment; `seed` and `epochs` are in every record.
+    They are in JSON form. Later versions of the experiment have added such fields; `seed` and
+    `epochs` are in every record.
     """
     hints, found = _fields(kind), {}
     for field in dataclasses.fields(kind):
-        if field.name in hints and field.name not in {*values, *_ALWAYS} and _has_default(field):
-            found[field.name] = _encode(hints[field.name], _default(field))
+        if field.name in hints and field.name not in {*values, *ALWAYS} and has_default(field):
+            found[field.name] = _encode(hints[field.name], default_of(field))
     return found
 
 
-def identity(kind: type | None, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a recorded configuration says which run it is: all but its length, and places.
-
-    Args:
-      kind: of the configuration; nothing is known of its fields if None.
-      values: as JSON holds them.
-    """
-    fields = {} if kind is None else {field.name: field for field in dataclasses.fields(kind)}
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        role = fields[name].metadata.get("genmod") if name in fields else None
-        if name == "epochs" or role == "place":
-            continue
-        data, _, where = str(value).partition(":")
-        has_place = role == "kind and place" and where and data in _KINDS
-        found[name] = data if has_place else value
-    return found
-
-
-def located(config: Any, folder: str | Path) -> Any:
-    """The configuration with the places of data from the root on, where they lie below a folder."""
-    changes = {}
-    for field in dataclasses.fields(config):
-        role, value = field.metadata.get("genmod"), getattr(config, field.name)
-        data, _, where = ("", "", value) if role == "place" else str(value).partition(":")
-        if role is None or not where or (data and data not in _KINDS):
-            continue
-        # Of idx:FOLDER/BEGINNING-OF-ITS-NAMES and of call:FILE:F, what is there is not the whole.
-        place = Path(folder, Path(where).expanduser())
-        if place.is_absolute() and place.parent.is_dir() and str(place) != where:
-            changes[field.name] = f"{data}:{place}" if data else str(place)
-    return dataclasses.replace(config, **changes) if changes else config
-
-
-def name(config: Any, seeds: int = 1) -> str:
-    """A folder name that says what a configuration changes: `seed-0`, `seed-1_latent_dim-2`.
-
-    Several seeds are `seeds-0-9`; of data that are named by where they lie, it has the last part.
-
-    The same command gives the same name and so finds its run again; another configuration gets a
-    folder of its own. `epochs` is left out, as a longer run continues a shorter one.
-    """
-    parts = [f"seed-{config.seed}"]
-    if seeds > 1:
-        parts = [f"seeds-{config.seed}-{config.seed + seeds - 1}"]
-    for field in dataclasses.fields(config):
-        value, role = getattr(config, field.name), field.metadata.get("genmod")
-        if field.name in _ALWAYS or not field.init or role == "place":
-            continue
-        if not _has_default(field) or not _same(value, _default(field)):
-            text = str(_readable(value))
-            parts.append(f"{field.name}-{_last_part(text) if role else text}")
-    found = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))
-    if len(found) > _LONGEST:
-        found = f"{found[:80]}_{hashlib.sha256(found.encode()).hexdigest()[:12]}"
-    return found
-
-
-def _last_part(text: str) -> str:
-    """`folder-birds` of `folder:/home/me/pictures/birds`."""
-    data, _, where = text.partition(":")
-    if data not in _KINDS:
-        return text
-    file, _, function = where.rpartition(":") if data == "call" else (where, "", "")
-    last = Path(file).expanduser().resolve().name
-    return "-".join(part for part in (data, last, function) if part)
-
-
-def _readable(value: Any) -> Any:
-    """A value as a folder's name tells it: enums by their names."""
-    if isinstance(value, enum.Enum):
-        return value.name
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return "-".join([type(value).__name__, *(f"{n}-{_readable(v)}" for n, v in fields)])
-    if isinstance(value, tuple | list):
-        # As it is printed: runs of earlier versions are found under that name.
-        one = [_Printed(v) if isinstance(v, enum.Enum | PurePath) else v for v in value]
-        return tuple(one) if isinstance(value, tuple) else one
-    return value
-
-
-class _Printed:
-    """Stands for a value in a list that is printed."""
-
-    def __init__(self, value: Any):
-        self._text = str(_readable(value))
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _has_default(field: dataclasses.Field) -> bool:
+def has_default(field: dataclasses.Field) -> bool:
+    """Returns whether a field has a default."""
     missing = dataclasses.MISSING
     return field.default is not missing or field.default_factory is not missing
 
 
-def _default(field: dataclasses.Field) -> Any:
+def default_of(field: dataclasses.Field) -> Any:
+    """Returns the default of a field that has one."""
     factory = field.default_factory
     return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _fields(kind: type) -> dict[str, Any]:
-    """The annotations of the fields that make a configuration, by name."""
+    """Returns the annotations of the init fields, by name."""
     try:
         hints = typing.get_type_hints(kind)
     except Exception:  # an annotation may be any text
@@ -220,44 +131,56 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether values are equal, lists and tuples being the same, and NaN itself."""
+def same(one: Any, other: Any) -> bool:
+    """Returns whether two values are equal.
+
+    A list equals a tuple of the same elements, and NaN equals NaN.
+    """
     one, other = _as_tuples(one), _as_tuples(other)
     return bool(one == other) or repr(one) == repr(other)
 
 
 def _as_tuples(value: Any) -> Any:
-    """JSON knows only lists; a frozen configuration holds tuples."""
+    """Replaces lists by tuples, within them as well.
+
+    JSON knows only lists; a frozen configuration holds tuples.
+    """
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         return tuple(map(_as_tuples, value))
     return value
 
 
-# By type. `kind` is an annotation, of which Any says nothing.
+# The functions below choose by type. `kind` is an annotation; Any tells them nothing.
 
 
 def _bare(kind: Any) -> Any:
-    """An annotation without what does not say how a value is written."""
+    """Strips wrappers that do not affect how a value is written.
+
+    These are Annotated, NewType and aliases of type statements.
+    """
     while True:
         if typing.get_origin(kind) is typing.Annotated:
             kind = typing.get_args(kind)[0]
         elif hasattr(kind, "__supertype__"):  # a NewType
             kind = kind.__supertype__
-        elif hasattr(kind, "__value__"):  # a type statement's, of Python 3.12
+        elif hasattr(kind, "__value__"):  # a type statement of Python 3.12
             kind = kind.__value__
         else:
             return kind
 
 
 def _members(kind: Any) -> list[Any]:
-    """The types of a union without None; none for what is no union."""
+    """Returns the types of a union, without None.
+
+    The list is empty if the annotation is not a union.
+    """
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return []
     return [one for one in typing.get_args(kind) if one is not type(None)]
 
 
 def _inner(kind: Any, length: int) -> list[Any]:
-    """The annotations of the elements of a collection."""
+    """Returns the annotations of a collection's elements."""
     arguments = typing.get_args(kind)
     if hasattr(kind, "_fields"):  # a NamedTuple
         hints = typing.get_type_hints(kind)
@@ -268,7 +191,7 @@ def _inner(kind: Any, length: int) -> list[Any]:
 
 
 def _encode(kind: Any, value: Any) -> Any:
-    """A value as JSON holds it."""
+    """Returns a value in JSON form."""
     kind = _bare(kind)
     members = _members(kind)
     if len(members) == 1:
@@ -305,12 +228,12 @@ def _encode(kind: Any, value: Any) -> Any:
         listed = [_encode(one, v) for one, v in zip(kinds, value, strict=True)]
         return sorted(listed, key=json.dumps) if isinstance(value, set | frozenset) else listed
     if isinstance(kind, type) and isinstance(value, kind) and not callable(value):
-        return str(value)  # such as a Fraction: whether it comes back is tried
+        return str(value)  # such as a Fraction; `_written` checks that it can be read back
     raise TypeError(type(value).__name__)
 
 
 def _primitive(value: str | int) -> str | int:
-    """Text or a number as it is, without what an enum adds."""
+    """Returns text or an integer without its enum class."""
     return str.__str__(value) if isinstance(value, str) else int(value)
 
 
@@ -320,7 +243,10 @@ def _encode_key(kind: Any, key: Any) -> str:
 
 
 def _encode_member(kind: Any, members: list[Any], value: Any) -> Any:
-    """What is of one of several types: as it is where that tells which, else with its name."""
+    """Encodes a value whose annotation is a union.
+
+    The value stands alone if its type can be told from it, otherwise under the name of its type.
+    """
     for member in members:
         try:
             encoded = _encode(member, value)
@@ -337,7 +263,7 @@ def _encode_member(kind: Any, members: list[Any], value: Any) -> Any:
 
 
 def _exactly(one: Any, other: Any) -> bool:
-    return _same(one, other) and (type(one) is type(other) or isinstance(other, list))
+    return same(one, other) and (type(one) is type(other) or isinstance(other, list))
 
 
 def _is(kind: Any, base: type) -> bool:
@@ -345,7 +271,10 @@ def _is(kind: Any, base: type) -> bool:
 
 
 def _decode(kind: Any, value: Any, *, strict: bool = False) -> Any:
-    """The value that `_encode` wrote; strictly, only what is of the type's own form in JSON."""
+    """Reads back a value that `_encode` wrote.
+
+    If `strict`, only the JSON form of the type itself is accepted.
+    """
     kind = _bare(kind)
     if value is None:
         return None
@@ -366,7 +295,7 @@ def _decode(kind: Any, value: Any, *, strict: bool = False) -> Any:
         wanted = (int, float) if origin is float else origin
         is_bool = isinstance(value, bool)
         if strict and (not isinstance(value, wanted) or is_bool != (origin is bool)):
-            raise TypeError(f"{value!r} is no {origin.__name__}")
+            raise TypeError(f"{value!r} is not of type {origin.__name__}")
         return value if isinstance(value, list | dict) or not strict else origin(value)
     if _is(origin, bytes):
         return bytes.fromhex(value)
@@ -376,8 +305,7 @@ def _decode(kind: Any, value: Any, *, strict: bool = False) -> Any:
         return from_json(origin, value)
     if _is(origin, collections.abc.Mapping):
         keys, values = typing.get_args(kind) or (Any, Any)
-        found = {_decode_key(keys, k): _decode(values, v, strict=strict) for k, v in value.items()}
-        return found
+        return {_decode_key(keys, k): _decode(values, v, strict=strict) for k, v in value.items()}
     if isinstance(value, list):
         kinds = _inner(kind, len(value))
         listed = [_decode(one, v, strict=strict) for one, v in zip(kinds, value, strict=True)]
@@ -387,12 +315,15 @@ def _decode(kind: Any, value: Any, *, strict: bool = False) -> Any:
     if isinstance(origin, type) and isinstance(value, str) and origin is not object:
         return _abstract_or(origin, value)
     if strict and origin is not Any:
-        raise TypeError(f"{value!r} is no {_called(kind)}")
+        raise TypeError(f"{value!r} is not of type {_called(kind)}")
     return value
 
 
 def _abstract_or(origin: type, text: str) -> Any:
-    """What a type makes of a text; of types such as os.PathLike, a path."""
+    """Makes a value of a type from text.
+
+    The abstract os.PathLike gives a path.
+    """
     if origin.__module__ == "os" and origin.__name__ == "PathLike":
         return Path(text)
     return origin(text)
@@ -403,7 +334,7 @@ def _decode_literal(known: tuple[Any, ...], value: Any) -> Any:
         encoded = _encode(type(one), one)
         if encoded == value and type(encoded) is type(value):
             return one
-    raise ValueError(f"{value!r} is none of {known}")
+    raise ValueError(f"{value!r} is not one of {known}")
 
 
 def _decode_key(kind: Any, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""The end of a run: its evaluation and its pictures."""
+"""End of a run: its evaluation and its pictures."""
 
 import contextlib
 import math
@@ -17,10 +17,13 @@ from genmod.runs.folder import Folder
 
 
 def finish(experiment: Experiment, folder: Folder, key: jax.Array, state: Any) -> None:
-    """Evaluates a trained state and draws its pictures, into the run folder.
+    """Evaluates a trained state and draws its pictures.
+
+    Both are written to the run folder.
 
     Raises:
-      Exception: what the experiment's own evaluation or pictures raise, once all else is written.
+      Exception: the first error of the experiment's evaluation or pictures. Everything else is
+        written before.
     """
     failed: list[Exception] = []
     drawn = None
@@ -28,7 +31,7 @@ def finish(experiment: Experiment, folder: Folder, key: jax.Array, state: Any) -
         drawn = experiment.final_figures(rng.stream(key, "figures"), state)
     last = Observation()
     if experiment.evaluate is None or (drawn is None and not failed):
-        with _put_off(failed):  # one look for both: they speak of the same samples
+        with _put_off(failed):  # one observation for both: of the same samples
             last = experiment.observation(rng.stream(key, "evaluate"), state)
     taken: Mapping[str, Any] = last.numbers
     if experiment.evaluate is not None:
@@ -67,7 +70,7 @@ def finish(experiment: Experiment, folder: Folder, key: jax.Array, state: Any) -
 
 @contextlib.contextmanager
 def _put_off(failed: list[Exception]) -> Iterator[None]:
-    """Keeps an error for later."""
+    """Catches an error and keeps it for later."""
     try:
         yield
     except Exception as error:
@@ -75,7 +78,7 @@ def _put_off(failed: list[Exception]) -> Iterator[None]:
 
 
 def _not_finite(value: float) -> str:
-    """What to say beside a number that is none."""
+    """Returns a remark on a value that is not finite."""
     if math.isfinite(value):
         return ""
     return " (not a number)" if math.isnan(value) else " (not finite)"

@@ -1,4 +1,4 @@
-"""The explorer of a report page: the latent space of a run, and why there is none."""
+"""Explorer of a run's latent space, for report pages."""
 
 import functools
 from collections.abc import Sequence
@@ -14,17 +14,26 @@ from genmod.runs import loading
 from genmod.runs.gathered import Gathered, in_words
 
 _CODES = 3000
-"""So many codes are on the map."""
+"""Largest number of codes on the map."""
 _TRIED = 16
-"""At so many codes are a decoder's pixels compared with those of the browser's weights."""
+"""Number of codes at which the browser's weights are checked.
+
+Their pixels are compared with the decoder's.
+"""
 
 
 def explorer_of(run: Gathered) -> tuple[page.Explorer | None, list[str]]:
-    """The latent space of a run, of several seeds that of the first; and why there is none."""
+    """Makes the explorer of a run's latent space.
+
+    For several seeds it shows the first.
+
+    Returns:
+      The explorer, or None; and notes on what is missing, and why.
+    """
     try:
         built, state = loading.load_run(run.path)
-    # Its experiment file may raise anything, and end as a script does: the data are gone, genmod is
-    # another one, or it has options of its own that are not given here.
+    # An experiment file may raise any error, and SystemExit as a script does: the data may be gone,
+    # genmod may have changed, or the file may need options that are not given here.
     except (Exception, SystemExit) as error:
         return None, [f"There is no explorer: the run cannot be opened ({in_words(error)})."]
     if built.latents is None:
@@ -42,21 +51,21 @@ def _walked(
     assert latents is not None
     found = _codes(run, built, state)
     codes, notes = found.codes, [found.note] * bool(found.note)
-    if not len(codes) and not latents.normal:
+    if not len(codes) and not latents.standard_normal_prior:
         why = "no codes tell where in its latent space images lie"
         return None, [*notes, f"There is no explorer: {why}."]
     draws = np.asarray(jax.random.normal(key, (_TRIED, latents.dim)), np.float64)
-    centre = np.zeros(latents.dim) if latents.normal else codes.mean(0)
+    centre = np.zeros(latents.dim) if latents.standard_normal_prior else codes.mean(0)
     start = codes[0] if len(codes) else draws[0]
     far = np.abs(codes - centre).max(0) if len(codes) else np.zeros(latents.dim)
     spread = codes.std(0) if len(codes) else np.zeros(latents.dim)
-    # A dimension in which all codes are alike still has a slider to be moved.
-    reach = np.maximum(far, 3.0 if latents.normal else 1e-3 * max(far.max(), 1e-6))
+    # The slider of a dimension still needs a range if all codes are equal in it.
+    reach = np.maximum(far, 3.0 if latents.standard_normal_prior else 1e-3 * max(far.max(), 1e-6))
     tried = [codes[:_TRIED], centre[None] + reach, centre[None] - reach]
     program = None
     try:
         decode = latents.decoder(key, state)
-        tried += [draws] * latents.normal
+        tried += [draws] * latents.standard_normal_prior
         program = programs.program(decode, latents.dim, tried=np.concatenate(tried))
     except programs.UnsupportedError as error:
         notes.append(f"There are no sliders: {error}.")
@@ -77,7 +86,7 @@ def _walked(
         reach=reach.tolist(),
         centre=centre.tolist(),
         start=start.tolist(),
-        normal=latents.normal,
+        normal=latents.standard_normal_prior,
         plane=plane,
         points=codes if plane else np.zeros((0, 2)),
         labels=found.labels if plane else np.zeros(0, int),
@@ -88,14 +97,14 @@ def _walked(
 
 
 class _Codes(NamedTuple):
-    """Where images lie in a latent space.
+    """Codes of images in a latent space.
 
     Attributes:
-      codes: float64 [N, L].
-      labels: the classes of the images, [N].
-      caption: which images they are.
-      note: why there are none, or not all; empty if they are.
-      are_wrong: whether there should be some, but are none that are the run's.
+      codes: the codes, float64 [N, L].
+      labels: classes of the images, [N].
+      caption: text that says which images they are.
+      note: reason why codes are missing; empty if none are.
+      are_wrong: whether codes were expected and there are none that belong to the run.
     """
 
     codes: np.ndarray
@@ -106,7 +115,10 @@ class _Codes(NamedTuple):
 
 
 def _codes(run: Gathered, built: Experiment, state: Any) -> _Codes:
-    """The codes of test images, where the data are still those of the run."""
+    """Computes the codes of test images.
+
+    There are none if the data are no longer those of the run.
+    """
     latents, test = built.latents, built.test
     assert latents is not None
     none = _Codes(np.zeros((0, latents.dim)), np.zeros(0, int))
@@ -114,7 +126,7 @@ def _codes(run: Gathered, built: Experiment, state: Any) -> _Codes:
         return none
     if changed := _changed(run, built):
         return none._replace(note=f"There is no map: {changed}.", are_wrong=True)
-    # Evenly from all of them: those of a class may lie side by side.
+    # The images are spread evenly over the test set, which may be sorted by class.
     num = len(test.images)
     places = np.unique(np.linspace(0, num - 1, min(num, _CODES)).round().astype(int))
     try:
@@ -134,7 +146,10 @@ def _codes(run: Gathered, built: Experiment, state: Any) -> _Codes:
 
 
 def _changed(run: Gathered, built: Experiment) -> str:
-    """What tells that data are not those of the run; empty if nothing does."""
+    """Returns how the data differ from those of the run.
+
+    The text is empty if they do not.
+    """
     assert built.test is not None
     recorded = run.recorded
     for part, before, dataset in (
@@ -151,9 +166,10 @@ def _changed(run: Gathered, built: Experiment) -> str:
 
 
 def _classes(run: Gathered, built: Experiment) -> Sequence[str]:
-    """Names of the classes of the images on the map, by their numbers; none where none are known.
+    """Returns the names of the classes on the map.
 
-    Those of the test images come first: it is their labels that are shown.
+    They are indexed by label, and empty if unknown. Names of the test set take precedence, as the
+    map shows its labels.
     """
     known = (
         getattr(built.test, "classes", ()),

@@ -1,9 +1,10 @@
-"""The sampler of a run, for programs that have neither genmod nor the run.
+"""Export of a run's sampler, for programs without genmod.
 
 sampler.stablehlo        `(parameters, key data uint32 [2]) -> images [num, H, W, C]`, as
-                         `jax.export` writes it: for CPU, CUDA and TPU, and later versions of JAX
-parameters.safetensors   the parameters by name, as far as sampling depends on them
-export.json              where they come from, shapes, and SHA-256 of both
+                         `jax.export` writes it; runs on CPU, CUDA and TPU, and with later versions
+                         of JAX
+parameters.safetensors   the parameters that sampling depends on, by name
+export.json              origin of the sampler, shapes, and SHA-256 of both files
 """
 
 import hashlib
@@ -29,12 +30,12 @@ _SAMPLER, _PARAMETERS, _ABOUT = "sampler.stablehlo", "parameters.safetensors", "
 
 
 class Exported(NamedTuple):
-    """A sampler that was exported.
+    """Sampler that was exported.
 
     Attributes:
-      sample: `key -> images [num, H, W, C]`.
-      parameters: by name.
-      about: what `export.json` says.
+      sample: function `key -> images [num, H, W, C]`.
+      parameters: the parameters, by name.
+      about: contents of `export.json`.
     """
 
     sample: Callable[[Key], Array]
@@ -48,11 +49,11 @@ def write(
     """Writes the sampler of a state into a folder.
 
     Args:
-      built: the experiment, of a single run.
-      state: of its learner.
-      folder: to be made.
-      num: how many images a call of the sampler draws.
-      about: what else `export.json` should say.
+      built: the experiment, as a single run.
+      state: state of its learner.
+      folder: folder to write; made if it does not exist.
+      num: number of images that a call of the sampler draws.
+      about: further entries of `export.json`.
 
     Raises:
       ValueError: if num is not positive or the learner cannot sample.
@@ -67,7 +68,7 @@ def write(
 
     def sample(parameters: Mapping[str, Array], key_data: Array) -> Array:
         leaves = [parameters.get(name, leaf) for name, leaf in named.items()]
-        # Whatever JAX's default is: keys of a run are of one kind.
+        # The key gets genmod's kind, whatever JAX's default kind is.
         key = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(rng.root(0)))
         return built.learner.sample(key, jax.tree.unflatten(structure, leaves), num)
 
@@ -100,19 +101,19 @@ def load(folder: str | Path) -> Exported:
     """Loads a sampler that was exported.
 
     Raises:
-      ValueError: if a file is missing, or not the one that was written.
+      ValueError: if a file is missing, or is not the one that was written.
     """
     folder = Path(folder)
     try:
         about = json.loads((folder / _ABOUT).read_text())
         contents = {name: (folder / name).read_bytes() for name in about["sha256"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(folder)!r} is no exported sampler: {error}") from None
+        raise ValueError(f"{str(folder)!r} is not an exported sampler: {error}") from None
     for name, content in contents.items():
-        found = hashlib.sha256(content).hexdigest()
-        if found != about["sha256"][name]:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != about["sha256"][name]:
             raise ValueError(
-                f"{folder / name} is damaged: SHA-256 {found}, expected {about['sha256'][name]}"
+                f"{folder / name} is damaged: SHA-256 {digest}, expected {about['sha256'][name]}"
             )
     exported = jax.export.deserialize(bytearray(contents[_SAMPLER]))
     parameters = safetensors.numpy.load(contents[_PARAMETERS])
@@ -123,19 +124,21 @@ def load(folder: str | Path) -> Exported:
 def run(
     path: str | Path, folder: str | Path | None = None, *, num: int = 100, index: int = 0
 ) -> tuple[Path, Exported, bool]:
-    """Exports the sampler of a run, and compares its images with the run's own, bit for bit.
+    """Exports the sampler of a run and checks its images.
+
+    They are compared with the run's own, bit for bit.
 
     Args:
       path: the run folder.
-      folder: where to; RUN/export if None.
-      num: how many images a call draws.
-      index: which of the runs, where the folder holds several seeds.
+      folder: folder to write; RUN/export if None.
+      num: number of images that a call draws.
+      index: index of the run, from 0, if the folder holds several seeds.
 
     Returns:
-      The folder, the sampler as it was loaded again, and whether every bit agrees.
+      The folder, the sampler loaded from it, and whether every bit agrees.
 
     Raises:
-      ValueError: if the folder is not that of a run, or an argument is out of range.
+      ValueError: if the folder does not hold a run, or an argument is out of range.
       CheckpointError: if no checkpoint can be restored.
     """
     checks.positive_integer("num", num)
@@ -157,8 +160,11 @@ def run(
 def _used(
     sample: Callable[..., Array], named: Mapping[str, Any], key_data: Array
 ) -> dict[str, Any]:
-    """The parameters that the images depend on: the others are left out of the program."""
+    """Returns the parameters that the images depend on.
+
+    The exported program leaves out the others.
+    """
     whole = jax.export.export(jax.jit(sample))(dict(named), key_data)
     kept = set(whole.module_kept_var_idx)
-    # Arguments are numbered in the order of the tree, whose dictionaries are sorted.
+    # JAX numbers arguments in the order of the tree, which sorts dictionaries by key.
     return {name: named[name] for place, name in enumerate(sorted(named)) if place in kept}

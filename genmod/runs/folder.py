@@ -1,4 +1,4 @@
-"""The places in a run folder."""
+"""Paths of the files in a run folder."""
 
 import dataclasses
 from pathlib import Path
@@ -8,67 +8,67 @@ from genmod._host import lock
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """The places in a run folder."""
+    """Run folder with the paths of its files."""
 
     path: Path
 
     def __post_init__(self):
-        object.__setattr__(self, "path", Path(self.path))  # a script may give its name
+        object.__setattr__(self, "path", Path(self.path))  # a script may pass a string
 
     @property
     def record(self) -> Path:
-        """What the run is: record.json."""
+        """Path of record.json, which describes the run."""
         return self.path / "record.json"
 
     @property
     def experiment(self) -> Path:
-        """The copy of the experiment file."""
+        """Path of the copy of the experiment file."""
         return self.path / "experiment.py"
 
     @property
     def metrics(self) -> Path:
-        """The log, one JSON object a line."""
+        """Path of the log, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
     @property
     def unlogged(self) -> Path:
-        """A log point that a stopped run had not finished."""
+        """Path of a log point that a stopped run left unfinished."""
         return self.path / "unlogged.json"
 
     @property
     def evaluation(self) -> Path:
-        """Numbers taken at the end."""
+        """Path of the numbers taken at the end."""
         return self.path / "evaluation.json"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
+        """Folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def pictures(self) -> Path:
-        """The folder of pictures."""
+        """Folder of pictures."""
         return self.path / "pictures"
 
     @property
     def replay(self) -> Path:
-        """The folder of pictures of replayed steps."""
+        """Folder of pictures of replayed steps."""
         return self.path / "replay"
 
     @property
     def tensorboard(self) -> Path:
-        """The folder of TensorBoard events."""
+        """Folder of TensorBoard events."""
         return self.path / "tensorboard"
 
     def refuse_foreign(self) -> None:
-        """Refuses a folder that holds something else than a run.
+        """Refuses a folder that holds something other than a run.
 
         Raises:
-          ValueError: if it is neither a run, nor empty, nor yet to be made.
+          ValueError: if it exists and is neither a run nor empty.
         """
         if self.record.exists() or not self.path.exists():
             return
-        # A record half-written by a run that was killed at its start is no obstacle.
+        # A record left half-written by a run that was killed at its start does not count.
         is_free = self.path.is_dir() and all(
             file.suffix == ".partial" or file.name in lock.FILES for file in self.path.iterdir()
         )

@@ -1,4 +1,4 @@
-"""What a run folder holds, read for a report: record, log and evaluation, checked."""
+"""Contents of a run folder, checked for a report."""
 
 import contextlib
 import json
@@ -13,14 +13,14 @@ from genmod.runs.folder import Folder
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a run folder holds.
+    """Contents of a run folder.
 
     Attributes:
-      path: the run folder, as it was named.
-      folder: the places in it.
+      path: path of the run folder, as it was given.
+      folder: paths of its files.
       recorded: its record.
-      rows: its log.
-      evaluation: the numbers of its end.
+      rows: its log points.
+      evaluation: numbers taken at its end.
     """
 
     path: Path
@@ -31,16 +31,16 @@ class Gathered:
 
     @property
     def seeds(self) -> range:
-        """The seeds of its runs."""
+        """Seeds of its runs."""
         first = self.recorded["config"].get("seed", 0)
         return range(first, first + self.recorded.get("seeds", 1))
 
 
 def gather(path: str | Path) -> Gathered:
-    """Reads a run folder.
+    """Reads and checks a run folder.
 
     Raises:
-      ValueError: if it is not that of a run, or damaged.
+      ValueError: if the folder does not hold a run, or a file in it is damaged.
     """
     folder = Folder(Path(path))
     recorded = record.read(folder)
@@ -54,14 +54,20 @@ def gather(path: str | Path) -> Gathered:
         rows = [_numbers(row, seeds, file) for row in logs.read_metrics(folder)]
         file = folder.evaluation
         evaluation = _numbers(logs.read_evaluation(folder), seeds, file)
-    # Half a file, a step without an end, JSON that is nested deeper than any that we write.
+    # The causes are half a file, an infinite step, or JSON that is nested too deeply.
     except (json.JSONDecodeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {in_words(error)}") from None
     return Gathered(Path(path), folder, recorded, rows, evaluation)
 
 
 def _numbers(values: Any, seeds: int, file: Path) -> dict[str, Any]:
-    """A log point or an evaluation, if it holds what the page needs: numbers, as many as seeds."""
+    """Checks a log point or an evaluation and returns it.
+
+    A page needs numbers by name; below `seeds`, as many of each name as there are seeds.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
     if not isinstance(values, Mapping):
         raise ValueError(f"{file} is damaged: expected numbers by name, got {values!r}")
     found = {n: _number(v, f"{file}: {n}") for n, v in values.items() if n != "seeds"}
@@ -78,31 +84,31 @@ def _numbers(values: Any, seeds: int, file: Path) -> dict[str, Any]:
 
 
 def _number(value: Any, place: str) -> float:
-    """A number as a log may hold it."""
+    """Checks a number of the log and returns it."""
     if isinstance(value, int | float):
-        with contextlib.suppress(OverflowError):  # whole numbers that no float holds
+        with contextlib.suppress(OverflowError):  # an integer may be too large for a float
             float(value)
             return value
     raise ValueError(f"{place} is damaged: expected a number, got {value!r}")
 
 
 def below(path: str | Path) -> list[Path]:
-    """A run folder itself, or all runs below a folder.
+    """Returns a run folder itself, or all runs below a folder.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is no run.
     """
     path = Path(path)
     if Folder(path).record.is_file():
         return [path]
-    found = sorted(one.parent for one in path.glob("**/record.json"))
-    if not found:
+    folders = sorted(one.parent for one in path.glob("**/record.json"))
+    if not folders:
         raise ValueError(f"{str(path)!r} is not a run folder, and there is none below it")
-    return found
+    return folders
 
 
 def in_words(error: BaseException) -> str:
-    """Says an error in a line of the page."""
+    """Describes an error in one line of the page."""
     if isinstance(error, SystemExit):
         return f"it ended with {error}" if error.args else "it ended"
     return str(error).partition("\n")[0] or type(error).__name__

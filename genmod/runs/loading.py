@@ -1,4 +1,4 @@
-"""Builds runs again from their folders."""
+"""Runs rebuilt from their folders."""
 
 import contextlib
 import sys
@@ -10,21 +10,21 @@ from genmod import checks, train
 from genmod import experiment as experiments
 from genmod.errors import DataError
 from genmod.experiment import Experiment
-from genmod.runs import catalogue, configs, record, runner, starts
+from genmod.runs import catalogue, configs, naming, record, runner, starts
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.types import Key, Keys
 
 
 class Rebuilt(NamedTuple):
-    """What a run folder holds, built again.
+    """Run that was rebuilt from its folder.
 
     Attributes:
       recorded: its record.
       config: its configuration.
-      single: the experiment, as one run.
-      whole: the experiment as it was trained, over its seeds, on one device.
-      remarks: what is not as it was when the run began.
+      single: the experiment as a single run.
+      whole: the experiment as it was trained, over its seeds, but on one device.
+      remarks: changes since the run began.
     """
 
     recorded: dict[str, Any]
@@ -35,18 +35,18 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(folder: Folder, step: int | None = None) -> Rebuilt:
-    """Builds the experiment of a run again, from the copy in its folder.
+    """Rebuilds the experiment of a run from the copy in its folder.
 
-    Paths in its configuration are those of the folder where the run was started, or of the working
-    directory where that is gone.
+    Paths in its configuration are relative to the folder where the run was started, or to the
+    working directory if the data are not found there.
 
     Args:
-      folder: of the run.
-      step: the step, counted from 1, for which it is wanted: an experiment that was edited is as it
-        was in the start that took this step; in the last start if None.
+      folder: the run folder.
+      step: a step, counted from 1. If the experiment was edited between starts, the source of the
+        start that took this step is used, or that of the last start if None.
 
     Raises:
-      ValueError: if the folder is not that of a run, or does not fit together.
+      ValueError: if the folder does not hold a run, or its parts do not fit together.
       DataError: if the data are not found.
     """
     recorded = record.read(folder)
@@ -62,7 +62,10 @@ def rebuild(folder: Folder, step: int | None = None) -> Rebuilt:
 
 
 def _built(module: Any, config: Any, directory: str | None) -> Experiment:
-    """Builds an experiment where its run was started; or else here, as where data were moved."""
+    """Builds an experiment in the folder where its run was started.
+
+    If that fails, as after data were moved, it is built in the working directory.
+    """
     places = [str(Path.cwd())]
     if directory is not None and Path(directory).is_dir():
         places = list(dict.fromkeys([directory, *places]))
@@ -70,7 +73,7 @@ def _built(module: Any, config: Any, directory: str | None) -> Experiment:
     for place in places:
         try:
             with contextlib.chdir(place):
-                return module.build(configs.located(config, place))
+                return module.build(naming.located(config, place))
         except (OSError, ValueError, DataError) as error:
             failed.append(error)
     first = failed[0]
@@ -83,17 +86,17 @@ def _built(module: Any, config: Any, directory: str | None) -> Experiment:
 
 
 def load_run(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
-    """Builds a run again and restores its newest checkpoint.
+    """Rebuilds a run and restores its newest checkpoint.
 
     Args:
       path: the run folder.
-      index: which of the runs, where the folder holds several seeds.
+      index: index of the run, from 0, if the folder holds several seeds.
 
     Returns:
-      The experiment, as one run, and its state.
+      The experiment as a single run, and its state.
 
     Raises:
-      ValueError: if the folder is not that of a run, or has no run of that index.
+      ValueError: if the folder does not hold a run, or has no run of that index.
       CheckpointError: if no checkpoint can be restored.
       DataError: if the data are not found.
     """
@@ -107,15 +110,18 @@ def load_run(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
 
 
 class Stages:
-    """The experiments that took the steps of a run: several, where it was edited between starts."""
+    """Experiments that took the steps of a run.
+
+    There are several if the experiment file was edited between starts.
+    """
 
     def __init__(self, folder: Folder, opened: Rebuilt):
-        """Of a run that has been opened."""
+        """Takes a run that was rebuilt."""
         self._folder, self._recorded = folder, opened.recorded
         self._built = {starts.of_step(opened.recorded): opened}
 
     def at(self, step: int) -> Rebuilt:
-        """The experiment that took a step, counted from 1."""
+        """Returns the experiment that took a step, counted from 1."""
         where = starts.of_step(self._recorded, step)
         if where not in self._built:
             self._built[where] = rebuild(self._folder, step)
@@ -124,7 +130,10 @@ class Stages:
     def advance(
         self, key: Key | Keys, carry: train.Carry, num_steps: int, *, compiled: bool = True
     ) -> train.Carry:
-        """So many steps further, each as it was taken: see `train.advance`."""
+        """Takes further steps, as `train.advance` does.
+
+        Each step is taken by the experiment that took it in the run.
+        """
         at = int(carry.step)
         begins = [start["step"] for start in self._recorded.get("starts", [])]
         end = at + num_steps
@@ -138,6 +147,6 @@ class Stages:
 
 
 def say(remarks: Sequence[str]) -> None:
-    """Prints remarks about runs, for the person at the terminal."""
+    """Prints remarks about runs to standard error."""
     for remark in remarks:
         print(f"note: {remark}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl and TensorBoard events, written and read."""
+"""Log of a run: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
@@ -16,26 +16,33 @@ from genmod._host import disk
 from genmod.runs.folder import Folder
 
 RESERVED = ("step", "epoch", "seeds", "examples_per_s")
-"""Names that the log itself uses; so does it those that end in `_se`, for standard errors."""
+"""Names that the log itself uses.
+
+Names that end in `_se` are reserved as well, for standard errors.
+"""
 Logger = Callable[[int, Mapping[str, float]], None]
-"""`(step, values) -> None`: takes the numbers of a log point, by name."""
+"""Function `(step, values by name) -> None` that receives log points."""
 
 
 class TensorBoard:
-    """A logger that writes TensorBoard events.
+    """Logger that writes TensorBoard events.
 
-    What cannot be written raises `disk.DiskError`.
+    It raises `disk.DiskError` if they cannot be written.
     """
 
     def __init__(self, folder: str | Path, step: int = 0):
-        """Makes a file in a folder; TensorBoard shall forget what others hold after a step."""
+        """Makes a new file of events in a folder.
+
+        The file tells TensorBoard to forget what older files hold after `step`.
+        """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._folder = Path(folder)
         with disk.writing(self._folder):
-            # Not SummaryWriter: it writes from a thread, and its flush does not wait for it. Files
-            # are named by the second; the suffix keeps apart two that begin in the same one.
+            # SummaryWriter of tensorboardX writes from a thread, and its flush does not wait for
+            # that thread. EventsWriter names files by the second; the suffix tells apart two files
+            # that begin in the same second.
             self._folder.mkdir(exist_ok=True)
             self._events = EventsWriter(
                 str(self._folder / "events"), filename_suffix=f".{time.time_ns()}"
@@ -62,13 +69,16 @@ class TensorBoard:
 
 
 class Log:
-    """Writes log points to metrics.jsonl and to TensorBoard events, in step.
+    """Writer of log points to metrics.jsonl and to TensorBoard.
 
-    What cannot be written raises `disk.DiskError`.
+    Both hold the same steps. It raises `disk.DiskError` if a log point cannot be written.
     """
 
     def __init__(self, folder: Folder, step: int):
-        """Opens the log at a step; what an interrupted run wrote after it is cut off."""
+        """Opens the log at a step.
+
+        Log points that an interrupted run wrote after that step are cut off.
+        """
         end = 0
         for end_of_row, row in _rows(folder):
             if row["step"] > step:
@@ -77,7 +87,7 @@ class Log:
         self._folder = folder
         self._failed = False
         with disk.writing(folder.metrics):
-            # Unbuffered: what was refused once shall not come back when the file is closed.
+            # The file is unbuffered, so that closing it does not repeat a write that failed.
             self._file = folder.metrics.open("ab", buffering=0)
             self._file.truncate(end)
         self._tensorboard = TensorBoard(folder.tensorboard, step)
@@ -87,13 +97,16 @@ class Log:
         self._failed = True
         with disk.writing(self._folder.metrics):
             rest = memoryview(disk.json_line(row).encode() + b"\n")
-            while rest:  # a disk that is nearly full takes a part
+            while rest:  # a nearly full disk may take only a part
                 rest = rest[self._file.write(rest) :]
         self._tensorboard(row["step"], numbers(row))
         self._failed = False
 
     def sync(self) -> None:
-        """Has the log survive a power cut: no checkpoint may know of a row that is lost."""
+        """Forces the log to disk, where it survives a power cut.
+
+        A checkpoint must never be newer than the log.
+        """
         with disk.writing(self._folder.metrics):
             os.fsync(self._file.fileno())
 
@@ -105,17 +118,23 @@ class Log:
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:
-    """The log points of a run, in order."""
+    """Returns the log points of a run, in order."""
     return [row for _, row in _rows(folder)]
 
 
 def read_evaluation(folder: Folder) -> dict[str, float]:
-    """The numbers taken at the end of a run; none if it has not ended."""
+    """Returns the numbers taken at the end of a run.
+
+    They are empty if it has not ended.
+    """
     return _read_numbers(folder.evaluation) if folder.evaluation.exists() else {}
 
 
 def read_unlogged(folder: Folder, step: int) -> dict[str, Any] | None:
-    """What `unlogged.json` holds for the log point of `step`, if that has not been logged."""
+    """Returns the log point that a stopped run left unfinished.
+
+    It is read from `unlogged.json`; None if it is not the log point of `step`, or has been logged.
+    """
     last = max((row["step"] for _, row in _rows(folder)), default=0)
     if last >= step or not folder.unlogged.exists():
         return None
@@ -134,7 +153,10 @@ def _read_numbers(path: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each whole line of metrics.jsonl: where it ends in the file, and its content."""
+    """Yields the complete lines of metrics.jsonl.
+
+    Each is given as the offset of its end in the file, and its content.
+    """
     if not folder.metrics.exists():
         return
     end = 0
@@ -148,28 +170,31 @@ def _rows(folder: Folder) -> Iterator[tuple[int, dict[str, Any]]]:
             if not all(isinstance(v, int | float) for n, v in row.items() if n != "seeds"):
                 raise TypeError
         except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-            raise ValueError(f"{folder.metrics} is damaged: {line!r} is no log point") from None
+            raise ValueError(f"{folder.metrics} is damaged: {line!r} is not a log point") from None
         yield end, row
 
 
 def is_reserved(name: str) -> bool:
-    """Whether the log itself uses a name."""
+    """Returns whether the log itself uses a name."""
     return name in RESERVED or name.endswith("_se")
 
 
 def renamed(name: str) -> str:
-    """A name in the place of one that the log uses."""
+    """Returns another name for one that the log uses."""
     return f"{name}_value"
 
 
 def losses(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a log point says most: `loss`, or the losses of several players."""
+    """Returns the losses of a log point.
+
+    They are `loss`, or the losses of several players; with their standard errors, if present.
+    """
     ends = ("loss", "loss_se")
     return {n: value for n, value in row.items() if n in ends or n.endswith(("_loss", "_loss_se"))}
 
 
 def readable(values: Mapping[str, Any]) -> dict[str, str]:
-    """Numbers for people, with their standard errors where there are several runs."""
+    """Formats numbers, with standard errors if there are several runs."""
     shown = {}
     for name, value in values.items():
         if name == "seeds" or name.removesuffix("_se") in shown:
@@ -177,7 +202,7 @@ def readable(values: Mapping[str, Any]) -> dict[str, str]:
         error = values.get(f"{name}_se")
         if error and not math.isfinite(error):
             shown[name] = f"{value:.4f} +- {error:.4f}"
-        elif error:  # two digits of it, and the value to the same place
+        elif error:  # shows two digits of the error, and the value to the same digit
             places = max(0, 1 - math.floor(math.log10(error)))
             shown[name] = f"{value:.{places}f} +- {error:.{places}f}"
         else:
@@ -186,15 +211,17 @@ def readable(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a log point, by name: what a logger gets."""
+    """Returns the numbers of a log point that loggers get."""
     return {name: value for name, value in row.items() if name not in ("step", "seeds")}
 
 
 def summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers as the log holds them; of many runs mean, standard error, and each run's own.
+    """Returns numbers as the log holds them.
+
+    Of several runs these are the mean, the standard error, and each run's own numbers.
 
     Raises:
-      ValueError: if one is no number, by its name.
+      ValueError: if a value is not a number; the message gives its name.
     """
     of_runs = {name: np.asarray(value) for name, value in values.items() if np.ndim(value)}
     found: dict[str, Any] = {}
@@ -215,7 +242,7 @@ def summary(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def joined(row: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """A log point with what a look has seen."""
+    """Joins a log point with the numbers of an observation."""
     both = {**row, **seen}
     if "seeds" in both:
         both["seeds"] = {**row.get("seeds", {}), **seen.get("seeds", {})}
@@ -225,11 +252,14 @@ def joined(row: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
 def named(
     values: Mapping[str, Any], row: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Numbers of a look or an evaluation under names that are free, and what to say of others.
+    """Renames numbers whose names the log uses.
 
     Args:
-      values: by name.
-      row: what the log holds already.
+      values: numbers of an observation or of an evaluation, by name.
+      row: log point to which they are added; its names are in use as well.
+
+    Returns:
+      The numbers under free names, and a remark on each that was renamed.
     """
     found, remarks = {}, []
     for name, value in values.items():

@@ -1,7 +1,7 @@
-"""Looks at a GAN in training: what it generates, and whether its modes are collapsing.
+"""Observations of a GAN in training, for `Experiment.observe`.
 
-For `Experiment.observe`. A collapse is not seen in the losses: it shows in samples that repeat each
-other, and in modes of the data that no sample reaches.
+They show what the GAN generates, and warn of mode collapse. The losses do not show a collapse:
+samples that repeat each other do, and modes of the data that no sample reaches.
 """
 
 from typing import Any
@@ -13,20 +13,31 @@ from genmod.evaluate import digits as judges
 from genmod.experiment import Observation
 
 _GOOD = 0.5
-"""Below this share of high-quality samples a generator is unfinished, not collapsed."""
+"""Least share of high-quality samples for a warning of mode collapse.
+
+A generator with a smaller share is unfinished, not collapsed.
+"""
 _DUPLICATES = 0.05
-"""More near duplicates than this are a warning; real images have next to none."""
+"""Largest share of near duplicates without a warning.
+
+Real images have next to none.
+"""
 _REACHED = 0.9
-"""Fewer modes than this share of what perfect samples reach are a warning."""
+"""Least share of modes without a warning.
+
+It is a share of the modes that perfect samples reach.
+"""
 _COMPARED = 1000
-"""Among how many samples near duplicates are sought."""
+"""Number of samples among which near duplicates are sought."""
 
 
 def points(samples: Any, mixture: data.Mixture) -> Observation:
-    """Generated points over the modes of a mixture, with the scores of `evaluate.mixture_modes`.
+    """Observes generated points over the modes of a mixture.
+
+    The scores are those of `evaluate.mixture_modes`.
 
     Args:
-      samples: [N, 2]; 2,500 in the protocol of PacGAN.
+      samples: generated points, [N, 2]; 2,500 in the protocol of PacGAN.
       mixture: the true distribution.
     """
     samples = np.asarray(samples)
@@ -42,11 +53,13 @@ def points(samples: Any, mixture: data.Mixture) -> Observation:
 
 
 def digits(samples: Any, reference: np.ndarray | data.StreamedImages) -> Observation:
-    """Generated digits: a grid, the share of near duplicates, and how the ten classes are reached.
+    """Observes generated digits.
+
+    Gives a grid, the share of near duplicates, and how many of the ten classes are reached.
 
     Args:
-      samples: [N, 28, 28, 1], floating in [0, 1].
-      reference: as many real digits or more, uint8.
+      samples: generated digits, [N, 28, 28, 1], floating in [0, 1].
+      reference: real digits, as many or more, uint8.
     """
     samples = np.asarray(samples)
     judge = judges.classifier()
@@ -55,22 +68,28 @@ def digits(samples: Any, reference: np.ndarray | data.StreamedImages) -> Observa
 
 
 def images(samples: Any, reference: np.ndarray | data.StreamedImages) -> Observation:
-    """Generated images of any kind: a grid, and the share of near duplicates.
+    """Observes generated images of any kind.
+
+    Gives a grid and the share of near duplicates.
 
     Args:
-      samples: [N, H, W, C], floating in [0, 1].
-      reference: real images, uint8; among as many samples, at most a thousand, copies are sought.
+      samples: generated images, [N, H, W, C], floating in [0, 1].
+      reference: real images, uint8. Near duplicates are sought among as many samples, at most a
+        thousand.
     """
     return _images(np.asarray(samples), reference, None)
 
 
 def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray) -> Observation:
-    """Generated stacks of three digits: the same, over 1,000 modes.
+    """Observes generated stacks of three digits.
+
+    Gives the same as `digits`, but over 1,000 modes.
 
     Args:
-      samples: [N, 28, 28, 3], floating in [0, 1]; 26,000 in the published protocol.
-      reference: as many real stacks or more, uint8; near duplicates are sought among a thousand.
-      frequencies: how often each mode is among real stacks, [1000], for the floor.
+      samples: generated stacks, [N, 28, 28, 3], floating in [0, 1]; 26,000 in the published
+        protocol.
+      reference: real stacks, as many or more, uint8. Near duplicates are sought among a thousand.
+      frequencies: frequency of each mode among real stacks, [1000], for the floor of the scores.
     """
     samples = np.asarray(samples)
     judge = judges.classifier()
@@ -90,7 +109,7 @@ def _images(
     warnings = []
     if share > _DUPLICATES:
         warnings.append(f"mode collapse: {share:.0%} of the samples have a near duplicate")
-    # Modes that even perfect samples would miss are none to warn of.
+    # Modes that even perfect samples would miss give no warning.
     if scores is not None and scores.captured < _REACHED * scores.floor.captured:
         warnings.append(f"mode collapse: {_reach(scores)}")
     title = f"near duplicates: {share:.1%}" if scores is None else str(scores)

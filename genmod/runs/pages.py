@@ -1,8 +1,8 @@
-"""Gathers what the report page says of runs, from their folders.
+"""Report pages of runs, made from their folders.
 
-What stands in a folder is always shown. Where the run can also be built again and its checkpoint
-restored, its latent space can be walked in; where it cannot, a note says why. A run that cannot be
-read is named, and the others are shown.
+The page always shows the contents of a run folder. If the run can also be rebuilt and its
+checkpoint restored, the page has an explorer of its latent space; if not, a note says why. A run
+that cannot be read is named, and the others are shown.
 """
 
 import math
@@ -19,21 +19,27 @@ from genmod.runs import comparison, explorer, logs, pictures
 from genmod.runs.gathered import Gathered, below, gather, in_words
 
 MOST_BYTES = 6_000_000
-"""A page is made of less and less until it is smaller."""
+"""Largest size of a page, in bytes.
+
+A larger page is made again with less in it.
+"""
 _LEVELS = ((24, True), (8, True), (3, True), (3, False))
-"""How many pictures over time, and whether explorers, a page is made of."""
+"""Levels of detail, from the fullest page to the smallest.
+
+Each is the number of pictures over time, and whether there are explorers.
+"""
 
 
 def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
-    """The report page of runs, as HTML.
+    """Makes the report page of runs, as HTML.
 
     Args:
-      paths: run folders, or folders of runs; the first is what the others are compared with.
-      most_bytes: how large the page may be. Pictures over time are thinned out, then explorers are
-        left out, until it is smaller.
+      paths: run folders, or folders of runs. The other runs are compared with the first.
+      most_bytes: largest size of the page. Pictures over time are thinned out, then explorers are
+        left out, until the page is not larger.
 
     Raises:
-      ValueError: if a folder holds no run, or the page cannot be as small as that.
+      ValueError: if a folder holds no run, or the page cannot be made that small.
     """
     runs, left_out = _gathered([run for path in paths for run in below(path)])
     shown = _Shown(runs)
@@ -55,22 +61,22 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
 
 
 def _say(notes: Iterable[str]) -> None:
-    """Tells the person at the terminal what the page says, too."""
+    """Prints the notes of the page to standard error."""
     for note in notes:
         print(f"note: {canvas.spelt(note)}", file=sys.stderr, flush=True)
 
 
 def _gathered(paths: Sequence[Path]) -> tuple[list[Gathered], list[str]]:
-    """All runs that can be read, and what to say of the others.
+    """Reads the runs, and notes those that cannot be read.
 
     Raises:
-      ValueError: if there is nothing else.
+      ValueError: if no run can be read.
     """
     found, failed = [], []
     for path in paths:
         try:
             found.append(gather(path))
-        # A damaged file may hold what nobody thought of; that is no trouble of the other runs.
+        # A damaged file may raise any error, which must not affect the other runs.
         except Exception as error:
             failed.append(f"{path} is left out: {in_words(error)}")
             if len(paths) == 1:
@@ -81,7 +87,10 @@ def _gathered(paths: Sequence[Path]) -> tuple[list[Gathered], list[str]]:
 
 
 class _Shown:
-    """What a page shows of runs whatever its size: all that takes time, done once."""
+    """Parts of a page that do not depend on its size.
+
+    They take time, so they are made only once.
+    """
 
     def __init__(self, runs: Sequence[Gathered]):
         self.runs = runs
@@ -93,12 +102,12 @@ class _Shown:
         if len(runs) > 1:
             try:
                 self.comparison = comparison.comparison_of(runs, self.pictures)
-            # Each for itself is still right.
+            # The part of each run is still right.
             except Exception as error:
                 self.notes.append(f"The runs cannot be shown side by side ({in_words(error)}).")
 
     def _drawn(self, run: Gathered) -> tuple[str | None, list[str]]:
-        """The log of a run, drawn; and why it is not."""
+        """Draws the log of a run, or notes why it cannot."""
         if not run.rows:
             return None, ["This run has not logged anything yet."]
         try:
@@ -109,7 +118,7 @@ class _Shown:
 
 
 def _sheets(shown: _Shown, frames: int, explorers: bool) -> tuple[list[page.Sheet], list[str]]:
-    """What a page says of each run; and of which it cannot, and why."""
+    """Makes the sheet of each run, and notes failures."""
     sheets, failed = [], []
     for place, run in enumerate(shown.runs):
         try:
@@ -152,13 +161,19 @@ def _sheet(shown: _Shown, place: int, frames: int, with_explorer: bool) -> page.
             *notes,
             *why_none,
             *_of_an_earlier_end(run),
-            *(f"{p.relative_to(run.folder.path)} is no picture that opens." for p in unreadable),
+            *(
+                f"{p.relative_to(run.folder.path)} is not a picture that can be opened."
+                for p in unreadable
+            ),
         ],
     )
 
 
 def _of_an_earlier_end(run: Gathered) -> list[str]:
-    """What to say where a run that had ended goes on and has not reached its new end."""
+    """Notes that the numbers belong to an earlier end.
+
+    This holds if a run that had ended goes on and has not reached its new end.
+    """
     end = max((start.get("num_steps", 0) for start in run.recorded.get("starts", [])), default=0)
     step = run.rows[-1]["step"] if run.rows else 0
     if not run.evaluation or step >= end:
@@ -210,7 +225,10 @@ def _repeat(run: Gathered) -> list[tuple[str, str]]:
 
 
 def _quoted(path: str) -> str:
-    """A path for a shell; one with bytes that are no text as bash reads it."""
+    """Quotes a path for a shell.
+
+    A path with bytes that are not text is quoted in the form that bash reads.
+    """
     if canvas.spelt(path) == path:
         return shlex.quote(path)
     plain = set(string.ascii_letters + string.digits + "/._- ")

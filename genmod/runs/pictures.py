@@ -1,4 +1,4 @@
-"""The pictures of a run folder, as a report page holds them."""
+"""Pictures of a run folder, for report pages."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,28 +12,31 @@ from genmod.runs.gathered import Gathered
 
 
 class Pictures:
-    """Reads pictures as a page holds them, each of them once."""
+    """Reader of pictures in a page's form, each read once."""
 
     def __init__(self):
         self._found: dict[Path, tuple[str, bool] | None] = {}
 
     def source(self, path: Path) -> tuple[str, bool] | None:
-        """A picture, and whether it is a small grid of pixels; None if it cannot be read."""
+        """Returns a picture, or None if it cannot be read.
+
+        The second value is whether it is a small grid of pixels.
+        """
         if path not in self._found:
             try:
                 with Image.open(path) as image:
                     self._found[path] = page.source_of(image)
-            except Exception:  # Pillow raises what it likes
+            except Exception:  # Pillow may raise any error
                 self._found[path] = None
         return self._found[path]
 
     def unreadable(self, folder: Path) -> list[Path]:
-        """Those below a folder that could not be read."""
+        """Returns the pictures below a folder that cannot be read."""
         return [p for p, one in self._found.items() if one is None and p.is_relative_to(folder)]
 
 
 def frames(folder: Folder, most: int, pictures: Pictures) -> list[page.Frames]:
-    """Pictures that were drawn over training, thinned out."""
+    """Returns pictures drawn during training, thinned out."""
     found = []
     for place in sorted(path for path in folder.pictures.glob("*") if path.is_dir()):
         files = by_step(place)
@@ -52,7 +55,11 @@ def frames(folder: Folder, most: int, pictures: Pictures) -> list[page.Frames]:
 def stills(
     run: Gathered, pictures: Pictures, drawn_here: Collection[str]
 ) -> dict[str, tuple[str, bool]]:
-    """Pictures of the end, but those that the page draws; of several seeds, those of the first."""
+    """Returns the pictures drawn at the end of a run.
+
+    Those that the page draws itself are left out. Of several seeds, only the first has its pictures
+    returned.
+    """
     places = [run.folder.pictures, run.folder.pictures / f"seed-{run.seeds[0]}"]
     return {
         path.stem: source
@@ -63,6 +70,6 @@ def stills(
 
 
 def by_step(place: Path) -> dict[int, Path]:
-    """The pictures of looks in a folder, by step, in order."""
+    """Returns a folder's pictures of observations, ordered by step."""
     names = {path: path.stem.removeprefix("step-") for path in place.glob("step-*.png")}
     return dict(sorted((int(name), path) for path, name in names.items() if name.isdecimal()))

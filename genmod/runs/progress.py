@@ -1,4 +1,4 @@
-"""The progress of a run for the person at the terminal, and its rate."""
+"""Progress of a run at the terminal, and its rate."""
 
 import sys
 import time
@@ -10,9 +10,10 @@ from genmod.runs import logs
 
 
 class Progress:
-    """A progress bar with rate and time left, or a line a log point where there is no terminal.
+    """Progress bar with the rate and the time left.
 
-    It also measures the rate that is logged: training alone, without compilation, logging, saving.
+    Without a terminal, a line is printed for each log point. The class also measures the rate that
+    is logged: that of training alone, without compilation, logging and saving.
     """
 
     def __init__(self, experiment: Experiment, step: int, shown: bool):
@@ -36,14 +37,20 @@ class Progress:
         self._bar.close()
 
     def resume(self, step: int) -> None:
-        """Counts from here: what the outer layer did until now is no part of the rate."""
+        """Starts measuring the rate at a step.
+
+        The time since the last step, which the outer layer spent, is not counted.
+        """
         self._step, self._began = step, time.perf_counter()
         self._steps, self._seconds = 0, 0.0
 
     def reached(self, step: int) -> bool:
-        """Notes the step that a call of the compiled program has reached; never asks to stop."""
+        """Notes the step that the compiled program has reached.
+
+        Returns False: the bar never asks to stop.
+        """
         now = time.perf_counter()
-        if self._calls == 1:  # the first call compiled: forget it, now that there is another
+        if self._calls == 1:  # the first call included compilation: a second replaces it
             self._steps, self._seconds = 0, 0.0
         self._calls += 1
         self._steps += step - self._step
@@ -54,9 +61,10 @@ class Progress:
 
     @property
     def rate(self) -> float | None:
-        """Examples per second since the last log point, of all runs together.
+        """Examples per second since the last log point.
 
-        None where it would be that of compiling: after the first call alone.
+        It is the rate of all runs together. After the first call alone it is None, as that call
+        includes compilation.
         """
         if self._calls <= 1:
             return None
@@ -73,7 +81,7 @@ class Progress:
             print(f"{line}{self._pace(row)}", flush=True)
 
     def _pace(self, row: Mapping[str, Any]) -> str:
-        """Rate and time left, where they are known."""
+        """Formats the rate and the time left, if known."""
         rate = row.get("examples_per_s")
         if rate is None:
             return ""

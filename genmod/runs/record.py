@@ -1,21 +1,23 @@
-"""The run folder: everything needed to judge a run, to continue it and to repeat it.
+"""Run folders: made, reopened and recorded.
+
+A run folder holds everything needed to judge a run, to continue it and to repeat it.
 
 record.json      experiment, configuration, versions, device, settings of JAX, fingerprint of the
                  data and what is done with them, command and the folder where it was given, hashes
-                 of the code, and the starts: from which step, how the log was to be taken, and
-                 where the source lies that took the steps
+                 of the code, and the starts: the first step of each, the interval of its log
+                 points, and the path of the source that took its steps
 experiment.py    a copy of the experiment file of the first start
-sources/         copies of those that were another, with the modules beside them
-                 (`genmod.runs.starts`)
-metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_per_s where it could
-                 be measured; "NaN", "Infinity" and "-Infinity" stand for such numbers
-unlogged.json    a log point that a stopped run had not finished: the next start does
+sources/         copies of other experiment files that the run was started with, and of modules
+                 beside them (`genmod.runs.starts`)
+metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_per_s if it could be
+                 measured; the strings "NaN", "Infinity" and "-Infinity" stand for such numbers
+unlogged.json    a log point that a stopped run left unfinished; the next start finishes it
 evaluation.json  numbers taken at the end
-checkpoints/     what the run continues from
+checkpoints/     checkpoints from which the run continues
 pictures/        PNG files
-tensorboard/     the metrics once more, as TensorBoard events
+tensorboard/     the same metrics as TensorBoard events
 replay/          pictures of the examples of a step that was replayed
-lock, lock.json  held by the process that trains, and which that is
+lock, lock.json  the lock of the process that trains, and a description of that process
 """
 
 import datetime
@@ -31,7 +33,7 @@ from genmod._host import environment
 from genmod._host import source as sources
 from genmod._host.disk import write_json
 from genmod._host.source import Code
-from genmod.runs import catalogue, configs, starts
+from genmod.runs import catalogue, configs, naming, starts
 from genmod.runs.folder import Folder
 
 _FIELDS = {
@@ -43,7 +45,7 @@ _FIELDS = {
     "command": str,
     "created": str,
 }
-# What records of earlier versions do not hold.
+# Records of earlier versions may lack these fields.
 _OPTIONAL_FIELDS = {
     "seeds": int,
     "code": dict,
@@ -71,30 +73,30 @@ def open_folder(
     kind: type | None = None,
     classes: Sequence[str] = (),
 ) -> tuple[Folder, list[str]]:
-    """Makes a run folder, or opens the one that the same run left behind.
+    """Makes a run folder, or reopens that of the same run.
 
     Args:
       path: the run folder.
       experiment: name of the experiment.
-      source: the experiment file, as it was loaded or as it is now; it is copied, with the modules
+      source: the experiment file, as it was loaded or as it is now. It is copied, with the modules
         that it imports from its folder.
-      config: the configuration as JSON holds it. `epochs` may differ from the folder's, and so may
-        the places of data; what it has more than the folder's must be as it is by default.
-      fingerprint: of the training data.
-      test_fingerprint: of the test data, where there are some. Other ones are told: they change the
-        numbers of the evaluation, not the run.
-      command: how to start the run again.
-      seeds: number of runs in one, the first of which has the configuration's seed.
-      protocol: what is done with the data: how they are divided and prepared, as JSON holds it.
-      kind: the class of the configuration, which knows defaults and places.
-      classes: names of the data's classes, by label, where they have names.
+      config: the configuration in JSON form. `epochs` and the paths of data may differ from the
+        folder's record. Fields that the record lacks must have their defaults.
+      fingerprint: fingerprint of the training data.
+      test_fingerprint: fingerprint of the test data, if there are any. Another one than in the
+        record gives a remark: it changes the numbers of the evaluation, not the run.
+      command: command that starts the run again.
+      seeds: number of runs in the folder, the first of which has the configuration's seed.
+      protocol: the way in which the data are divided and prepared, in JSON form.
+      kind: class of the configuration, which knows its defaults and its paths of data.
+      classes: names of the data's classes, by label, if they have names.
 
     Returns:
-      The folder, and remarks about it: what has changed since the run began that may change bits.
+      The folder, and remarks on changes since the run began that may change bits.
 
     Raises:
       ValueError: if the folder holds something else, or a run of another experiment, configuration
-        or data set: each difference is named.
+        or data set. The message names each difference.
     """
     folder = Folder(Path(path))
     read_now = source if isinstance(source, Code) else sources.read(source)
@@ -138,10 +140,10 @@ def _reopen(
     called: str | Path,
     kind: type | None,
 ) -> list[str]:
-    """Brings the record of a run that goes on up to date; returns remarks."""
+    """Updates the record of a continued run; returns remarks."""
     before = read(folder)
     _refuse_differences(folder, before, now, kind)
-    if not folder.experiment.exists():  # killed between the record and the copy
+    if not folder.experiment.exists():  # the run was killed between the record and the copy
         starts.keep(folder.path, source)
     remarks = [
         *changes(before),
@@ -155,7 +157,10 @@ def _reopen(
 
 
 def _moved(before: Mapping[str, Any], now: Mapping[str, Any], kind: type | None) -> list[str]:
-    """What a record lacks, and where data lay, that are known by their fingerprint."""
+    """Returns remarks on new fields and on moved data.
+
+    Moved data are recognised by their fingerprint.
+    """
     if kind is None:
         return []
     added = configs.defaults(kind, before["config"])
@@ -181,12 +186,15 @@ def _tested_on_others(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 
 def without(name: str, default: Any) -> str:
-    """What to say of a field that a record lacks."""
+    """Returns the remark on a field that a record lacks."""
     return f"the record has no {name}, which the experiment did not have then: it is {default!r}"
 
 
 def _update(folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Records a longer run, and where its data and its source lie now."""
+    """Records a longer run and its present paths.
+
+    These are the paths of its data and of its source.
+    """
     config = now["config"]
     longer = before["config"].get("epochs", 0) < config.get("epochs", 0)
     if not longer:
@@ -200,7 +208,10 @@ def _update(folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 def changes(before: Mapping[str, Any]) -> list[str]:
-    """What may change bits and is not as it was when a run with this record began."""
+    """Returns remarks on changes that may change bits.
+
+    They are changes since the run with this record began.
+    """
     from genmod.evaluate import digits
 
     now = {
@@ -231,14 +242,16 @@ def changes(before: Mapping[str, Any]) -> list[str]:
 
 
 def note_start(folder: Folder, start: Mapping[str, Any]) -> None:
-    """Adds a start of the run to its record; a folder that has none stays without.
+    """Adds a start of the run to its record.
 
-    A start that takes no step is none, unless its source is another.
+    A folder without a record stays without one. A start that takes no step is not added, unless its
+    source differs from that of the last one.
 
     Args:
-      folder: of the run.
-      start: `step`, from which it goes on; `num_steps`, where it ends; `log_every`; `compiled`,
-        false where every operation is run on its own; `devices`, their number.
+      folder: the run folder.
+      start: entry with `step`, from which the start continues; `num_steps`, at which it ends;
+        `log_every`; `compiled`, which is false if every operation is run on its own; `devices`,
+        their number.
     """
     if not folder.record.exists():
         return
@@ -251,16 +264,19 @@ def note_start(folder: Folder, start: Mapping[str, Any]) -> None:
 
 
 def config_hash(folder: Folder) -> str:
-    """SHA-256 of a run's configuration without its length, which may grow."""
+    """Returns the SHA-256 of a run's configuration.
+
+    The length of the run (`epochs`) is left out, as it may grow.
+    """
     config = {name: value for name, value in read(folder)["config"].items() if name != "epochs"}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Folder) -> dict[str, Any]:
-    """The record of a run.
+    """Reads the record of a run.
 
     Raises:
-      ValueError: if the folder is not that of a run, or its record cannot be read.
+      ValueError: if the folder does not hold a run, or its record cannot be read.
     """
     if not folder.record.is_file():
         raise ValueError(f"{str(folder.path)!r} is not a run folder: it has no record.json")
@@ -274,7 +290,7 @@ def read(folder: Folder) -> dict[str, Any]:
         ]
         if not all(isinstance(start["step"], int) for start in content.get("starts", [])):
             wrong.append("a step in starts")
-    # RecursionError: JSON that is nested deeper than any that we write.
+    # Python's json module raises RecursionError for JSON that is nested too deeply.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder.record} is damaged: {error!r}") from None
     if wrong:
@@ -283,9 +299,10 @@ def read(folder: Folder) -> dict[str, Any]:
 
 
 def code(source: Code) -> dict[str, str]:
-    """Which code a run is: SHA-256 of genmod and of the experiment file, and where that lies.
+    """Returns what identifies the code of a run.
 
-    With the fingerprint of the judge of digits, which its scores depend on.
+    This is the SHA-256 of genmod and of the experiment file, the path of that file, and the
+    fingerprint of the judge of digits, on which the scores depend.
     """
     from genmod.evaluate import digits
 
@@ -299,12 +316,15 @@ def code(source: Code) -> dict[str, str]:
 
 @functools.cache
 def package_hash() -> str:
-    """SHA-256 over the names and contents of genmod's own source files."""
+    """Returns the SHA-256 of genmod's own source files.
+
+    It covers their names and contents.
+    """
     root = Path(genmod.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         if catalogue.INSTALLED in path.relative_to(root).parts:
-            continue  # in a clone they lie elsewhere, and each run has its own experiment's hash
+            continue  # a clone has them elsewhere, and each run records the hash of its experiment
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)};".encode() + content)
     return digest.hexdigest()
@@ -314,8 +334,8 @@ def _refuse_differences(
     folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any], kind: type | None
 ) -> None:
     added = {} if kind is None else configs.defaults(kind, before["config"])
-    old = configs.identity(kind, {**added, **before["config"]})
-    new = configs.identity(kind, now["config"])
+    old = naming.identity(kind, {**added, **before["config"]})
+    new = naming.identity(kind, now["config"])
     differences = [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in sorted(old.keys() | new.keys())

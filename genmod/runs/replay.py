@@ -1,7 +1,9 @@
-"""One step of a run, again: what it saw, what each example gave, and which of them was the cause.
+"""One step of a run, rebuilt example by example.
 
->>> again = replay.step("runs/mnist_vae/seed-0", 1234)
->>> print(again.inspection.terms["loss"], replay.offenders(again, 10).places)
+It tells what the step saw, what each example gave, and which of them made a run diverge.
+
+    again = replay.step("runs/mnist_vae/seed-0", 1234)
+    print(again.inspection.terms["loss"], replay.offenders(again, 10).places)
 """
 
 from collections.abc import Mapping
@@ -20,21 +22,22 @@ from genmod.types import Batch, Key
 
 
 class Replayed(NamedTuple):
-    """A step of a run, before its update.
+    """Step of a run, before its update.
 
     Attributes:
-      step: which one, counted from 1.
-      origin: the checkpoint's step from which it was rebuilt; 0 for the start.
-      num_steps: how many the run has.
-      key: what it draws from.
-      state: the learner's state before it.
-      batch: what it sees, [B, ...].
-      metrics: what it reports, in the bits of the run.
-      inspection: the same example by example, up to rounding; None for a learner without `inspect`.
-      indices: the examples' places in the data set, [B]; None where the batches are not those of
+      step: number of the step, counted from 1.
+      origin: step of the checkpoint from which it was rebuilt; 0 for the start.
+      num_steps: number of steps of the run.
+      key: key of its random draws.
+      state: state of the learner before the step.
+      batch: its batch, [B, ...].
+      metrics: its metrics, bit-identical to those of the run.
+      inspection: its terms example by example, which agree with the metrics up to rounding; None
+        for a learner without `inspect`.
+      indices: indices of the examples in the data set, [B]; None if the batches do not come from
         `data.batches`.
-      images: the examples as images [B, H, W, C], out of the data set where their places are known;
-        None where they are no images.
+      images: the examples as images [B, H, W, C], taken from the data set if their indices are
+        known; None if they are not images.
     """
 
     step: int
@@ -53,9 +56,10 @@ class Offenders(NamedTuple):
     """Examples that stand out in a step.
 
     Attributes:
-      places: which of the batch, [n].
-      term: whose largest values they have; None where they have values that are not finite.
-      num: how many there are: more than n where only some are wanted.
+      places: their indices in the batch, [n].
+      term: the term of which they have the largest values; None if they have values that are not
+        finite.
+      num: number of all such examples, which is more than n if fewer were asked for.
     """
 
     places: np.ndarray
@@ -64,12 +68,12 @@ class Offenders(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """The gradient of one array of parameters.
+    """Gradient of one array of parameters.
 
     Attributes:
-      norm: Euclidean.
-      num_bad: how many of its values are not finite.
-      size: how many values it has.
+      norm: Euclidean norm.
+      num_bad: number of its values that are not finite.
+      size: number of its values.
     """
 
     norm: float
@@ -78,21 +82,22 @@ class Gradient(NamedTuple):
 
 
 def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
-    """Rebuilds a step of a run, from the nearest checkpoint before it or from the start.
+    """Rebuilds a step of a run.
 
-    Where the experiment was edited between two starts, each step is taken by the source of the
-    start that took it.
+    It begins at the nearest checkpoint before the step, or at the start of the run. If the
+    experiment was edited between two starts, each step is taken by the source of the start that
+    took it.
 
     Args:
-      run_folder: of the run; nothing in it is changed.
-      step: which step, counted from 1 as the log and `train.NonFiniteError` do.
-      index: which of the runs, where the folder holds several seeds; the first is 0.
+      run_folder: the run folder; nothing in it is changed.
+      step: the step, counted from 1 as in the log and in `train.NonFiniteError`.
+      index: index of the run, from 0, if the folder holds several seeds.
 
     Raises:
-      ValueError: if the folder is not that of a run, there is no such step or index, the run became
-        non-finite before it, or the data set is no longer the same.
+      ValueError: if the folder does not hold a run, there is no such step or index, the run became
+        non-finite before the step, or the data set is no longer the same.
       CheckpointError: if that checkpoint holds other arrays than the experiment's. A damaged one is
-        passed over.
+        skipped.
     """
     step = checks.positive_integer("step", step)
     folder = Folder(Path(run_folder))
@@ -144,14 +149,17 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
 
 
 def offenders(replayed: Replayed, num: int = 8) -> Offenders:
-    """The examples with a value that is not finite in any term, or else of the largest loss.
+    """Returns the examples that stand out in a step.
+
+    They have a value that is not finite in any term. If there are none, the examples with the
+    largest loss are returned.
 
     Args:
       replayed: a step of a learner with `inspect`.
-      num: how many at most.
+      num: largest number of examples.
 
     Raises:
-      ValueError: if num is not positive, or the step was not taken apart.
+      ValueError: if num is not positive, or the learner has no `inspect`.
     """
     num = checks.positive_integer("num", num)
     terms = by_example(replayed)
@@ -168,12 +176,13 @@ def offenders(replayed: Replayed, num: int = 8) -> Offenders:
 
 
 def by_example(replayed: Replayed) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each term's values [n], with the places in the batch [n] of the examples they belong to.
+    """Returns the values of each term, with their examples.
 
-    The losses come first. Terms that have no value for each example are left out.
+    A term has its values [n] and the indices in the batch [n] of the examples that they belong to.
+    The losses come first. Terms without a value for each example are left out.
 
     Raises:
-      ValueError: if the step was not taken apart.
+      ValueError: if the learner has no `inspect`.
     """
     if replayed.inspection is None:
         raise ValueError("the learner has no inspect: its step cannot be taken apart")
@@ -186,10 +195,10 @@ def by_example(replayed: Replayed) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def gradients(replayed: Replayed) -> dict[str, Gradient]:
-    """The gradient of each array of parameters, by its path.
+    """Returns the gradient of each array of parameters, by path.
 
     Raises:
-      ValueError: if the step was not taken apart.
+      ValueError: if the learner has no `inspect`.
     """
     if replayed.inspection is None:
         raise ValueError("the learner has no inspect: its step cannot be taken apart")

@@ -1,4 +1,7 @@
-"""Trains an experiment in a run folder: log, checkpoints, observations, pictures, progress."""
+"""Training of an experiment in a run folder.
+
+It takes care of the log, the checkpoints, the observations, the pictures and the progress bar.
+"""
 
 import contextlib
 import functools
@@ -22,11 +25,11 @@ from genmod.types import Key, Keys
 
 
 class Outcome(NamedTuple):
-    """The end of a run, or of one of its starts.
+    """End of a run, or of one of its starts.
 
     Attributes:
       step: number of steps taken.
-      signal: the signal that stopped it; None if it was finished.
+      signal: the signal that stopped the run; None if it was finished.
     """
 
     step: int
@@ -46,31 +49,31 @@ def run(
     stop: Stop | None = None,
     loggers: Sequence[logs.Logger] = (),
 ) -> Outcome:
-    """Trains an experiment to its end, from the newest checkpoint in its folder.
+    """Trains an experiment from its newest checkpoint to its end.
 
-    Observations, pictures and loggers that fail in training are warned of, and training goes on. If
-    the evaluation or a picture fails at the end, all the rest is done first.
+    An observation, a picture or a logger that fails during training gives a warning, and training
+    goes on. If the evaluation or a picture fails at the end, everything else is done first.
 
     Args:
       experiment: the experiment to run.
-      folder: its run folder, made if it is not there; the caller holds its lock.
+      folder: its run folder, made if it does not exist. The caller holds its lock.
       seed: root of all keys.
-      log_every: steps between log points; those of an epoch if None.
-      checkpoint_every: steps between checkpoints, taken at the next log point; those of five epochs
-        if None.
+      log_every: steps between log points; one epoch if None.
+      checkpoint_every: steps between checkpoints, which are written at the next log point; five
+        epochs if None.
       keep: number of checkpoints to keep.
-      compiled: False runs every operation on its own, for debugging.
-      progress: show a progress bar, or a line for each log point if there is no terminal.
-      stop: listener to signals; by default a run listens for itself.
-      loggers: functions `(step, values)` that are given each log point once it is in the log, such
-        as `lambda step, values: wandb.log(values, step=step)`.
+      compiled: whether to compile the steps. False runs every operation on its own, for debugging.
+      progress: whether to show a progress bar, or a line for each log point without a terminal.
+      stop: listener to signals; by default the run starts its own.
+      loggers: functions `(step, values)` that receive each log point once it is in the log, such as
+        `lambda step, values: wandb.log(values, step=step)`.
 
     Raises:
       train.NonFiniteError: when training diverges; the last good state has been saved.
       DataError: if streamed data cannot be read any more; the last log point is saved.
       CheckpointError: if every checkpoint is damaged, or the newest holds another model.
-      DiskError: if the disk takes no more; the last checkpoint is as it was.
-      Stopped: by a signal that finds nothing to save.
+      DiskError: if the disk cannot be written; the last checkpoint is unchanged.
+      Stopped: if a signal comes when there is nothing to save.
     """
     every = _Intervals(
         log_every or experiment.steps_per_epoch,
@@ -80,14 +83,14 @@ def run(
     key = keys(experiment, seed)
     with terminal.guarded(), stop or Stop() as stop:
         # 1. Go back to the newest intact checkpoint, and cut the log back to it.
-        found = checkpoint.restore_newest(folder.checkpoints, check(experiment, seed))
-        at, carry = (found.step, found.tree) if found else (0, None)
-        _announce(experiment, folder, at, found.remarks if found else ())
+        newest = checkpoint.restore_newest(folder.checkpoints, check(experiment, seed))
+        at, carry = (newest.step, newest.tree) if newest else (0, None)
+        _announce(experiment, folder, at, newest.remarks if newest else ())
         with _Session(experiment, folder, key, at, every, stop, loggers, progress) as session:
             session.finish_log_point(carry)
             _note_start(experiment, folder, at, every.log, compiled)
-            # 2. Train. Between calls of the compiled program only the bar and the signals are
-            #    served; all else happens at log points.
+            # 2. Train. Calls of the compiled program are followed only by the bar and the check for
+            #    signals; everything else happens at log points.
             points = train.run(
                 experiment.learner,
                 key,
@@ -106,14 +109,14 @@ def run(
             except train.NonFiniteError as error:
                 session.save(error.step - 1, error.carry)
                 raise
-            except DataError:  # what is streamed cannot be read any more
+            except DataError:  # streamed data cannot be read any more
                 if carry is not None and at != session.last_saved:
                     session.save(at, carry)
                 raise
         number = devices.agree(stop.signal or 0)
         if number:
             return Outcome(at, number)
-        # 3. Evaluate and draw. A signal saves nothing more: the same command does what is left.
+        # 3. Evaluate and draw. A signal saves nothing more: the same command does the rest.
         assert carry is not None
         stop.phase = Phase.NOTHING_TO_SAVE
         state = carry.state if experiment.learner.mesh is None else devices.local(carry.state)
@@ -123,42 +126,49 @@ def run(
 
 
 def keys(experiment: Experiment, seed: int) -> Key | Keys:
-    """Returns the key of a run, or those of its runs if it is over seeds."""
+    """Returns the key of a run.
+
+    A run over several seeds has an array of keys.
+    """
     key = rng.root(seed)
     seeds = experiment.learner.seeds
     return key if seeds is None else rng.of_seeds(key, seeds)
 
 
 def check(experiment: Experiment, seed: int) -> train.Carry:
-    """Checks that the parts of an experiment fit together; nothing is computed.
+    """Checks that the parts of an experiment fit together.
+
+    Nothing is computed.
 
     Returns:
-      What its run carries, as shapes and types.
+      The shapes and types of what its run carries.
 
     Raises:
-      ValueError: if seed is not a seed, the parts do not fit together, or a metric has a name that
-        the log itself uses.
+      ValueError: if seed is not a valid seed, the parts do not fit together, or a metric has a name
+        that the log itself uses.
     """
-    found = train.abstract_carry(experiment.learner, keys(experiment, seed), experiment.batch_at)
-    for name in found.totals:
+    shapes = train.abstract_carry(experiment.learner, keys(experiment, seed), experiment.batch_at)
+    for name in shapes.totals:
         if logs.is_reserved(name):
             raise ValueError(
                 f"the metric {name!r} has a name that the log itself uses; expected none of "
                 f"{', '.join(logs.RESERVED)}, and none that ends in _se: call it otherwise, such "
                 f"as {logs.renamed(name)!r}"
             )
-    experiment.check_batch_size()
-    return found
+    return shapes
 
 
 def log_row(experiment: Experiment, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the log holds of a log point, apart from timings and observations."""
+    """Returns the row of a log point.
+
+    Timings and observations are not in it.
+    """
     values = logs.summary({**logs.losses(metrics), **metrics})
     return {"step": step, "epoch": experiment.epoch(step), **values}
 
 
 class _Intervals(NamedTuple):
-    """How often a run is logged and saved.
+    """Intervals at which a run is logged and saved.
 
     Attributes:
       log: steps between log points.
@@ -172,7 +182,7 @@ class _Intervals(NamedTuple):
 
 
 class _Session:
-    """One start of a run: its log, its bar, its observations and its checkpoints.
+    """Start of a run: log, bar, observations and checkpoints.
 
     Attributes:
       last_saved: step of the newest checkpoint.
@@ -208,13 +218,16 @@ class _Session:
             self._log.close()
 
     def on_call(self, step: int) -> bool:
-        """Serves the bar and the signals after a call of the program; true ends the run."""
+        """Updates the bar after a call of the program.
+
+        Returns True, which ends the run, if a signal has come.
+        """
         self._stop.phase = Phase.STEPPING
         self._bar.reached(step)
         return self._stop.signal is not None
 
     def finish_log_point(self, carry: train.Carry | None) -> None:
-        """Writes the log point that a stopped run had not finished, if there is one."""
+        """Writes the log point that a stopped run left unfinished."""
         row = logs.read_unlogged(self._folder, self._first) if self._leads else None
         if devices.agree(row is not None) and carry is not None:
             row = row or {}
@@ -223,10 +236,10 @@ class _Session:
             self._folder.unlogged.unlink(missing_ok=True)
 
     def log(self, point: train.LogPoint) -> bool:
-        """Logs a log point with its observation; False if a signal cut the observation short.
+        """Logs a log point with its observation.
 
-        What it had not seen is seen by the next start: the log point is saved beside the
-        checkpoint.
+        Returns False if a signal cut the observation short. The log point is then saved beside the
+        checkpoint, and the next start takes the observation again.
         """
         if not point.metrics:
             return True
@@ -235,7 +248,7 @@ class _Session:
             row["examples_per_s"] = self._bar.rate
         self._bar.log_point(row)
         save = functools.partial(self.save, point.step, point.carry, row)
-        # Several processes wait for each other: there no observation is cut short.
+        # Several processes wait for each other, so their observations are not cut short.
         alone = jax.process_count() == 1
         try:
             with self._stop.looking(save) if alone else contextlib.nullcontext():
@@ -247,12 +260,15 @@ class _Session:
         return True
 
     def save_and_stop(self, point: train.LogPoint) -> bool:
-        """Saves a log point if its time has come, or a signal; true if the run is to end."""
+        """Saves a log point that is due, or after a signal.
+
+        Returns True if the run is to end.
+        """
         due = point.step - self.last_saved >= self._every.checkpoint
         due = due or point.step == self._experiment.num_steps
         if due or devices.agree(self._stop.signal or 0):
             self.save(point.step, point.carry)
-        # Asked again: the signal may have come while it was saved.
+        # Signals are checked again, as one may have come during the save.
         stops = self.last_saved == point.step and bool(devices.agree(self._stop.signal or 0))
         if not stops:
             self._bar.resume(point.step)
@@ -260,7 +276,7 @@ class _Session:
 
     def save(self, step: int, carry: train.Carry, unlogged: Mapping[str, Any] | None = None) -> int:
         """Writes a checkpoint; returns its step."""
-        if unlogged is not None:  # first: a checkpoint without it would lose the log point
+        if unlogged is not None:  # written first: a checkpoint without it would lose the log point
             disk.write_json(self._folder.unlogged, unlogged)
         if self._log is not None:
             self._log.sync()
@@ -282,7 +298,7 @@ class _Session:
 
 
 def _announce(experiment: Experiment, folder: Folder, step: int, remarks: Sequence[str]) -> None:
-    """Makes the run folder and says what is about to happen."""
+    """Makes the run folder and prints what will happen."""
     if cluster.leads():
         with disk.writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)

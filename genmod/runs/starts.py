@@ -1,7 +1,8 @@
-"""The sources that a run was started with, kept in its folder: each once, by its hash.
+"""Sources that a run was started with.
 
-`experiment.py` is the experiment file of the first start; `sources/HASH/FILE.py` that of a start
-which had another, or which imports modules beside it: those lie there, too.
+The run folder keeps each source once, by its hash. `experiment.py` is the experiment file of the
+first start. `sources/HASH/FILE.py` is the file of a start that had another one, or that imports
+modules beside it; those modules are kept there, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,10 @@ _FOLDER = "sources"
 
 
 def place(folder: Path, code: Code) -> str:
-    """Where a run folder keeps this source, from the folder on; it may not be there yet."""
+    """Returns the path under which a run folder keeps a source.
+
+    It is relative to the folder. The source may not be there yet.
+    """
     first, file = folder / FIRST, code.path.name
     if len(code.files) == 1 and (not first.exists() or first.read_bytes() == code.files[file]):
         return FIRST
@@ -24,10 +28,13 @@ def place(folder: Path, code: Code) -> str:
 
 
 def keep(folder: Path, code: Code) -> str:
-    """Keeps a source, if the run folder has it not; gives where, from the folder on.
+    """Keeps a source in the run folder, if it is new.
+
+    Returns:
+      The path of the source, relative to the folder.
 
     Raises:
-      OSError: if it cannot be written.
+      OSError: if the source cannot be written.
     """
     where = place(folder, code)
     if not (folder / FIRST).exists():
@@ -38,41 +45,46 @@ def keep(folder: Path, code: Code) -> str:
 
 
 def of_step(content: Mapping[str, Any], step: int | None = None) -> str:
-    """Where the source lies that took a step, counted from 1; that of the last start if None.
+    """Returns the path of the source that took a step.
+
+    It is relative to the run folder.
 
     Args:
       content: the record of the run.
-      step: which one.
+      step: the step, counted from 1; if None, the source of the last start is returned.
     """
     starts: Sequence[Mapping[str, Any]] = content.get("starts", [])
-    # Where a run went back, what it did again is of the later start.
+    # If a run went back, the later start took the steps that were repeated.
     took = [one for one in starts if step is None or one["step"] < step]
     return took[-1].get("source", FIRST) if took else _first(content)
 
 
 def edited(content: Mapping[str, Any], folder: Path) -> list[str]:
-    """What to say, in a line, where the last start's source is not the first one's."""
+    """Returns a remark if the experiment was edited.
+
+    This is so if the source of the last start is not that of the first.
+    """
     last, first = of_step(content), _first(content)
     if last == first:
         return []
     step = content["starts"][-1]["step"]
     return [
-        f"{folder}: the experiment was edited after the run began: used is what it was at the last "
-        f"start, at step {step:,} ({folder / last}), not at the first ({folder / first})"
+        f"{folder}: the experiment was edited after the run began: its source at the last start, "
+        f"at step {step:,} ({folder / last}), is used, not that at the first ({folder / first})"
     ]
 
 
 def changes(content: Mapping[str, Any], folder: Path, code: Code, called: str | Path) -> list[str]:
-    """What of a source is not as it was when the run began, a line each.
+    """Returns remarks on changes of a source since the run began.
 
     Args:
       content: the record of the run.
       folder: the run folder.
       code: the source as it is now.
-      called: how to name its file.
+      called: name of its file in the remarks.
     """
     copy, kept = folder / FIRST, folder / _first(content)
-    if not kept.exists():  # killed before it was kept
+    if not kept.exists():  # the run was killed before the source was kept
         kept = copy
     modules = {}
     if kept != copy:

@@ -1,4 +1,7 @@
-"""A run once more, from its record: whether every bit of what it left behind agrees."""
+"""Repetition of a run from its record.
+
+It tells whether every bit that the run left behind agrees.
+"""
 
 import hashlib
 import json
@@ -20,17 +23,17 @@ _TIMINGS = ("examples_per_s",)
 
 
 class Verified(NamedTuple):
-    """What a repetition has found.
+    """Result of repeating a run.
 
     Attributes:
-      steps: how many steps were repeated, or until where something differed.
+      steps: number of steps that were repeated; if something differs, its step.
       log_points: steps of the log points that agree.
       checkpoints: steps of the checkpoints that agree.
-      num_values: how many numbers these hold in all.
-      difference: the first that differs: its step, its name and both values; None if every bit
+      num_values: number of all values that were compared.
+      difference: the first difference, with its step, its name and both values; None if every bit
         agrees.
-      changes: what else is no longer as it was when the run began, such as versions, device, code
-        and data: where bits differ, this is why.
+      changes: changes since the run began, such as of versions, device, code or data. They are
+        the likely cause if bits differ.
     """
 
     steps: int
@@ -42,19 +45,20 @@ class Verified(NamedTuple):
 
 
 def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = False) -> Verified:
-    """Repeats the first steps of a run in memory, and compares log points and checkpoints.
+    """Repeats the first steps of a run in memory.
 
-    Timings are left out. A run on several devices is repeated on one. Where the experiment was
-    edited between two starts, each step is repeated by the source of the start that took it.
+    Log points and checkpoints are compared bit for bit; timings are left out. A run on several
+    devices is repeated on one. If the experiment was edited between two starts, each step is
+    repeated by the source of the start that took it.
 
     Args:
-      run_folder: of the run; nothing in it is changed.
-      steps: how many; by default up to the first log point, or the first checkpoint where there is
-        no log point.
-      everything: as far as the run has got.
+      run_folder: the run folder; nothing in it is changed.
+      steps: number of steps; by default up to the first log point, or up to the first checkpoint if
+        there is no log point.
+      everything: whether to repeat the whole run, up to its last log point or checkpoint.
 
     Raises:
-      ValueError: if the folder is not that of a run, the run has not got so far, or there would be
+      ValueError: if the folder does not hold a run, the run has not got so far, or there would be
         nothing to compare.
     """
     folder = Folder(Path(run_folder))
@@ -98,7 +102,9 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
         if mark in points or mark in rows:
             metrics, carry = train.pop_metrics(carry)
             row = runner.log_row(whole, mark, metrics)
-            if mark in rows and set(rows[mark]) - set(row) - set(_TIMINGS):  # there was a look
+            if mark in rows and set(rows[mark]) - set(row) - set(
+                _TIMINGS
+            ):  # the row has an observation
                 seen = whole.observation(rng.stream(key, "observe"), carry.state)
                 row = logs.joined(row, logs.summary(logs.named(seen.numbers, row)[0]))
             difference = _row_difference(mark, rows.get(mark), row)
@@ -115,7 +121,10 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
 
 
 def _rows(folder: Folder, saved: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """The log points by their step, with one that a stopped run had not finished."""
+    """Returns the log points by their step.
+
+    One that a stopped run left unfinished is among them.
+    """
     rows = logs.read_metrics(folder)
     unlogged = logs.read_unlogged(folder, saved[-1]) if saved else None
     return {row["step"]: row for row in [*rows, *([unlogged] if unlogged else [])]}
@@ -124,12 +133,15 @@ def _rows(folder: Folder, saved: Sequence[int]) -> dict[int, dict[str, Any]]:
 def _log_points(
     starts: Sequence[Mapping[str, Any]], rows: Mapping[int, Any], reached: int
 ) -> list[int]:
-    """Where the run must have logged, as its starts say; before the first of them, where it did."""
+    """Returns the steps at which the run must have logged.
+
+    Its starts tell them. Before the first start in the record, they are the steps that it logged.
+    """
     ends = [*(start["step"] for start in starts[1:]), reached]
     points = [step for step in rows if not starts or step <= starts[0]["step"]]
     for start, end in zip(starts, ends, strict=False):
         began, every = start["step"], start["log_every"]
-        points = [step for step in points if step <= began]  # what it went back behind
+        points = [step for step in points if step <= began]  # the start went back to this step
         points += range((began // every + 1) * every, end + 1, every)
         if began < start["num_steps"] <= end:
             points.append(start["num_steps"])
@@ -141,7 +153,7 @@ def _row_difference(
 ) -> str | None:
     if logged is None:
         return f"step {step}: the log has no log point here"
-    # As JSON, which tells all bits of a number apart, and NaN is NaN.
+    # Values are compared as JSON, which tells every bit of a number; there NaN equals NaN.
     there, here = ({n: json.dumps(v) for n, v in one.items()} for one in (logged, row))
     for name in {**here, **there}:
         if name not in _TIMINGS and there.get(name) != here.get(name):
@@ -174,14 +186,14 @@ def _shapes(tree: Any) -> Any:
 
 
 def _numbers(leaf: Any) -> np.ndarray:
-    """An array's values, [n]; of keys their words."""
+    """Returns the values of an array, or the words of keys, [n]."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf).ravel()
 
 
 def _changes(folder: Folder, opened: loading.Rebuilt) -> list[str]:
-    """What is no longer as it was when the run began."""
+    """Returns what has changed since the run began."""
     recorded, fingerprint = opened.recorded, opened.whole.dataset.fingerprint
     changes = [*opened.remarks, *record.changes(recorded)]
     code = recorded.get("code", {})

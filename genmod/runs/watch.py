@@ -1,4 +1,4 @@
-"""Observations of a run in training: when they are taken, and what is kept of them."""
+"""Observations of a run in training: schedule and storage."""
 
 import functools
 import re
@@ -16,7 +16,10 @@ from genmod.types import Key
 
 
 class Watch:
-    """Looks at a run in training: at the first log point of each interval of `observe_every`."""
+    """Observer of a run in training.
+
+    It takes an observation at the first log point of each interval of `observe_every`.
+    """
 
     def __init__(self, experiment: Experiment, folder: Folder, key: Key, log_every: int):
         self._experiment, self._folder, self._key = experiment, folder, key
@@ -25,8 +28,11 @@ class Watch:
         self._said: set[str] = set()
 
     def look(self, step: int, state: Any, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What the log should hold of this look beside its row; nothing if it is not its time."""
-        # By the steps alone, so that a run that was stopped in between looks at the same steps.
+        """Takes the observation of a log point, if one is due.
+
+        Returns the numbers to log beside the log point's row; they are empty without observation.
+        """
+        # The schedule depends on steps alone, so a run that was stopped observes the same steps.
         last_log_point = (step - 1) // self._log_every * self._log_every
         if step // self._every == last_log_point // self._every:
             return {}
@@ -37,7 +43,9 @@ class Watch:
         try:
             seen = self._experiment.observation(self._key, state)
         except Exception as error:
-            self._warn(step, f"this look failed: {_in_a_line(error)}; training goes on without it")
+            self._warn(
+                step, f"this observation failed: {_in_a_line(error)}; training goes on without it"
+            )
             return {}
         drawn = {name: figure.savefig for name, figure in seen.figures.items()}
         grids = {
@@ -67,14 +75,14 @@ class Watch:
             self._warn(row["step"], said)
 
     def _warn(self, step: int, warning: str) -> None:
-        kind = re.sub(r"[\d.]+", "", warning)  # the same one, with other numbers, is no news
+        kind = re.sub(r"[\d.]+", "", warning)  # one with other numbers is not new
         if kind not in self._said:
             self._said.add(kind)
             print(f"warning: step {step:,}: {warning}", file=sys.stderr, flush=True)
 
 
 def _in_a_line(error: Exception) -> str:
-    """An error and where it was raised."""
+    """Describes an error and the line that raised it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     said = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {said} ({place.filename}:{place.lineno})"

@@ -1,6 +1,6 @@
 """Training: learners, and the loop that runs them."""
 
-from genmod.train.adversarial import AdversarialState, Optimizers, adversarial
+from genmod.train.adversarial import adversarial
 from genmod.train.chunk import Carry
 from genmod.train.finite import NonFiniteError
 from genmod.train.learner import Inspection, Learner, TrainState, learner
@@ -16,6 +16,7 @@ from genmod.train.loop import (
     start,
 )
 from genmod.train.parallel import over_devices
+from genmod.train.players import AdversarialState, Optimizers
 from genmod.train.seeds import combinations, over_grid, over_seeds, select_run
 
 __all__ = [

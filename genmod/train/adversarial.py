@@ -1,8 +1,12 @@
-"""The learner with two players: a generator and a discriminator, in one compiled step."""
+"""Learner with two players: a generator and a discriminator.
 
+One compiled step trains both.
+"""
+
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,88 +22,10 @@ from genmod.train.learner import (
     hyper_numbers,
     of_hyper,
 )
+from genmod.train.players import AdversarialState, Loss, Optimizers, OptStates, Players
 from genmod.types import Array, Batch, Key, Keys, Metrics, Params
 
 PenaltyFunction = Callable[[Keys, Callable[[Array], Array], Array, Array], Array]
-
-
-class Players(Protocol):
-    """What is trained: `gan.make` makes one. Params have the fields generator and discriminator."""
-
-    @property
-    def init(self) -> Callable[[Key, Array], Any]:
-        """`(key, x [B, ...]) -> params`."""
-
-    @property
-    def generate(self) -> Callable[[Any, Array], Array]:
-        """`(params, z [B, L]) -> images [B, ...]`."""
-
-    @property
-    def discriminate(self) -> Callable[[Any, Array], Array]:
-        """`(params, x [B, ...]) -> logits [B]`."""
-
-    @property
-    def latent(self) -> Callable[[Keys], Array]:
-        """`keys [B] -> z [B, L]`."""
-
-    @property
-    def standing(self) -> Callable[[Key, Any], Any]:
-        """`(key, params) -> params` to sample with."""
-
-    @property
-    def check(self) -> Callable[[Array], None]:
-        """`x -> None`, a refusal of real images by their values."""
-
-
-class Loss(Protocol):
-    """What they minimise: any of the losses in `gan`."""
-
-    @property
-    def discriminator(self) -> Callable[[Array, Array], Array]:
-        """`(real_logits [B], fake_logits [B]) -> [B]`."""
-
-    @property
-    def generator(self) -> Callable[[Array, Array], Array]:
-        """`(real_logits [B], fake_logits [B]) -> [B]`."""
-
-    @property
-    def probabilities(self) -> Callable[[Array, Array], tuple[Array, Array]]:
-        """`(real_logits [B], fake_logits [B]) -> (real [B], fake [B])`."""
-
-
-class Optimizers(NamedTuple):
-    """An optax transformation for each player.
-
-    With two learning rates this is TTUR (Heusel et al. 2017).
-    """
-
-    generator: optax.GradientTransformation
-    discriminator: optax.GradientTransformation
-
-
-class OptStates(NamedTuple):
-    """Both optimizers' states."""
-
-    generator: optax.OptState
-    discriminator: optax.OptState
-
-
-class AdversarialState(NamedTuple):
-    """All that the next step of a two-player learner depends on.
-
-    Attributes:
-      step: int32 [], number of steps taken.
-      params: both players' parameters, with the fields `generator` and `discriminator`.
-      ema: the generator's parameters, averaged over training; `()` where no average is kept.
-      opt_state: both optimizers' states.
-      hyper: the learner's `hyper`, as far as it is numbers.
-    """
-
-    step: Array
-    params: Any
-    ema: Params
-    opt_state: OptStates
-    hyper: dict[str, Array]
 
 
 def adversarial(
@@ -119,57 +45,64 @@ def adversarial(
     augment: Callable[[Keys, Array], Array] | None = None,
     as_images: Callable[[Array], Array] | None = None,
 ) -> Learner:
-    """A learner with two players, who take turns within each step: the discriminator goes first.
+    """Returns a learner with two players, who take turns.
 
-    A batch is cut into `discriminator_steps` equal parts, one for each of its updates, so that it
-    never sees an image twice; the generator's updates follow. Latents are drawn anew for every
-    update. The generator's update i is shown the real images of part i, for losses that compare.
+    In each step the discriminator is updated first, then the generator. The batch is cut into
+    `discriminator_steps` equal parts, one for each update of the discriminator, so that it never
+    sees an image twice. Latents are drawn anew for every update. The generator's update i sees the
+    real images of part i, for losses that compare real and generated images; after the last part it
+    starts again with the first.
 
     Args:
       players: the model, as from `gan.make`.
-      loss: what they minimise, such as `gan.nonsaturating`.
+      loss: losses of both players, such as `gan.nonsaturating`.
       optimizers: one optax transformation for both, or `Optimizers(generator, discriminator)`.
-      penalty: `(keys, critic, real, fake) -> [B]`, added to the discriminator's loss; a sum such as
-        `0.5 * gan.r1 + 0.5 * gan.r2` is logged term by term, under names that the game's own
-        metrics do not have. With `hyper`, a function `hyper -> penalty`.
+      penalty: function `(keys, critic, real, fake) -> [B]`, added to the discriminator's loss. A
+        sum such as `0.5 * gan.r1 + 0.5 * gan.r2` is logged term by term; the terms' names must
+        differ from the metrics below. With `hyper`, a function `hyper -> penalty`.
       hyper: weights that follow a schedule or are to be swept: name -> number or schedule
         `step -> value`. Numbers are part of the state, where `over_grid` finds them.
-      discriminator_steps: updates of the discriminator in a step.
-      generator_steps: updates of the generator in a step.
-      joint_batch: judge real and generated images as one batch. It matters only to a discriminator
-        that depends on batch statistics, as batch normalisation does.
-      ema_half_life: keep an exponential average of the generator, from which samples are drawn;
-        its half-life in generated images (Karras et al. 2018). None keeps none.
-      ema_ramp_up: the half-life is at most this share of the images generated so far, so that
-        the first generators are soon forgotten (Karras et al. 2020).
-      constrain: a transform of the discriminator's parameters after each of its updates, such as
+      discriminator_steps: number of updates of the discriminator in a step.
+      generator_steps: number of updates of the generator in a step.
+      joint_batch: True judges real and generated images in one batch. This matters only to a
+        discriminator that depends on batch statistics (batch normalisation).
+      ema_half_life: half-life, in generated images, of an exponential moving average (EMA) of the
+        generator's parameters, from which samples are drawn (Karras et al. 2018). None keeps no
+        average.
+      ema_ramp_up: upper bound of the half-life, as a share of the images generated so far, so that
+        the average soon forgets the first generators (Karras et al. 2020).
+      constrain: transform of the discriminator's parameters after each of its updates, such as
         `gan.weight_clipping(0.01)`.
-      microbatches: number of equal parts into which each update's batch is cut, to save memory. The
-        gradient is that of the whole batch if examples do not interact.
-      augment: `(keys [B], images [B, ...]) -> images [B, ...]`, such as `data.diffaugment()`: how
-        the discriminator sees real and generated images, in both players' updates and in penalties,
-        with fresh noise for every example and use (Zhao et al. 2020). Gradients must pass it. None
-        shows the images as they are; samples are never augmented.
-      as_images: what `Learner.sample` does with generated images, such as scaling them to [0, 1].
+      microbatches: number of equal parts into which each update's batch is cut to save memory
+        (gradient accumulation). The gradient is that of the whole batch if examples do not
+        interact.
+      augment: function `(keys [B], images [B, ...]) -> images [B, ...]`, such as
+        `data.diffaugment()`. It changes real and generated images before the discriminator sees
+        them, in both players' updates and in penalties, with fresh noise for every example and use
+        (Zhao et al. 2020). Gradients must pass through it. None leaves the images as they are;
+        samples are never augmented.
+      as_images: function that `Learner.sample` applies to generated images. If None, images of the
+        players' finite `image_range` are scaled to [0, 1].
 
-    `Learner.inspect` gives the terms of both players' updates. Each example takes part in one
-    update of the discriminator: its terms are in the order of the batch; of a pack, all examples
-    have its value. `generator_loss` is in the order of the updates, and belongs to the real example
-    that the generated one was shown beside.
+    `Learner.inspect` returns the terms of both players' updates. Each example takes part in one
+    update of the discriminator, whose terms are in the order of the batch; if examples are judged
+    in packs, each has the value of its pack. `generator_loss` is in the order of the updates; each
+    value belongs to the real example that was judged beside the generated one.
 
     Returns:
       A Learner whose state is an AdversarialState. Its metrics are means over a step's updates:
-      `discriminator_loss` (without penalties) and `generator_loss`; the health of the game, seen
+      `discriminator_loss` (without penalties) and `generator_loss`; the health of the game, taken
       before each update of the discriminator: `real_probability` and `fake_probability` (mean
-      probability of being real; the article's equilibrium is 0.5 on both), `accuracy` (share that
-      the discriminator gets right, at a threshold of 0.5); `discriminator_gradient` and
-      `generator_gradient` (norms); and each penalty by name, unweighted.
+      probability of being real; the article's equilibrium is 0.5 for both), `accuracy` (share of
+      images that the discriminator classifies correctly, at a threshold of 0.5);
+      `discriminator_gradient` and `generator_gradient` (norms); and each penalty by name,
+      unweighted.
 
     Raises:
       ValueError: if a number of steps or of microbatches, or a half-life, is not positive, or a
-        penalty has a name of the game's own; when traced, if the batch cannot be cut evenly, a
-        loss, a penalty or augmented images have another shape than above, or a loss is not
-        floating.
+        penalty has the name of a metric or a stream of the game; when traced, if the batch cannot
+        be cut evenly, a loss, a penalty or augmented images have another shape than above, or a
+        loss is not of a floating type.
     """
     for name, value in (
         ("discriminator_steps", discriminator_steps),
@@ -190,20 +123,22 @@ def adversarial(
     if hyper is not None and penalty is None:
         raise ValueError(f"hyper {sorted(hyper)} needs a penalty that uses it, got none")
     if hyper is None and penalty is not None:
-        _terms(penalty)  # refused now, not when it is traced
+        _terms(penalty)  # a name that clashes is refused now, not when the step is traced
+
+    to_images = _to_unit_interval(players) if as_images is None else as_images
 
     def split_batch(batch: Batch) -> Batch:
         return gradients.split_batch("batch", batch, discriminator_steps, "discriminator_steps")
 
     def terms_at(state: AdversarialState) -> list[tuple[str, Any, PenaltyFunction]]:
-        """Name, weight and function of each penalty at this state's step."""
+        """Returns name, weight and function of each penalty."""
         current: Any = penalty
         if penalty is not None and hyper is not None:
             current = of_hyper("penalty", penalty, hyper, state.step, state.hyper)
         return [] if current is None else _terms(current)
 
     def show(keys: Keys, real: Array, fake: Array) -> tuple[Array, Array]:
-        """Both kinds of images as the discriminator sees them."""
+        """Augments real and generated images for the discriminator."""
         if augment is None:
             return real, fake
         both = {"real": real, "fake": fake}
@@ -223,7 +158,7 @@ def adversarial(
             both = logits[: len(logits) // 2], logits[len(logits) // 2 :]
         else:
             both = players.discriminate(params, real), players.discriminate(params, fake)
-        # A loss may compare an example with all others, wherever they are.
+        # A loss may compare an example with all others, which may lie on other devices.
         return devices.gather(both[0]), devices.gather(both[1])
 
     def init(key: Key, batch: Batch) -> AdversarialState:
@@ -243,16 +178,17 @@ def adversarial(
         batch: Batch,
         note: Callable[[str, Metrics, Params], Any],
     ) -> tuple[Any, OptStates, tuple[Any, Any]]:
-        """All updates of a step.
+        """Runs all updates of a step.
 
-        Returns the parameters, the states of both optimizers, and what `note(player, terms,
-        gradient)` has kept of each player's updates, with a leading axis of updates.
+        Returns the parameters, the states of both optimizers, and the results of `note(player,
+        terms, gradient)` for each player, with a leading axis of updates.
         """
         parts = split_batch(batch)
         size = checks.leading_axis("batch", batch) // discriminator_steps
         terms = terms_at(state)
 
         def example_keys(player: str, index: Array) -> Keys:
+            # Each update of each player draws fresh noise.
             keyed = rng.at_step(rng.stream(key, player), index)
             return devices.split(rng.per_example(keyed, size, axis_name=devices.axis()))
 
@@ -262,6 +198,7 @@ def adversarial(
 
             def mean_loss(own: Params, examples: Any) -> tuple[Array, Metrics]:
                 keys, real = examples
+                # The gradient is taken by `own` alone: the generator is a constant here.
                 now = params._replace(discriminator=own)
                 fake = players.generate(params, players.latent(rng.stream(keys, "latent")))
                 real, fake = show(keys, real, fake)
@@ -270,10 +207,11 @@ def adversarial(
                 _check_losses("the discriminator's loss", losses, logits[0].shape)
                 total = gradients.mean(losses)
                 values = {"discriminator_loss": losses, **_health(loss, *logits)}
+                # `judge` gathers the logits of all devices, so the terms count their examples too.
                 num = len(real) * devices.count()
                 values = {name: _of_examples(value, num) for name, value in values.items()}
                 for name, weight, function in terms:
-                    # The stream that a sum of penalties gives its terms, too.
+                    # `gan.Penalty` gives its terms the same streams if a sum is called by itself.
                     own_keys = rng.stream(keys, f"penalty {name}")
                     penalties = function(
                         own_keys, lambda x: players.discriminate(now, x), real, fake
@@ -291,6 +229,7 @@ def adversarial(
                 gradient, opt_state, params.discriminator
             )
             own = optax.apply_updates(params.discriminator, updates)
+            # The next update must already see the constrained parameters.
             own = own if constrain is None else constrain(own)
             kept = note("discriminator", values, gradient)
             return (params._replace(discriminator=own), opt_state), kept
@@ -301,6 +240,7 @@ def adversarial(
 
             def mean_loss(own: Params, examples: Any) -> tuple[Array, Metrics]:
                 keys, real = examples
+                # The gradient passes through the discriminator, which is a constant here.
                 now = params._replace(generator=own)
                 fake = players.generate(now, players.latent(rng.stream(keys, "latent")))
                 real, fake = show(keys, real, fake)
@@ -310,6 +250,7 @@ def adversarial(
                 values = _of_examples(losses, len(real) * devices.count())
                 return gradients.mean(losses), {"generator_loss": values}
 
+            # There may be more updates than parts, which are then used again in order.
             real = jax.tree.map(lambda leaf: leaf[index % discriminator_steps], parts)
             (_, values), gradient = gradients.of_mean(
                 mean_loss, params.generator, (keys, real), microbatches=microbatches
@@ -320,29 +261,34 @@ def adversarial(
             kept = note("generator", values, gradient)
             return (params._replace(generator=own), opt_state), kept
 
+        # Code that depends on a whole batch in its order can see here that this is only a part.
         cut = devices.cut("discriminator_steps") if discriminator_steps > 1 else nullcontext()
         with cut:
-            (params, discriminator_state), seen = jax.lax.scan(
+            # A scan compiles an update once, however many of them a step has.
+            (params, discriminator_state), discriminator_terms = jax.lax.scan(
                 discriminator_update,
                 (state.params, state.opt_state.discriminator),
                 (jnp.arange(discriminator_steps), parts),
             )
-            (params, generator_state), made = jax.lax.scan(
+            # The generator plays against the discriminator that has just been updated.
+            (params, generator_state), generator_terms = jax.lax.scan(
                 generator_update, (params, state.opt_state.generator), jnp.arange(generator_steps)
             )
-        return params, OptStates(generator_state, discriminator_state), (seen, made)
+        opt_states = OptStates(generator_state, discriminator_state)
+        return params, opt_states, (discriminator_terms, generator_terms)
 
     def step(key: Key, state: AdversarialState, batch: Batch) -> tuple[AdversarialState, Metrics]:
         def summary(player: str, terms: Metrics, gradient: Params) -> Metrics:
             return {**gradients.means(terms), f"{player}_gradient": gradients.norm(gradient)}
 
-        params, opt_state, (seen, made) = play(key, state, batch, summary)
+        params, opt_state, (discriminator_terms, generator_terms) = play(key, state, batch, summary)
         ema = state.ema
         if ema_half_life is not None:
             size = checks.leading_axis("batch", batch) // discriminator_steps
             generated = size * devices.count() * generator_steps
             half_life = jnp.minimum(ema_half_life, ema_ramp_up * generated * state.step)
-            kept = jnp.exp2(-generated / half_life)  # 0 at the first step
+            # The old average has the weight 0 at the first step, where the half-life is 0.
+            kept = jnp.exp2(-generated / half_life)
             ema = optax.incremental_update(params.generator, ema, 1 - kept)
         after = state._replace(
             step=state.step + 1,
@@ -350,19 +296,27 @@ def adversarial(
             ema=ema,
             opt_state=opt_state,
         )
-        return after, {name: jnp.mean(values) for name, values in {**seen, **made}.items()}
+        terms = {**discriminator_terms, **generator_terms}
+        return after, {name: jnp.mean(values) for name, values in terms.items()}
 
     def inspect(key: Key, state: AdversarialState, batch: Batch) -> Inspection:
-        _, _, (seen, made) = play(key, state, batch, lambda player, *kept: kept)
-        places = split_batch(jnp.arange(checks.leading_axis("batch", batch)))
-        shown = places[jnp.arange(generator_steps) % discriminator_steps].ravel()
-        both = state.params._replace(
-            discriminator=_each_update(seen[1], discriminator_steps),
-            generator=_each_update(made[1], generator_steps),
+        _, _, notes = play(key, state, batch, lambda player, *kept: kept)
+        (discriminator_terms, discriminator_gradients), (generator_terms, generator_gradients) = (
+            notes
         )
-        made_terms = {name: values.ravel() for name, values in made[0].items()}
+        # The generator's terms are in the order of its updates: `shown` holds the index in the
+        # batch of the real example beside each of them.
+        indices = split_batch(jnp.arange(checks.leading_axis("batch", batch)))
+        shown = indices[jnp.arange(generator_steps) % discriminator_steps].ravel()
+        both = state.params._replace(
+            discriminator=_each_update(discriminator_gradients, discriminator_steps),
+            generator=_each_update(generator_gradients, generator_steps),
+        )
+        generator_terms = {name: values.ravel() for name, values in generator_terms.items()}
         return Inspection(
-            {**gradients.join(seen[0]), **made_terms}, both, dict.fromkeys(made_terms, shown)
+            {**gradients.join(discriminator_terms), **generator_terms},
+            both,
+            dict.fromkeys(generator_terms, shown),
         )
 
     def decoder(key: Key, state: AdversarialState) -> Callable[[Array], Array]:
@@ -373,7 +327,7 @@ def adversarial(
 
         def decode(z: Array) -> Array:
             images = players.generate(params, z)
-            return images if as_images is None else as_images(images)
+            return to_images(images)
 
         return decode
 
@@ -394,11 +348,28 @@ _NAMES = (
     "generator_gradient",
 )
 _STREAMS = ("latent", "augmentation of real", "augmentation of fake")
-"""What a game reports itself, and what its updates draw from: no names for penalties."""
+"""Names that penalties must not have.
+
+`_NAMES` are the game's own metrics, `_STREAMS` the streams that its updates draw from.
+"""
+
+
+def _to_unit_interval(players: Players) -> Callable[[Array], Array]:
+    """Returns a function that scales generated images to [0, 1].
+
+    It is the identity if the players have no finite image range.
+    """
+    low, high = getattr(players, "image_range", (0.0, 1.0))
+    if (low, high) == (0, 1) or not math.isfinite(high - low):
+        return lambda images: images
+    return lambda images: (images - low) / (high - low)
 
 
 def _terms(penalty: Any) -> list[tuple[str, Any, PenaltyFunction]]:
-    """Name, weight and function of each of the penalties in a sum."""
+    """Returns the terms of a sum of penalties.
+
+    A term is the name, the weight and the function of a penalty.
+    """
     single = ((getattr(penalty, "__name__", "penalty"), 1.0, penalty),)
     terms = list(getattr(penalty, "terms", single))
     for name, _, _ in terms:
@@ -420,12 +391,15 @@ def _health(loss: Loss, real_logits: Array, fake_logits: Array) -> Metrics:
 
 
 def _of_examples(values: Array, num: int) -> Array:
-    """One value for each of `num` examples, where they may have been judged in packs."""
+    """Returns one value for each of `num` examples.
+
+    If examples are judged in packs, each gets the value of its pack.
+    """
     return values if len(values) == num else jnp.repeat(values, num // len(values))
 
 
 def _each_update(stacked: Params, num: int) -> Params:
-    """A player's gradient, or those of its updates."""
+    """Returns a player's gradient, or a tuple of one per update."""
     each = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(num))
     return each if num > 1 else each[0]
 

@@ -12,9 +12,10 @@ from genmod.types import BatchAt, Key, Keys, Stream
 
 
 class Batches:
-    """What the compiled program takes its batches from: the same always, or a stream's next part.
+    """Source of the batches of the compiled program.
 
-    The part after the one in use is read in a thread meanwhile.
+    An ordinary `batch_at` serves all steps. A stream is read in parts: while the program uses one,
+    a thread reads the next.
     """
 
     def __init__(self, learner: Learner, key: Key | Keys, batch_at: BatchAt, first: int, end: int):
@@ -25,7 +26,7 @@ class Batches:
             if mesh is not None:
                 self._at = devices.place(self._at, NamedSharding(mesh, PartitionSpec()))
             return
-        # Examples are where their device computes: [runs, steps, B, ...].
+        # Arrays are [runs, steps, B, ...]; each device holds the examples that it computes with.
         axes = (None, None, *mesh.axis_names) if mesh and learner.seeds is None else ()
         sharding = None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
         keys = many(rng.stream(key, "data"))
@@ -44,7 +45,10 @@ class Batches:
             self._parts.close()
 
     def at(self, step: int) -> tuple[jax.tree_util.Partial, int]:
-        """The batches of a step, and before which step they end. Steps are asked for in order."""
+        """Returns a `BatchAt` for a step, and its end.
+
+        The `BatchAt` serves the steps before its end. Steps must be requested in ascending order.
+        """
         while self._thread is not None and step >= self._end:
             part = self._next.result()
             assert part is not None
@@ -55,11 +59,14 @@ class Batches:
 
 
 def many(key: Key | Keys) -> Keys:
-    """The keys of the runs, [R], where one alone has a key without an axis."""
+    """Returns the keys of the runs, [R].
+
+    The key of a single run, which has no axis, gets one of length 1.
+    """
     return key if key.ndim else key[None]
 
 
 def as_argument(batch_at: BatchAt) -> jax.tree_util.Partial:
-    """Returns the batches as an argument of a compiled program."""
+    """Returns `batch_at` as an argument of a compiled program."""
     is_tree = isinstance(batch_at, jax.tree_util.Partial)
     return batch_at if is_tree else jax.tree_util.Partial(batch_at)

@@ -1,17 +1,17 @@
-"""Checkpoints: one folder a step, written by Orbax and verified by a manifest.
+"""Checkpoints, written by Orbax and verified by a manifest.
 
-The life of a checkpoint:
+Each step has one folder. The life of a checkpoint:
 
 1. Orbax writes the arrays to `saving-000000600/`.
-2. Every file is synced to the disk, then `manifest.json` with their sizes and SHA-256.
-3. The folder is renamed to `000000600/`. From here on it counts.
+2. Every file is synced to the disk, then `manifest.json` with the sizes and SHA-256 of all files.
+3. The folder is renamed to `000000600/`. From here on it counts as a checkpoint.
 4. Older steps than those to keep are renamed to `trash-...`, then removed.
 
 A start removes `saving-*` and `trash-*`. A step that differs from its manifest is never loaded:
 `restore_newest` moves it to `damaged/`, where nothing deletes it, and takes the one before it.
 
-Saving is synchronous: when `save` returns, the step is on disk, and no thread is left. One process
-at a time may write: the caller holds the run folder's lock.
+Saving is synchronous: when `save` returns, the step is on disk, and no thread is left. Only one
+process at a time may write, so the caller must hold the run folder's lock.
 """
 
 import contextlib
@@ -35,22 +35,22 @@ from genmod.train import manifest
 from genmod.train.manifest import CheckpointError
 
 _DAMAGED = "damaged"
-# Prefixes of a step that is being written, or being deleted. A start removes both.
+# These prefixes mark a step that is being written or deleted. A start removes both.
 _SAVING, _TRASH = "saving-", "trash-"
 _ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
 _COMPENSATION = "compensation"
-"""The field of a run's carry (`genmod.train.Carry`) that checkpoints of version 0.1 lack."""
+"""Field of `genmod.train.Carry` that checkpoints of version 0.1 lack."""
 _SETTLES = 10.0
 """Seconds that Orbax's threads get to end after an error."""
 
 
 class Restored(NamedTuple):
-    """What `restore_newest` has found.
+    """Checkpoint that `restore_newest` has read.
 
     Attributes:
       step: number of the step.
-      tree: like the target.
-      remarks: a line for each newer step that was damaged and has been moved aside.
+      tree: tree of arrays, like the target.
+      remarks: one line for each newer step that was damaged and has been moved aside.
     """
 
     step: int
@@ -61,21 +61,23 @@ class Restored(NamedTuple):
 def save(
     folder: str | Path, step: int, tree: Any, *, keep: int = 2, config_hash: str | None = None
 ) -> Path:
-    """Writes a tree of arrays as the checkpoint of `step`, then removes all but the newest ones.
+    """Writes a tree of arrays as the checkpoint of `step`.
+
+    Afterwards it removes all checkpoints but the newest `keep`.
 
     Args:
-      folder: holds the checkpoints of one run; made if it is not there.
+      folder: folder of the checkpoints of one run; created if it does not exist.
       step: number of the step; a checkpoint of the same step is left as it is.
       tree: a tree of arrays.
-      keep: how many checkpoints to keep, the new one included.
-      config_hash: of the run's configuration, for the manifest.
+      keep: number of checkpoints to keep, the new one included.
+      config_hash: hash of the run's configuration, for the manifest.
 
     Returns:
       The folder of this checkpoint.
 
     Raises:
       ValueError: if keep is not positive.
-      DiskError: if the disk takes no more; the earlier checkpoints are as they were.
+      DiskError: if the disk is full or cannot be written; earlier checkpoints stay as they were.
     """
     keep = checks.positive_integer("keep", keep)
     folder = Path(folder).absolute()
@@ -88,12 +90,12 @@ def save(
                 if leads:
                     folder.mkdir(parents=True, exist_ok=True)
                     _remove_unfinished(folder)
-                devices.agree(0)  # all write into the folder that one of them has made
+                devices.agree(0)  # all processes wait until the first has made the folder
                 with _spelt(partial) as place:
                     orbax.save(place, tree)
                 if leads:
                     manifest.write(partial, step, config_hash)
-                    if path.exists():  # it has lost its manifest
+                    if path.exists():  # this older folder has lost its manifest
                         _move_aside(folder, path)
                     partial.rename(path)
                     disk.sync_folder(folder)
@@ -110,7 +112,7 @@ def save(
 
 
 def steps(folder: str | Path) -> list[int]:
-    """The steps that have a checkpoint in `folder`, in ascending order."""
+    """Returns the steps that have a checkpoint, in ascending order."""
     return [
         int(path.name)
         for path in _step_folders(Path(folder))
@@ -119,22 +121,24 @@ def steps(folder: str | Path) -> list[int]:
 
 
 def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
-    """Reads a checkpoint back; it changes nothing on the disk.
+    """Reads a checkpoint.
+
+    Nothing changes on the disk.
 
     Args:
-      folder: as given to `save`.
+      folder: folder of the checkpoints, as given to `save`.
       target: a tree of arrays or `jax.ShapeDtypeStruct` (as `jax.eval_shape` gives) with the
-        structure, shapes and types expected; nothing is ever cast, cut or padded to fit, but for
-        the running sums of version 0.1, which were kept in their metrics' types.
-      step: which checkpoint; the newest if None.
+        structure, shapes and types expected. Nothing is ever cast, cut or padded to fit, except
+        the running sums of version 0.1, which had the types of their metrics.
+      step: step of the checkpoint; the newest if None.
 
     Returns:
-      A tree like `target`, each leaf placed by the `sharding` of the target's leaf where it has
-      one, and on the default device else.
+      A tree like `target`. Each leaf is placed by the `sharding` of the target's leaf, if it has
+      one, and on the default device otherwise.
 
     Raises:
       CheckpointError: if there is no such checkpoint, it cannot be read, or it holds other arrays
-        than the target; each difference is named.
+        than the target; the message names each difference.
     """
     folder = Path(folder).absolute()
     found = steps(folder)
@@ -145,28 +149,28 @@ def restore(folder: str | Path, target: Any, *, step: int | None = None) -> Any:
 
 
 def restore_newest(folder: str | Path, target: Any) -> Restored | None:
-    """Reads the newest checkpoint that is what was written; damaged ones are moved aside.
+    """Reads the newest intact checkpoint and moves damaged ones aside.
 
-    Only damage lets it pass to an older step: a checkpoint that holds other arrays than the target
-    is refused, and nothing is moved. If all are damaged, none is moved either: the next start
-    shall not take the run for a new one.
+    Only a damaged checkpoint leads it to an older step. A checkpoint that holds other arrays than
+    the target is refused, and nothing is moved. If all checkpoints are damaged, none is moved
+    either: the next start must not take the run for a new one.
 
     Args:
-      folder: as given to `save`.
-      target: as given to `restore`.
+      folder: folder of the checkpoints, as given to `save`.
+      target: target of the arrays, as given to `restore`.
 
     Returns:
       The step with its tree and remarks, or None if there is no checkpoint at all.
 
     Raises:
       CheckpointError: if the checkpoint holds other arrays than the target, or if every one is
-        damaged; each is named.
+        damaged; the message names each difference or damage.
     """
     folder = Path(folder).absolute()
     if jax.process_count() == 1:
         clean(folder)
         return _newest(folder, lambda path: _read(path, target))
-    newest = None  # one of several processes finds the step that all read
+    newest = None  # the first process finds the step that all of them read
     if jax.process_index() == 0:
         clean(folder)
         newest = _newest(folder, manifest.verify)
@@ -177,15 +181,17 @@ def restore_newest(folder: str | Path, target: Any) -> Restored | None:
 
 
 def restore_before(folder: str | Path, target: Any, step: int) -> tuple[int, Any] | None:
-    """The newest checkpoint of an earlier step that is what was written; nothing is moved.
+    """Reads the newest intact checkpoint of an earlier step.
+
+    Nothing changes on the disk.
 
     Args:
-      folder: as given to `save`.
-      target: as given to `restore`.
-      step: which step it must come before.
+      folder: folder of the checkpoints, as given to `save`.
+      target: target of the arrays, as given to `restore`.
+      step: step before which the checkpoint must be.
 
     Returns:
-      The step and its tree; None if there is none.
+      The step and its tree; None if there is no such checkpoint.
 
     Raises:
       CheckpointError: if the checkpoint holds other arrays than the target.
@@ -196,7 +202,10 @@ def restore_before(folder: str | Path, target: Any, step: int) -> tuple[int, Any
 
 
 def _newest(folder: Path, read: Callable[[Path], Any]) -> Restored | None:
-    """The newest step that `read` does not find damaged, with what it gives; others go aside."""
+    """Returns the newest intact step, with the result of `read`.
+
+    Newer steps, for which `read` has raised `Damaged`, are moved aside.
+    """
     path, tree, damaged = _newest_intact(_step_folders(folder), read)
     if path is None and damaged:
         raise CheckpointError("no checkpoint is left: " + "; ".join(why for _, why in damaged))
@@ -213,7 +222,11 @@ def _newest(folder: Path, read: Callable[[Path], Any]) -> Restored | None:
 def _newest_intact(
     paths: list[Path], read: Callable[[Path], Any]
 ) -> tuple[Path | None, Any, list[tuple[Path, str]]]:
-    """The last of these that `read` does not find damaged, what it gives, and those after it."""
+    """Returns the last intact path and its content.
+
+    The content is the result of `read`. Damaged paths, which come later, are returned as well, each
+    with its error.
+    """
     damaged: list[tuple[Path, str]] = []
     for path in reversed(paths):
         try:
@@ -224,7 +237,7 @@ def _newest_intact(
 
 
 def clean(folder: str | Path) -> None:
-    """Removes what a process that was killed has left: unfinished steps, and half-deleted ones."""
+    """Removes unfinished and half-deleted steps of a killed process."""
     folder = Path(folder).absolute()
     _remove_unfinished(folder)
     for path in folder.glob(f"{_TRASH}*"):
@@ -236,7 +249,10 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def _step_folders(folder: Path) -> list[Path]:
-    """The folders named as `save` names a step, in ascending order; a foreign `7` is none."""
+    """Returns the folders of steps, in ascending order.
+
+    Only names that `save` gives count: a folder `7` is not a step.
+    """
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if re.fullmatch(r"\d{9}|[1-9]\d{9,}", path.name)]
@@ -249,7 +265,10 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _remove(folder: Path, step: int) -> None:
-    """Takes a step out of sight in one rename before its files go: it is never seen in part."""
+    """Deletes the folder of a step.
+
+    One rename hides it before its files are deleted, so that no reader sees a part of a step.
+    """
     trash = folder / f"{_TRASH}{step:09d}"
     shutil.rmtree(trash, ignore_errors=True)
     _path(folder, step).rename(trash)
@@ -257,7 +276,10 @@ def _remove(folder: Path, step: int) -> None:
 
 
 def _move_aside(folder: Path, path: Path) -> Path:
-    """Moves a damaged step out of the way, beside any of the same name."""
+    """Moves a damaged step to `damaged/`.
+
+    A number is added to its name if that is taken.
+    """
     aside = folder / _DAMAGED
     aside.mkdir(exist_ok=True)
     names = (f"{path.name}{f'-{i}' if i else ''}" for i in range(len(list(aside.iterdir())) + 1))
@@ -269,7 +291,10 @@ def _move_aside(folder: Path, path: Path) -> Path:
 
 @contextlib.contextmanager
 def _silence_orbax_logging() -> Iterator[None]:
-    """Keeps Orbax from logging the traceback of every thread for one error, which it raises too."""
+    """Silences Orbax's log.
+
+    For one error, Orbax logs the traceback of every thread, and raises the error as well.
+    """
     logger = logging.getLogger("absl")
     before = logger.disabled
     logger.disabled = True
@@ -281,7 +306,10 @@ def _silence_orbax_logging() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _spelt(path: Path) -> Iterator[str]:
-    """A path as Orbax takes it: through a link, where a folder's name is no Unicode."""
+    """Yields a path that Orbax accepts.
+
+    If the name of a folder is not valid Unicode, the path goes through a symbolic link.
+    """
     with contextlib.ExitStack() as stack:
         try:
             str(path).encode()
@@ -294,21 +322,27 @@ def _spelt(path: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _join_orbax_threads() -> Iterator[None]:
-    """Where Orbax fails, waits for its threads: they write on where one wants to clear up."""
+    """Waits for Orbax's threads if Orbax fails.
+
+    They would go on writing into a folder that is about to be removed.
+    """
     before = set(threading.enumerate())
     try:
         yield
     except Exception:
         end = time.monotonic() + _SETTLES
         for thread in set(threading.enumerate()) - before:
-            if type(thread) is not threading.Thread:  # that of its event loop stays
-                # Its own `join` would raise what the thread has met.
+            if type(thread) is not threading.Thread:  # the thread of its event loop never ends
+                # The thread's own `join` would raise the error of the thread.
                 threading.Thread.join(thread, max(0.0, end - time.monotonic()))
         raise
 
 
 def _read(path: Path, target: Any) -> Any:
-    """A step's tree, once its files are verified and its arrays are those of the target."""
+    """Returns the tree of a step.
+
+    Its files are verified first, and its arrays must be those of the target.
+    """
     manifest.verify(path)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
@@ -331,21 +365,27 @@ def _read(path: Path, target: Any) -> Any:
         # Orbax raises whatever its storage raises, often with the cause hidden one level down.
         cause = error.__cause__ or error
         message = f"{path}: cannot be read: {type(cause).__name__}: {cause}"
-        # The step is whole: where it only finds no room, an older one would not either.
+        # A lack of memory is not damage: an older step would not fit either.
         no_room = isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause)
         raise (CheckpointError if no_room else manifest.Damaged)(message) from error
-    # Keys are stored as words, and Orbax makes of them whatever kind of key they were.
+    # Orbax stores keys as words and restores the kind of key that was saved, which may differ.
     _check_same_arrays(path, tree, wanted, kind_of_key=True)
     return tree if wanted is placed else _compensated(tree, placed)
 
 
 def _is_uncompensated(stored: Any, target: Any) -> bool:
-    """Whether a run's carry was saved by version 0.1, which summed metrics in their own type."""
+    """Returns whether version 0.1 saved this carry.
+
+    That version summed metrics in their own type, without compensation.
+    """
     return hasattr(target, _COMPENSATION) and _COMPENSATION not in stored
 
 
 def _uncompensated(stored: Any, target: Any) -> dict[str, Any]:
-    """The carry as that version saved it: without compensation, totals of the metrics' type."""
+    """Returns the target of a carry of version 0.1.
+
+    It has no compensation, and its totals have the types of the metrics.
+    """
     fields = {name: leaf for name, leaf in target._asdict().items() if name != _COMPENSATION}
     saved = stored.get("totals", {})
 
@@ -357,7 +397,10 @@ def _uncompensated(stored: Any, target: Any) -> dict[str, Any]:
 
 
 def _compensated(tree: Any, target: Any) -> Any:
-    """The same carry as it is now; what its sums had lost by then is lost, and counts as 0."""
+    """Converts a carry of version 0.1 to the present fields.
+
+    The rounding errors of its sums are unknown, so the compensation is 0.
+    """
 
     def place(value: Any, leaf: Any) -> Any:
         return devices.place(np.asarray(value, leaf.dtype), leaf.sharding)
@@ -373,7 +416,10 @@ def _compensated(tree: Any, target: Any) -> Any:
 
 
 def _check_same_arrays(path: Path, stored: Any, target: Any, *, kind_of_key: bool = False) -> None:
-    """Refuses a checkpoint whose arrays differ from the target's in name, shape or type."""
+    """Refuses a checkpoint with other arrays than the target.
+
+    Names, shapes and types are compared.
+    """
     has = {n: _describe(leaf, kind_of_key) for n, leaf in _named_leaves(stored).items()}
     wants = {n: _describe(leaf, kind_of_key) for n, leaf in _named_leaves(target).items()}
     differences = [

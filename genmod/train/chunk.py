@@ -1,6 +1,7 @@
-"""The compiled part of the loop: many steps as one program.
+"""Compiled part of the loop: many steps as one program.
 
-The number of steps is an argument of the program, so that any split of a run ends in the same bits.
+The number of steps is an argument of the program, so that a run ends in the same bits however it is
+split into calls.
 """
 
 import functools
@@ -17,14 +18,17 @@ from genmod.types import Array, Batch, BatchAt, Key, Keys, Metrics
 
 
 class Carry(NamedTuple):
-    """All that the rest of a run depends on, apart from its key: saving it is saving the run.
+    """Everything that the rest of a run depends on, except its key.
+
+    To save a run is to save its carry.
 
     Attributes:
       step: int32 [], number of steps taken.
       state: the learner's state.
       totals: sum of each metric over the steps since the last log point, float32 or wider.
       count: int32 [], number of those steps.
-      compensation: what rounding has taken from each of the totals: to be added to it in the end.
+      compensation: rounding error of each total, to be added to it at the end (compensated
+        summation).
     """
 
     step: Array
@@ -38,11 +42,12 @@ class Carry(NamedTuple):
 def advance(
     learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry, length: int | Array
 ) -> tuple[Carry, Metrics, Array]:
-    """`length` steps, fewer if one's metrics are not finite.
+    """Takes `length` steps, fewer if the metrics of one are not finite.
 
-    Returns the carry, the last step's metrics, and whether these are finite. Many runs each stop at
-    such a step of their own, and what is returned are the fewest steps that one of them took.
+    Returns the carry, the last step's metrics, and whether these are finite. Each of many runs may
+    stop at a different step; the step and the count returned are the smallest among them.
     """
+    # A single run needs no loop over runs; a grid is one run, whose step maps over its values.
     if learner.single is None:
         return _steps(learner, key, batch_at, carry, length)
     single, sequential = learner.single, runs_sequentially(learner)
@@ -59,14 +64,17 @@ def advance(
             key, state, (totals, lost) = run
             return _steps(single, key, batch_at, Carry(step, state, totals, count, lost), length)
 
+        # This loop over runs leaves the steps of a run as they are, so its bits stay the same.
         if sequential:
             return jax.lax.map(alone, (keys, states, sums))
         carry = Carry(step, states, sums[0], count, sums[1])
         carry, metrics, finite = _steps(learner, keys, batch_at, carry, length)
+        # All these runs took the same steps; the results get the axis that `jax.lax.map` gives.
         each = [jnp.full(len(keys), value) for value in (carry.step, carry.count, finite)]
         return carry._replace(step=each[0], count=each[1]), metrics, each[2]
 
-    if learner.mesh is not None:  # each device takes its runs through all of these steps
+    # Each device takes its own runs through all of these steps, without waiting for the others.
+    if learner.mesh is not None:
         parts, whole = PartitionSpec(*learner.mesh.axis_names), PartitionSpec()
         runs = jax.shard_map(
             runs,
@@ -77,7 +85,9 @@ def advance(
         )
     sums = carry.totals, carry.compensation
     after, metrics, finite = runs(key, carry.state, sums, batch_at, carry.step, carry.count)
+    # Runs may have stopped at different steps: the caller needs the first that went wrong.
     after = after._replace(step=after.step.min(), count=after.count.min())
+    # The next call takes this carry, so it must be spread over the devices as the last one was.
     if learner.mesh is not None:
         where = shardings(learner)
         after = jax.lax.with_sharding_constraint(after, Carry(*cast(Any, where)))
@@ -88,10 +98,11 @@ def advance(
 def _steps(
     learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry, length: int | Array
 ) -> tuple[Carry, Metrics, Array]:
-    """What `advance` does, of one run, or of many in step."""
+    """Takes the steps of one run, or of many in lockstep."""
     data_key, step_key = rng.stream(key, "data"), rng.stream(key, "step")
     end = carry.step + length
 
+    # A step with metrics that are not finite ends the loop: further steps would be of no use.
     def go_on(loop: tuple[Carry, Metrics, Array]) -> Array:
         carry, _, finite = loop
         return (carry.step < end) & finite
@@ -100,48 +111,55 @@ def _steps(
         step, state, totals, count, lost = loop[0]
         key, batch = inputs(batch_at, data_key, step_key, step)
         state, metrics = learner.step(key, state, batch)
+        # Metrics take the type of their totals, float32 or wider, before they are summed.
         metrics = {n: metrics[n].astype(total.dtype) for n, total in totals.items()}
         finite = jnp.array([jnp.isfinite(value).all() for value in metrics.values()]).all()
+        # `_added` returns pairs of total and compensation, which the carry holds in two dicts.
         sums = {n: _added(total, lost[n], metrics[n]) for n, total in totals.items()}
         totals, lost = ({n: both[part] for n, both in sums.items()} for part in range(2))
         return Carry(step + 1, state, totals, count + 1, lost), metrics, finite
 
+    # The loop must begin with metrics of the right shapes: the totals have them.
     return jax.lax.while_loop(go_on, one_step, (carry, carry.totals, jnp.array(True)))
 
 
 def inputs(
     batch_at: BatchAt, data_key: Key | Keys, step_key: Key | Keys, step: Array
 ) -> tuple[Key | Keys, Batch]:
-    """What a step, counted from 0, draws from and sees."""
+    """Returns the key and the batch of a step.
+
+    Steps are counted from 0.
+    """
     return rng.at_step(step_key, step), batch_of(batch_at, data_key, step)
 
 
 def batch_of(batch_at: BatchAt, key: Key | Keys, step: Array) -> Batch:
-    """The batch of a step, or the batches of many runs."""
+    """Returns the batch of a step, or those of many runs."""
     return jax.vmap(batch_at, (0, None))(key, step) if key.ndim else batch_at(key, step)
 
 
 def _added(total: Array, lost: Array, value: Array) -> tuple[Array, Array]:
-    """The sum and its compensation with one value more: together they have twice the digits.
+    """Adds a value to a sum with compensation.
 
-    In float32 alone, a million steps would be off by a hundredth.
+    Sum and compensation together have twice the digits. In float32 alone, the sum of a million
+    steps would be off by a hundredth.
     """
     rough = total + value
-    # What the sum has rounded away, exactly (Dekker 1971): from the larger it loses nothing.
+    # The rounding error of a sum is exact if it starts from the larger number (Dekker 1971).
     larger = jnp.abs(total) >= jnp.abs(value)
     error = lost + jnp.where(larger, (total - rough) + value, (value - rough) + total)
-    # The sum takes back what has become large enough: the compensation, which is rounded as well,
-    # stays small. Beyond the largest number there is none.
+    # The sum takes back any part of the compensation that is large enough. So the compensation,
+    # which is rounded as well, stays small. A sum that overflows has no compensation.
     after = rough + error
     finite = jnp.isfinite(after)
     return jnp.where(finite, after, rough), jnp.where(finite, error - (after - rough), 0)
 
 
 def runs_sequentially(learner: Learner) -> bool:
-    """Whether many runs are taken through their steps one after the other, on each device.
+    """Returns whether each device takes its runs one after the other.
 
-    So it is on a CPU unless the learner says otherwise: a step of many there takes as long as all
-    of theirs, and a run by itself has the very bits that it would have alone.
+    This is the default on a CPU. A vectorised step of many runs takes as long there as their steps
+    in turn, and a run in turn is bit-identical to the same run alone.
     """
     if learner.sequential is not None:
         return learner.sequential
@@ -151,7 +169,7 @@ def runs_sequentially(learner: Learner) -> bool:
 
 
 def keys_of(learner: Learner, key: Key | Keys) -> Key | Keys:
-    """The run's key, or for many runs their keys, [seeds]."""
+    """Returns the key of one run, or the keys [seeds] of many."""
     if learner.seeds is not None and key.ndim == 0:
         return rng.of_seeds(key, learner.seeds)
     expected = () if learner.seeds is None else (learner.seeds,)
@@ -165,7 +183,10 @@ def keys_of(learner: Learner, key: Key | Keys) -> Key | Keys:
 
 
 def shardings(learner: Learner) -> tuple[NamedSharding, ...]:
-    """Where each field of a carry belongs: the state of many runs in parts, all else whole."""
+    """Returns the sharding of each field of a carry.
+
+    The state of many runs is split over the devices; everything else is replicated.
+    """
     assert learner.mesh is not None
     whole = NamedSharding(learner.mesh, PartitionSpec())
     parts = NamedSharding(learner.mesh, PartitionSpec(*learner.mesh.axis_names))
@@ -174,19 +195,19 @@ def shardings(learner: Learner) -> tuple[NamedSharding, ...]:
 
 @jax.jit
 def copy(carry: Carry) -> Carry:
-    """Copies a carry, which the program may then overwrite."""
+    """Copies a carry, for the program to overwrite."""
     return jax.tree.map(jnp.copy, carry)
 
 
 @jax.jit
 def emptied(carry: Carry) -> Carry:
-    """Returns a carry whose sums begin anew."""
+    """Returns a carry with its sums reset to 0."""
     sums = carry.totals, carry.count, carry.compensation
     totals, count, lost = jax.tree.map(jnp.zeros_like, sums)
     return carry._replace(totals=totals, count=count, compensation=lost)
 
 
 def readable(metrics: Metrics) -> dict[str, Any]:
-    """Metrics as Python floats, or NumPy arrays where they have axes."""
+    """Returns metrics as Python floats, or as NumPy arrays."""
     values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
     return {name: float(v) if v.ndim == 0 else v for name, v in values.items()}

@@ -1,4 +1,4 @@
-"""Finding the step and the term in which a run became non-finite."""
+"""Search for the step and the term that became non-finite."""
 
 import functools
 from collections.abc import Sequence
@@ -16,15 +16,18 @@ from genmod.types import Array, BatchAt, Key, Keys, Metrics
 
 
 class NonFiniteError(ArithmeticError):
-    """A metric or the state became infinite or NaN, and training stopped there.
+    """A metric or the state became infinite or NaN.
+
+    Training stops at that step.
 
     Attributes:
       step: the step that went wrong, counted from 1.
-      metrics: that step's metrics.
-      carry: the run before that step, its state still finite.
-      term: the first metric that is not finite; where all are, as where only a gradient is not, the
-        first of the state's arrays that the update has ruined.
-      runs: of many runs, which ones, from 0, as `select_run` counts them.
+      metrics: metrics of that step.
+      carry: the run's carry before that step; its state is still finite.
+      term: name of the first metric that is not finite. If all metrics are finite, because only a
+        gradient is not, for instance: name of the first array of the state that the update ruined.
+      runs: indices of the runs that went wrong, from 0, as `select_run` counts them; empty for a
+        single run.
     """
 
     def __init__(
@@ -50,11 +53,15 @@ class NonFiniteError(ArithmeticError):
 def advance_finite(
     learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry, length: int
 ) -> Carry:
-    """`length` steps, or NonFiniteError. The carry that comes in stays valid."""
-    # The program updates a copy in place; the original is the way back to the last good state.
-    # Steps are pure, so that state is found again by repeating the steps before the bad one: this
-    # costs healthy steps nothing, where keeping the old state within each step costs 8 %.
-    # A state may hold an infinity from the start, such as "the best loss so far": none is added.
+    """Takes `length` steps, or raises NonFiniteError.
+
+    The given carry stays valid.
+    """
+    # The program updates a copy in place; the original carry is the way back to the last good
+    # state. Steps are pure, so repeating the steps before the bad one restores that state. This
+    # costs healthy steps nothing; keeping the old state within each step would cost 8 %.
+    # A state may hold an infinity from the start, such as "the best loss so far", so a step is bad
+    # only if it adds one.
     flaws = _num_non_finite(carry.state)
 
     def advance(steps: int) -> tuple[Carry, Metrics, bool]:
@@ -64,8 +71,8 @@ def advance_finite(
     after, _, finite = advance(length)
     if finite:
         return after
-    # All is well after `good` steps and no more after `bad`: an update can ruin the state long
-    # before a metric shows it.
+    # A bisection finds the bad step: everything is finite after `good` steps, but not after `bad`.
+    # The metrics alone do not tell, as an update can ruin the state long before a metric shows it.
     good, bad = 0, int(after.step - carry.step)
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -79,9 +86,9 @@ def advance_finite(
 def _blame(
     learner: Learner, metrics: dict[str, Any], before: Any, after: Any
 ) -> tuple[str, tuple[int, ...]]:
-    """What became non-finite first in a step, and in which of many runs."""
+    """Returns the first non-finite term of a step, and its runs."""
     bad = {name: ~np.isfinite(value) for name, value in metrics.items()}
-    if not any(flags.any() for flags in bad.values()):  # an update ruined the state
+    if not any(flags.any() for flags in bad.values()):  # the update ruined the state
         many = any(flags.ndim for flags in bad.values())
         counts = [_flaws(state, many, learner.mesh) for state in (before, after)]
         bad = {
@@ -92,7 +99,7 @@ def _blame(
                 strict=True,
             )
         }
-    else:  # a term comes before what is made of it: the loss, the norm of a gradient
+    else:  # a term comes before the loss, and the loss before the norm of its gradient
         ends = ("gradient", "loss")
         bad = {
             n: bad[n]
@@ -105,7 +112,10 @@ def _blame(
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _flaws(tree: Any, many: bool, mesh: jax.sharding.Mesh | None) -> Any:
-    """How many values of each array are not finite, or those of each of many runs."""
+    """Counts the non-finite values of each array.
+
+    For many runs, each run has its own count.
+    """
 
     def count(leaf: Array) -> Array:
         axes = tuple(range(int(many), leaf.ndim))
@@ -113,7 +123,7 @@ def _flaws(tree: Any, many: bool, mesh: jax.sharding.Mesh | None) -> Any:
         return jnp.sum(~jnp.isfinite(leaf) if inexact else jnp.zeros(leaf.shape, bool), axes)
 
     counts = jax.tree.map(count, tree)
-    # Every process is to see all of it.
+    # Every process reads all counts, so each device gets all of them.
     return (
         counts
         if mesh is None
@@ -123,7 +133,7 @@ def _flaws(tree: Any, many: bool, mesh: jax.sharding.Mesh | None) -> Any:
 
 @jax.jit
 def _num_non_finite(tree: Any) -> Array:
-    # One long array, so one reduction to compile, not one for each of forty leaves.
+    # XLA compiles one reduction of one long array, not one for each of some forty leaves.
     flags = [
         ~jnp.isfinite(x).ravel()
         for x in jax.tree.leaves(tree)

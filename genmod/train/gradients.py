@@ -1,4 +1,7 @@
-"""Gradients of a mean over examples, taken at once or microbatch by microbatch."""
+"""Gradients of a mean over examples.
+
+They are taken in one call or microbatch by microbatch (gradient accumulation).
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,19 +20,20 @@ def of_mean(
     *,
     microbatches: int = 1,
 ) -> tuple[tuple[Array, Metrics], Params]:
-    """`jax.value_and_grad(function, has_aux=True)`, with `microbatches` times less memory.
+    """Returns value and gradient of a mean over examples.
 
-    The examples are cut into equal microbatches (gradient accumulation). Value and gradient are the
-    means over them, the terms those of all examples in their order. For a function that is itself a
-    mean over examples this is the same number, up to rounding; for one whose examples look at each
-    other (normalisation over the batch) it is not.
+    This is `jax.value_and_grad(function, has_aux=True)` with `microbatches` times less memory: the
+    examples are cut into equal microbatches (gradient accumulation). Value and gradient are the
+    means over the microbatches; the terms are those of all examples, in their order. If the
+    function is itself a mean over examples, the result is the same up to rounding. If examples
+    interact (batch normalisation), it is not.
 
     Args:
-      function: `(params, examples) -> (value [], terms)`: a mean over the examples, and each
-        example's values by name, [B] each.
-      params: what to differentiate by.
-      examples: a tree of arrays [B, ...], keys included.
-      microbatches: into how many to cut the batch.
+      function: function `(params, examples) -> (value [], terms)`, which returns a mean over the
+        examples, and each example's values by name, [B] each.
+      params: parameters to differentiate by.
+      examples: tree of arrays [B, ...], keys included.
+      microbatches: number of equal parts into which the batch is cut.
 
     Raises:
       ValueError: if microbatches does not divide the batch.
@@ -59,10 +63,10 @@ def of_mean(
 
 
 def split_batch(name: str, examples: Batch, num: int, what: str) -> Batch:
-    """A tree of [B, ...] as one of [num, B / num, ...].
+    """Cuts arrays [B, ...] into parts, [num, B / num, ...].
 
-    Part i holds the examples i, i + num, ...: where consecutive examples lie on several devices,
-    each device has its share of every part.
+    Part i holds the examples i, i + num, ... If consecutive examples lie on several devices, each
+    device then has its share of every part.
 
     Raises:
       ValueError: if num does not divide B.
@@ -73,7 +77,7 @@ def split_batch(name: str, examples: Batch, num: int, what: str) -> Batch:
 
     def cut(leaf: Array) -> Array:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            # As words: JAX's check that no key is used twice takes a transposition for a use.
+            # Keys are cut as words: JAX's check that no key is used twice counts a transposition.
             words = cut(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         return jnp.moveaxis(leaf.reshape(size // num, num, *leaf.shape[1:]), 1, 0)
@@ -82,9 +86,10 @@ def split_batch(name: str, examples: Batch, num: int, what: str) -> Batch:
 
 
 def join(parts: Batch) -> Batch:
-    """Joins the parts of `split_batch`, [num, B / num, ...], in their order again: [B, ...].
+    """Joins the parts of `split_batch` in the original order.
 
-    What a part has one of, not one for each example, [num], stays as it is.
+    An array [num, B / num, ...] becomes [B, ...]. An array [num], with one value for each part,
+    stays as it is.
     """
 
     def whole(leaf: Array) -> Array:
@@ -94,17 +99,20 @@ def join(parts: Batch) -> Batch:
 
 
 def mean(values: Array) -> Array:
-    """The mean of a term over its examples, in float32 at least, whatever its type."""
+    """Returns the mean of a term over its examples.
+
+    It is taken in float32 at least, whatever the type of the term.
+    """
     return jnp.mean(values, dtype=checks.summed_as(values.dtype))
 
 
 def means(terms: Metrics) -> Metrics:
-    """The mean of each term over the examples, wherever they are."""
+    """Returns the mean of each term over the examples of all devices."""
     return devices.mean({name: mean(values) for name, values in terms.items()})
 
 
 def norm(gradient: Params) -> Array:
-    """The Euclidean norm of a whole gradient."""
-    # As products, not as reductions: the latter run in scalar code on a CPU.
+    """Returns the Euclidean norm of a whole gradient."""
+    # XLA's CPU backend compiles a product to vector code, but a reduction to scalar code.
     squares = (jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient))
     return jnp.sqrt(sum(squares, jnp.zeros(())))

@@ -1,4 +1,4 @@
-"""The learner: training as three pure functions."""
+"""Learner: training as pure functions."""
 
 from collections.abc import Callable, Mapping
 from inspect import signature
@@ -14,15 +14,18 @@ from genmod.types import Array, Batch, Key, Keys, Metrics, Objective, Params
 
 
 class Inspection(NamedTuple):
-    """One step taken apart, before its update: what `Learner.inspect` returns.
+    """Terms and gradients of one step, before its update.
+
+    `Learner.inspect` returns it.
 
     Attributes:
-      terms: by name, each example's values, [B] in the order of the batch: the loss, and what else
-        the step reports the mean of.
-      gradients: of the mean that the step descends, a tree like the parameters. Where a player has
-        several updates in a step, a tuple of such trees, in order.
-      examples: for terms that have not one value for each example in the order of the batch: which
-        of the batch's examples each value is of, int32 of the term's shape, by the term's name.
+      terms: each example's values by name, [B] in the order of the batch: the loss, and every other
+        term whose mean the step reports.
+      gradients: gradient of the loss that the step minimises, a tree like the parameters. If a
+        player has several updates in a step, a tuple of such trees, in order.
+      examples: indices of examples in the batch, by the name of a term, int32 of the term's shape:
+        the example to which each value belongs. Terms with one value per example, in the order of
+        the batch, have no entry.
     """
 
     terms: Metrics
@@ -31,31 +34,36 @@ class Inspection(NamedTuple):
 
 
 def no_decoder(key: Key, state: Any) -> Callable[[Array], Array]:
-    """Stands where a learner does not know what it makes of latents."""
+    """Refuses to decode: the decoder of learners without one."""
     raise ValueError("this learner has no decoder; expected a single run of train.adversarial")
 
 
 class Learner(NamedTuple):
-    """Training as pure functions; it holds no state and no key.
+    """Training as pure functions.
+
+    A learner holds no state and no key.
 
     Attributes:
-      init: `(key, batch) -> state`, a tree of arrays with all that the next step depends on.
-      step: `(key, state, batch) -> (state, metrics)`, the whole of training; metrics are means over
-        the batch.
+      init: `(key, batch) -> state`, a tree of arrays with everything that the next step depends on.
+      step: `(key, state, batch) -> (state, metrics)`, one step of training, the update included;
+        metrics are means over the batch.
       sample: `(key, state, num) -> images [num, H, W, C]`.
-      check: `batch -> None`, a refusal (ValueError) of data that cannot be learned from, by its
-        values; called once, with the first batch, outside of compiled code. None checks nothing.
-      seeds: how many independent runs this is, as from `over_seeds`; keys, state, batches and
-        metrics then have a leading axis of that length. None for a single run without such an axis.
+      check: `batch -> None`, raises ValueError if the values of the data are unsuitable for
+        training. It is called once, with the first batch, outside compiled code. None checks
+        nothing.
+      seeds: number of independent runs, as from `over_seeds`; keys, state, batches and metrics then
+        have a leading axis of that length. None for a single run, without such an axis.
       single: the learner of each of many runs; None for a single run.
-      sequential: whether many runs take their steps one after the other, or None: as is faster.
-      mesh: the devices it runs on, as from `over_devices`; None for the default one.
-      inspect: `(key, state, batch) -> Inspection`, the numbers of the step with these arguments,
-        example by example: the same keys, before the update. Over seeds or a grid its arrays have
-        their leading axis; over devices it is the one for a single device, the same up to rounding.
-        None where a learner cannot be taken apart.
-      decoder: `(key, state) -> (z [B, L] -> images [B, H, W, C])`, what `sample` makes of latents;
-        the key is for networks that settle statistics first. Known of `train.adversarial`.
+      sequential: True takes many runs through their steps one after the other, False vectorises
+        over them, None chooses the faster way.
+      mesh: devices to run on, as from `over_devices`; None for the default device.
+      inspect: `(key, state, batch) -> Inspection`, the values of `step` with these arguments,
+        example by example, with the same keys and before the update. Over seeds or a grid, its
+        arrays have their leading axis. Over devices, it is the function for a single device, equal
+        up to rounding. None if the learner has no such function.
+      decoder: `(key, state) -> (z [B, L] -> images [B, H, W, C])`, the function of latents behind
+        `sample`; the key is for networks that must first collect batch statistics. Only learners
+        of `train.adversarial` have one.
     """
 
     init: Callable[[Key, Batch], Any]
@@ -71,13 +79,15 @@ class Learner(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that the next step of a one-player learner depends on.
+    """State of a one-player learner.
+
+    It holds everything that the next step depends on.
 
     Attributes:
       step: int32 [], number of steps taken.
       params: the model's parameters.
       opt_state: the optimizer's state.
-      hyper: the learner's `hyper`, as far as it is numbers.
+      hyper: the constant entries of the learner's `hyper`.
     """
 
     step: Array
@@ -99,7 +109,10 @@ def learner(
     microbatches: int = 1,
     check: Callable[[Batch], None] | None = None,
 ) -> Learner:
-    """A learner with one player: gradient descent on the mean of an objective.
+    """Returns a learner that minimises the mean of an objective.
+
+    It has one player: each step takes the gradient of the mean over a batch and updates the
+    parameters once.
 
     Args:
       model_init: `(key, batch) -> params`.
@@ -107,15 +120,15 @@ def learner(
         `hyper -> objective`.
       optimizer: any optax transformation.
       sample: `(keys [num], params) -> images [num, H, W, C]`, for `Learner.sample`.
-      hyper: weights that follow a schedule `step -> value`, or are to be swept: name -> number or
-        schedule. Inside the step, `objective` is called with their values at that step, so that
-        the objective proper keeps its three arguments. Numbers are part of the state, where
+      hyper: weights that follow a schedule or are to be swept: name -> number or schedule
+        `step -> value`. Inside the step, `objective` is called with their values at that step; the
+        objective that it returns keeps its three arguments. Numbers are part of the state, where
         `over_grid` finds them.
       microbatches: number of equal parts into which the batch is cut, to save memory (gradient
         accumulation). The gradient is that of the whole batch.
-      check: for `Learner.check`: `batch -> None`, a refusal of data by their values. None takes the
-        attribute `check` of model_init, where it has one: that of a model of `vae.make` refuses
-        images outside the range of its likelihood. `lambda batch: None` accepts everything.
+      check: function `batch -> None` for `Learner.check`, which refuses data by their values. None
+        uses the attribute `check` of model_init, if present: that of a model from `vae.make`
+        refuses images outside the range of its likelihood. `lambda batch: None` accepts everything.
 
     Returns:
       A Learner whose state is a TrainState. Its metrics are `loss`, the mean of the objective over
@@ -123,8 +136,21 @@ def learner(
 
     Raises:
       ValueError: if microbatches is not positive, or hyper holds anything but numbers and
-        schedules; when traced, if the objective does not return one floating loss and one of each
-        aux value per example, or the batch cannot be cut evenly.
+        schedules; when traced, if the objective does not return one loss of a floating type and
+        one of each aux value per example, or the batch cannot be cut evenly.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from genmod import rng, train
+    >>> def objective(keys, mean, x):  # x [B] -> loss [B], aux
+    ...     return jnp.square(x - mean), {"distance": jnp.abs(x - mean)}
+    >>> learner = train.learner(lambda key, batch: jnp.zeros(()), objective, optax.sgd(0.25))
+    >>> batch = jnp.array([1.0, 3.0])
+    >>> state = learner.init(rng.root(0), batch)
+    >>> state, metrics = jax.jit(learner.step)(rng.root(1), state, batch)
+    >>> float(metrics["loss"]), float(metrics["distance"]), float(state.params)
+    (5.0, 2.0, 1.0)
     """
     checks.positive_integer("microbatches", microbatches)
     check_hyper(hyper)
@@ -142,7 +168,7 @@ def learner(
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), numbers)
 
     def examine(key: Key, state: TrainState, batch: Batch) -> tuple[Metrics, Params]:
-        """Each example's terms, and the gradient of their mean loss."""
+        """Returns each example's terms, and the gradient of the mean loss."""
         size = checks.leading_axis("batch", batch)
         keys = devices.split(rng.per_example(key, size, axis_name=devices.axis()))
         current = objective_at(state)
@@ -177,7 +203,7 @@ def learner(
 
 
 def check_hyper(hyper: Mapping[str, float | Schedule] | None) -> None:
-    """Refuses what is neither a finite number nor a schedule."""
+    """Refuses values that are neither a finite number nor a schedule."""
     for name, value in (hyper or {}).items():
         traced = isinstance(value, jax.core.Tracer)
         if not (callable(value) or traced or checks.is_finite_number(value)):
@@ -194,13 +220,17 @@ def of_hyper(
     step: Array,
     numbers: Mapping[str, Array],
 ) -> Any:
-    """What a function `hyper -> objective` or `hyper -> penalty` makes of the values at a step."""
+    """Returns the objective or penalty at a step.
+
+    `function` is `hyper -> objective` or `hyper -> penalty`; it is called with the values at that
+    step.
+    """
     values = hyper_values(hyper, step, numbers)
     expected = f"with hyper, {what} must be a function hyper -> {what}"
     try:
         signature(function).bind(values)
     except TypeError:
-        raise ValueError(f"{expected}, got one of other arguments") from None
+        raise ValueError(f"{expected}, got one that takes other arguments") from None
     made = function(values)
     if not callable(made):
         raise ValueError(f"{expected}, got one that returns {checks.described(made)}")
@@ -208,7 +238,7 @@ def of_hyper(
 
 
 def hyper_numbers(hyper: Mapping[str, float | Schedule] | None) -> dict[str, Array]:
-    """The numbers among numbers and schedules, for the state to hold."""
+    """Returns the constant entries of `hyper` as arrays."""
     numbers = {} if hyper is None else hyper
     return {name: jnp.asarray(n, jnp.float32) for name, n in numbers.items() if not callable(n)}
 
@@ -216,7 +246,7 @@ def hyper_numbers(hyper: Mapping[str, float | Schedule] | None) -> dict[str, Arr
 def hyper_values(
     hyper: Mapping[str, float | Schedule], step: Array, numbers: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """The values of schedules at a step, and of the numbers in the state."""
+    """Returns the values of all entries of `hyper` at a step."""
     return {
         name: jnp.asarray(value(step)) if callable(value) else numbers[name]
         for name, value in hyper.items()

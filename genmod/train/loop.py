@@ -1,4 +1,4 @@
-"""The training loop.
+"""Training loop.
 
 A run is a sequence of calls of one compiled program. Each call takes as many steps as fit into half
 a second.
@@ -30,18 +30,21 @@ from genmod.train.learner import Learner
 from genmod.types import Array, Batch, BatchAt, Key, Keys, Stream
 
 _SECONDS_PER_CALL = 0.5
-"""What one call of the compiled program aims at: long enough to cost nothing, short enough for a
-progress bar that moves and a Ctrl-C that is heard."""
+"""Seconds that one call of the compiled program should take.
+
+It is long enough for the overhead of a call not to matter, and short enough for a progress bar and
+for Ctrl-C to respond.
+"""
 
 
 class LogPoint(NamedTuple):
-    """Where a run stands at a log point.
+    """Metrics and carry of a run at a log point.
 
     Attributes:
       step: number of steps taken.
-      metrics: mean of each metric over the steps since the last log point; empty where the run was
-        stopped between two.
-      carry: what to save, and what `run` continues from.
+      metrics: mean of each metric over the steps since the last log point; empty if the run was
+        stopped between two log points.
+      carry: the run's carry, to save in a checkpoint and to continue from with `run`.
     """
 
     step: int
@@ -55,12 +58,12 @@ class LogPoint(NamedTuple):
 
 
 class StepTrace(NamedTuple):
-    """A single step of a run.
+    """Inputs and metrics of a single step of a run.
 
     Attributes:
-      key: what it draws from; of many runs, each has its own.
-      batch: what it sees.
-      metrics: what it reports.
+      key: key that the step draws from; one key per run for many runs.
+      batch: batch that the step sees.
+      metrics: metrics that the step reports.
     """
 
     key: Key | Keys
@@ -79,35 +82,51 @@ def run(
     compiled: bool = True,
     on_call: Callable[[int], bool] | None = None,
 ) -> Iterator[LogPoint]:
-    """Trains, yielding at every log point; log, save and plot in the loop over it.
+    """Trains, yielding a `LogPoint` at every log point.
 
-        for point in train.run(learner, key, batch_at, num_steps=30_000, log_every=600):
-            print(point.step, point.metrics["loss"])
+    Log, save and plot in the loop over it.
 
-    Step i sees `batch_at(key of the data, i)` and a key of its own, both functions of `key` and i
-    alone: a run continued from any carry ends in the same bits as one that was never interrupted.
+    Step i sees `batch_at(key of the data, i)` and its own key; both depend on `key` and i alone. So
+    a run that continues from any carry is bit-identical to one that was never interrupted.
 
     Args:
-      learner: what to train.
-      key: the run's key, `rng.root(seed)`. For a learner over seeds the key of the first, of which
-        the others are made, or all of them, [seeds].
-      batch_at: `(key, step) -> batch`, as from `data.batches`. A `jax.tree_util.Partial` has its
-        arrays passed to the compiled program; any other function has them built in as constants. A
-        `genmod.types.Stream` is read ahead in a thread.
+      learner: the learner to train.
+      key: the run's key, `rng.root(seed)`. For a learner over seeds, the key of the first run, from
+        which the others are derived, or the keys of all runs, [seeds].
+      batch_at: function `(key, step) -> batch`, as from `data.batches`. The arrays of a
+        `jax.tree_util.Partial` are arguments of the compiled program; those of any other function
+        are compiled into it as constants. A `genmod.types.Stream` is read ahead in a thread.
       num_steps: number of steps at which the run ends, those before `carry` included.
-      log_every: yield whenever the number of steps is a multiple of this, and at the end.
-      carry: continue from here instead of from `start(learner, key, batch_at)`; it stays valid.
-      compiled: False runs every operation on its own, so that a debugger and `print` see values.
-      on_call: called with the number of steps taken after each call of the compiled program, about
-        twice a second; a true answer ends the run after that step.
+      log_every: number of steps between log points. The run yields at each multiple of it, and at
+        the end.
+      carry: carry to continue from, instead of from `start(learner, key, batch_at)`; it stays
+        valid.
+      compiled: False runs every operation by itself, so that a debugger and `print` see values.
+      on_call: function called with the number of steps taken, after each call of the compiled
+        program, about twice a second. If it returns True, the run ends after that step.
 
     Returns:
-      An iterator of `LogPoint`. The carries it yields stay valid while it goes on.
+      An iterator of `LogPoint`. Carries that it has yielded stay valid as it goes on.
 
     Raises:
-      ValueError: at once, if num_steps or log_every is not positive, or key is not for this
+      ValueError: immediately, if num_steps or log_every is not positive, or key is not for this
         learner.
       NonFiniteError: at the step whose metrics or whose new state are not finite.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from genmod import rng, train
+    >>> learner = train.learner(
+    ...     model_init=lambda key, batch: jnp.zeros(()),
+    ...     objective=lambda keys, mean, x: (jnp.square(x - mean), {}),
+    ...     optimizer=optax.sgd(0.25),
+    ... )
+    >>> def batch_at(key, step):
+    ...     return jnp.array([1.0, 3.0])
+    >>> for point in train.run(learner, rng.root(0), batch_at, num_steps=4, log_every=2):
+    ...     print(point.step, point.metrics["loss"], float(point.state.params))
+    2 3.5 1.5
+    4 1.15625 1.875
     """
     num_steps = checks.positive_integer("num_steps", num_steps)
     log_every = checks.positive_integer("log_every", log_every)
@@ -135,15 +154,17 @@ def advance(
     *,
     compiled: bool = True,
 ) -> Carry:
-    """Exactly so many steps further, without a log point: what `run` carries at that step.
+    """Takes exactly `num_steps` further steps.
+
+    There is no log point. The result is the carry that `run` has at that step.
 
     Args:
-      learner: what to train.
+      learner: the learner to train.
       key: the run's key, as for `run`.
-      batch_at: as for `run`.
-      carry: where to begin; it stays valid.
-      num_steps: how many steps to take; none if 0.
-      compiled: as for `run`.
+      batch_at: function `(key, step) -> batch`, as for `run`.
+      carry: carry to begin with; it stays valid.
+      num_steps: number of steps to take; 0 takes none.
+      compiled: False runs every operation by itself, as for `run`.
 
     Raises:
       NonFiniteError: at a step whose metrics or whose new state are not finite.
@@ -162,20 +183,20 @@ def advance(
 
 
 def fit(learner: Learner, key: Key, batch_at: BatchAt, num_steps: int) -> Any:
-    """A whole training as one pure function: the state in which `run` ends, for one run.
+    """Trains in one pure function and returns the final state.
 
-    For small models, many of which are to be trained in one program: it can be mapped over keys and
-    over the examples that a `jax.tree_util.Partial` carries. Nothing stops it where a number is not
-    finite.
+    The state is the one in which `run` ends. This is for small models, many of which are trained in
+    one program: `jax.vmap` can map it over keys, and over the examples that a
+    `jax.tree_util.Partial` carries. It does not stop at values that are not finite.
 
     Args:
-      learner: a single run's.
+      learner: the learner of a single run.
       key: the run's key, as for `run`.
-      batch_at: as for `run`, but no `Stream`.
-      num_steps: how many steps to take.
+      batch_at: function `(key, step) -> batch`, as for `run`, but not a `Stream`.
+      num_steps: number of steps to take.
 
     Raises:
-      ValueError: if num_steps is not positive or the learner is not a single run's.
+      ValueError: if num_steps is not positive or the learner is not that of a single run.
     """
     checks.positive_integer("num_steps", num_steps)
     if learner.seeds is not None:
@@ -191,13 +212,15 @@ def fit(learner: Learner, key: Key, batch_at: BatchAt, num_steps: int) -> Any:
 
 
 def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry) -> StepTrace:
-    """The step that follows a carry, in the bits of the run, whether its numbers are finite or not.
+    """Returns inputs and metrics of the step after a carry.
+
+    They are bit-identical to those of the run, finite or not.
 
     Args:
-      learner: what to train.
+      learner: the learner to train.
       key: the run's key, as for `run`.
-      batch_at: as for `run`.
-      carry: where the run stands before the step; it stays valid.
+      batch_at: function `(key, step) -> batch`, as for `run`.
+      carry: the run's carry before the step; it stays valid.
     """
     key, step = chunk.keys_of(learner, key), int(carry.step)
     with Batches(learner, key, batch_at, step, step + 1) as batches:
@@ -208,13 +231,16 @@ def next_step(learner: Learner, key: Key | Keys, batch_at: BatchAt, carry: Carry
 
 
 def start(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
-    """The beginning of a run: what `run` starts from if it is given no carry.
+    """Returns the initial carry of a run.
+
+    `run` starts from it if no carry is given.
 
     Raises:
       ValueError: if the learner refuses the first batch.
     """
     key = chunk.keys_of(learner, key)
-    alone = learner._replace(mesh=None)  # on one device, or in each process, the whole of it
+    # The whole batch is on one device, or on one device of each process.
+    alone = learner._replace(mesh=None)
     with Batches(alone, key, batch_at, 0, 1) as batches:
         carry, batch = _start()(learner, key, batches.at(0)[0])
     if learner.check is not None:
@@ -223,10 +249,11 @@ def start(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
 
 
 def abstract_carry(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carry:
-    """What a run carries, as shapes and types: the target to restore a checkpoint into.
+    """Returns the shapes and types of a run's carry.
 
-    Nothing is computed; parts that do not fit together are refused here. Of a learner over devices
-    they say where each array belongs.
+    It is the target into which a checkpoint is restored. Nothing is computed, but learner, key and
+    batches that do not fit together are refused. For a learner over devices, it also has the
+    sharding of each array.
     """
     key = chunk.keys_of(learner, key)
     batches = batch_at.shapes(many(key)) if isinstance(batch_at, Stream) else as_argument(batch_at)
@@ -241,9 +268,13 @@ def abstract_carry(learner: Learner, key: Key | Keys, batch_at: BatchAt) -> Carr
 
 
 def pop_metrics(carry: Carry) -> tuple[dict[str, Any], Carry]:
-    """What a log point does: each metric's mean since the last one, and the carry that goes on."""
-    # NumPy divides as it says; a compiled division by a number that many values share is a product
-    # with its inverse, and the mean of one run of many would not be that of the run alone.
+    """Returns the mean of each metric, and the emptied carry.
+
+    Every log point does this: the means are those since the last log point, and the carry begins
+    new sums.
+    """
+    # NumPy divides exactly. XLA compiles a division of many values by one number to a product with
+    # its inverse: the mean of one run among many would differ from that of the same run alone.
     totals, lost, count = jax.device_get((carry.totals, carry.compensation, carry.count))
     means = {}
     for name, total in totals.items():
@@ -253,13 +284,13 @@ def pop_metrics(carry: Carry) -> tuple[dict[str, Any], Carry]:
 
 
 class _Run(NamedTuple):
-    """A run, as its calls need it.
+    """Inputs that all calls of a run share.
 
     Attributes:
       learner: the learner to train.
-      key: the run's key, or the keys of its runs.
-      batches: feeds the compiled program.
-      calls: chooses how many steps a call takes.
+      key: the run's key, or the keys of many runs.
+      batches: source of the batches of the compiled program.
+      calls: length of the calls, chosen from their times.
     """
 
     learner: Learner
@@ -268,7 +299,10 @@ class _Run(NamedTuple):
     calls: "_CallLength"
 
     def call(self, carry: Carry, step: int, end: int) -> tuple[Carry, int]:
-        """Takes as many steps as fit into a call, at most up to `end`; returns where it stands."""
+        """Takes as many steps as fit into a call.
+
+        It stops at `end` at the latest. Returns the carry and the number of steps taken so far.
+        """
         batch_at, last = self.batches.at(step)
         length = devices.agree(min(self.calls.length, end - step, last - step), min)
         began = time.perf_counter()
@@ -290,19 +324,22 @@ def _points(
 ) -> Iterator[LogPoint]:
     step, stop = int(carry.step), False
     with Batches(learner, key, batch_at, step, num_steps) as batches:
+        # A carry may come from one device, so each array is placed as the program expects it.
         if learner.mesh is not None:
             _, parts, *_ = where = chunk.shardings(learner)
             carry = Carry(*map(devices.place, carry, where))
             key = devices.place(key, parts)
         run = _Run(learner, key, batches, _CallLength())
         while step < num_steps and not stop:
+            # Log points are multiples of `log_every`, wherever the run has started or continued.
             log_point = min(num_steps, (step // log_every + 1) * log_every)
+            # The context ends before the yield, so that the caller's code compiles as usual.
             with contextlib.nullcontext() if compiled else jax.disable_jit():
                 while step < log_point and not stop:
                     carry, step = run.call(carry, step, log_point)
                     # All processes of a run stop at the same step.
                     stop = bool(devices.agree(bool(on_call and on_call(step))))
-            # A run that is stopped between two log points yields once more: there is its carry.
+            # A run that is stopped between two log points yields once more, to hand out its carry.
             metrics = {}
             if step == log_point:
                 metrics, carry = pop_metrics(carry)
@@ -310,10 +347,11 @@ def _points(
 
 
 class _CallLength:
-    """How many steps to compile-and-go at once, from how long the last call took.
+    """Number of steps per call.
 
-    The number of steps is an argument of the program, not part of it, so this choice costs no
-    compilation; and it cannot change the numbers, as the program does one step after the other.
+    It is chosen from the time that the last call took. The number of steps is an argument of the
+    program, not part of it, so a new number needs no compilation. It cannot change results, as the
+    program takes one step after the other.
     """
 
     def __init__(self):
@@ -326,7 +364,7 @@ class _CallLength:
 
 @functools.cache
 def _start() -> Any:
-    # It runs once: on the CPU, optimising it takes longer than the whole of it unoptimised.
+    # This program runs once. On a CPU, XLA optimises it for longer than it runs unoptimised.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(_begin, static_argnums=0, compiler_options=quick)
 

@@ -1,6 +1,6 @@
-"""The manifest of a checkpoint: size and SHA-256 of each of its files.
+"""Manifest of a checkpoint: size and SHA-256 of each file.
 
-Orbax itself loads a flipped bit without a word.
+It is needed because Orbax loads a file with a flipped bit without an error.
 """
 
 import functools
@@ -18,15 +18,15 @@ MANIFEST = "manifest.json"
 
 
 class CheckpointError(Exception):
-    """A checkpoint is missing, damaged, or does not hold what it should."""
+    """A checkpoint is missing or damaged, or holds other arrays."""
 
 
 class Damaged(CheckpointError):
-    """A checkpoint is not what was written: an older one may do."""
+    """A checkpoint is damaged; an older one may be intact."""
 
 
 def write(path: Path, step: int, config_hash: str | None) -> None:
-    """Puts a complete step on the disk, its manifest last."""
+    """Syncs a complete step to the disk, its manifest last."""
     files = {str(file.relative_to(path)): _sum(file, sync=True) for file in _files(path)}
     manifest = {
         "step": step,
@@ -41,13 +41,16 @@ def write(path: Path, step: int, config_hash: str | None) -> None:
 
 
 def verify(path: Path) -> None:
-    """Refuses a checkpoint whose files are not those that were written, before Orbax sees it."""
+    """Refuses a checkpoint whose files differ from its manifest.
+
+    It is called before Orbax reads them.
+    """
     try:
         text = (path / MANIFEST).read_text()
         manifest = json.loads(text)
         expected, step = dict[str, Any](manifest["files"]), manifest["step"]
         intact = disk.json_text(_with_checksum(manifest)) == text
-    # A hostile file may be nested deeper than the parser goes.
+    # A hostile file may be nested too deeply for the parser (RecursionError).
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = "missing" if isinstance(error, FileNotFoundError) else f"unreadable: {error!r}"
         raise Damaged(f"{path}: damaged: its {MANIFEST} is {reason}") from None
@@ -69,21 +72,24 @@ def verify(path: Path) -> None:
 
 
 def _with_checksum(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest with the SHA-256 of its own content as `seal`."""
+    """Returns a manifest with the SHA-256 of its content as `seal`."""
     content = {name: value for name, value in manifest.items() if name != "seal"}
     seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return content | {"seal": seal}
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of a checkpoint but its manifest."""
+    """Returns the files of a checkpoint except its manifest."""
     return [f for f in sorted(path.rglob("*")) if f.is_file() and f != path / MANIFEST]
 
 
 def _sum(path: Path, *, sync: bool = False) -> dict[str, Any]:
-    """Size and SHA-256 of a file; with `sync`, not before it is on the disk."""
+    """Returns size and SHA-256 of a file.
+
+    With `sync`, the file is on the disk before this returns.
+    """
     with path.open("rb") as file:
-        if sync:  # Orbax does so for its arrays only
+        if sync:  # Orbax syncs the files of its arrays only
             os.fsync(file.fileno())
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": sha256}

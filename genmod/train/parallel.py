@@ -1,4 +1,4 @@
-"""A learner on many devices: the same run, each device taking its share of every batch."""
+"""One run on many devices, each with its share of every batch."""
 
 import functools
 from collections.abc import Sequence
@@ -19,27 +19,28 @@ def over_devices(
     how: Literal["pmap", "sharded"] = "sharded",
     devices: Sequence[jax.Device] | None = None,
 ) -> Learner:
-    """The same run on many devices, up to rounding: the noise belongs to the example.
+    """Returns the learner of the same run on many devices.
 
-    A batch is cut into equal shares of consecutive examples, one for each device; the state is a
-    single one, of which every device holds a copy. A learner over seeds is spread by runs instead,
-    whichever `how`: each device takes its share of them through their steps without the others.
+    A batch is cut into equal shares of consecutive examples, one for each device. There is one
+    state, of which every device holds a copy. The run is the same up to rounding, because noise
+    belongs to the example. A learner over seeds is spread by runs instead, whatever `how` is: each
+    device takes its share of the runs through their steps, independently of the others.
 
     `pmap` maps the step explicitly: each device computes gradients of its share, and the step takes
-    their mean (`genmod.devices`). `sharded` leaves the code as it is for the whole batch and has
-    the compiler partition it; this is the one for several machines. Functions of your own need
-    nothing for `sharded`; under `pmap` a step of your own must take means over devices itself, as
+    their mean (`genmod.devices`). `sharded` leaves the code as it is for the whole batch, and the
+    compiler partitions it; only this one works on several machines. Your own functions need no
+    change for `sharded`. Under `pmap`, your own step must take means over devices itself, as
     `genmod.devices.mean` does.
 
     Args:
-      learner: the run on one device.
+      learner: the learner on one device.
       how: `"pmap"` or `"sharded"`.
-      devices: which ones; all of them if None.
+      devices: devices to use; all devices if None.
 
     Raises:
-      ValueError: if how is unknown, there are no devices or the number of seeds cannot be cut into
-        equal shares; when traced, if a batch cannot be; at the start of a run, if a step under
-        `pmap` leaves devices with different states.
+      ValueError: if how is unknown, there are no devices, or the number of seeds cannot be cut into
+        equal shares; when traced, if a batch cannot be cut so; at the start of a run, if a step
+        under `pmap` leaves devices with different states.
     """
     checks.known("how", how, ("pmap", "sharded"))
     chosen = jax.devices() if devices is None else list(devices)
@@ -49,7 +50,7 @@ def over_devices(
     if runs is not None:
         if runs % len(chosen):
             _refuse_shares(f"{runs} seeds", len(chosen))
-        # No name that a step would take for that of its batch's axis.
+        # The axis must not be called AXIS: a step would take it for that of its batch.
         return learner._replace(mesh=_mesh(chosen, "runs"))
     make = {"pmap": _mapped, "sharded": _partitioned}[how]
     return make(learner, _mesh(chosen, AXIS))
@@ -95,8 +96,8 @@ def _mapped(learner: Learner, mesh: Mesh) -> Learner:
     def check(batch: Batch) -> None:
         if learner.check is not None:
             learner.check(batch)
-        # With out_axes=None the first device's state counts, whatever the others have: a mean that
-        # was forgotten would never be seen.
+        # With out_axes=None, `jax.pmap` returns the state of the first device. A step that forgets
+        # a mean would go unnoticed, so the states of all devices are compared here.
         key = rng.root(0)
         state = jax.jit(learner.init)(key, batch)
         _check_same(pmap(share_of, out_axes=0)(key, state, shares(batch))[0])

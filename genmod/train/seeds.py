@@ -1,4 +1,7 @@
-"""Many runs as one program: over seeds, and over values of the numbers that enter a step."""
+"""Many runs as one program: over seeds, or over a grid.
+
+A grid holds values of the numbers that enter a step, such as a learning rate.
+"""
 
 import itertools
 import math
@@ -14,34 +17,52 @@ from genmod.train.learner import Learner, no_decoder
 from genmod.types import Array, Batch, Key, Keys, Metrics
 
 _NUMBERS = ("hyper", "hyperparams")
-"""Under these names a state holds numbers: `hyper` of a learner, and what
-`optax.inject_hyperparams` leaves in an optimizer's state."""
+"""Names under which a state holds numbers.
+
+A learner's state has `hyper`; `optax.inject_hyperparams` puts `hyperparams` into an optimizer's.
+"""
 
 
 def over_seeds(learner: Learner, num: int, *, sequential: bool | None = None) -> Learner:
-    """`num` independent runs as one learner: run k is the run of seed + k.
+    """Returns `num` independent runs as one learner.
 
-        for point in train.run(train.over_seeds(learner, 16), rng.root(0), batch_at, ...):
-            print(point.metrics["loss"].mean())
-
-    Each has its own initialisation, order of the data and noise. State, batches and metrics have a
-    leading axis [num]; `select_run` takes one run out, to look at it or to continue it alone.
+    Run k is the run of seed + k, with its own initialisation, order of the data and noise. State,
+    batches and metrics have a leading axis [num]; `select_run` returns the carry of one run, to
+    examine it or to continue it alone.
 
     Args:
-      learner: the single run.
+      learner: the learner of a single run.
       num: number of runs.
-      sequential: True has the compiled program take one run after the other through its steps, the
-        bits of each being those that it would have alone; False vectorises the step over the runs
-        (`jax.vmap`), which fills a GPU with small ones. None chooses the first on a CPU, where the
-        second is no faster, and the second elsewhere.
+      sequential: True takes one run after the other through its steps, in the compiled program;
+        each is bit-identical to the same run alone. False vectorises the step over the runs
+        (`jax.vmap`), so that small runs fill a GPU. None chooses True on a CPU, where vectorising
+        is no faster, and False elsewhere.
 
     Returns:
-      A learner whose functions take keys [num], one for each run; `train.run` makes them of the key
-      of the first. `sample` takes a single key as well, for the same latents in all runs; images
-      are [num, images, H, W, C].
+      A learner whose functions take keys [num], one for each run; `train.run` derives them from the
+      key of the first run. `sample` also takes a single key, for the same latents in all runs;
+      images are [num, images, H, W, C].
 
     Raises:
       ValueError: if num is not positive, or the learner is over seeds or over devices already.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from genmod import rng, train
+    >>> learner = train.learner(
+    ...     model_init=lambda key, batch: jax.random.normal(key),
+    ...     objective=lambda keys, mean, x: (jnp.square(x - mean), {}),
+    ...     optimizer=optax.sgd(0.25),
+    ... )
+    >>> def batch_at(key, step):
+    ...     return jnp.array([1.0, 3.0])
+    >>> many = train.over_seeds(learner, 3)
+    >>> [point] = train.run(many, rng.root(0), batch_at, num_steps=2)
+    >>> point.metrics["loss"].shape, point.state.params.shape
+    ((3,), (3,))
+    >>> train.select_run(point.carry, 2).state.params.shape  # the run of seed 2 alone
+    ()
     """
     num = checks.positive_integer("num", num)
     if learner.seeds is not None:
@@ -83,24 +104,38 @@ def over_seeds(learner: Learner, num: int, *, sequential: bool | None = None) ->
 
 
 def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
-    """One run for each combination of numbers, all of them as one learner.
-
-        grid = {"learning_rate": [1e-3, 1e-4], "beta": [1.0, 4.0]}
-        for point in train.run(train.over_grid(learner, grid), rng.root(0), batch_at, ...):
-            print(dict(zip(train.combinations(grid), point.metrics["loss"])))
+    """Returns one run per combination of numbers, as one learner.
 
     A number can be swept if it is part of the state: given to the learner as `hyper={"beta": 1.0}`,
-    or to an optimizer by `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`. Where a state
-    holds several of a name, as that of a game whose players each have an optimizer, the name is
-    preceded by what tells their paths in the state apart: "generator.learning_rate". The runs share
+    or to an optimizer by `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`. If a state
+    holds several numbers of one name, as in a game whose players each have an optimizer, a part of
+    their path in the state goes before the name: "generator.learning_rate". The runs share
     initialisation, batches and noise, so that they differ by the numbers alone. State and metrics
-    have a leading axis, in the order of `combinations(grid)`; over seeds too, apply `over_seeds` to
-    the result.
+    have a leading axis, in the order of `combinations(grid)`. For several seeds as well, apply
+    `over_seeds` to the result.
 
     Raises:
-      ValueError: if the grid is empty or holds what is not finite; when traced, if the state holds
-        no number of a name or several, if it is overwritten at every update because it follows a
-        schedule, or if it is a whole number and a value is none.
+      ValueError: if the grid is empty or holds a value that is not finite; when traced, if the
+        state holds no number or several numbers of a name, if the number is overwritten at every
+        update because it follows a schedule, or if it is a whole number and a value is not.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from genmod import rng, train
+    >>> learner = train.learner(
+    ...     model_init=lambda key, batch: jnp.zeros(()),
+    ...     objective=lambda keys, mean, x: (jnp.square(x - mean), {}),
+    ...     optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.125),
+    ... )
+    >>> def batch_at(key, step):
+    ...     return jnp.array([1.0, 3.0])
+    >>> grid = {"learning_rate": [0.125, 0.25]}
+    >>> sweep = train.over_grid(learner, grid)
+    >>> [point] = train.run(sweep, rng.root(0), batch_at, num_steps=2)
+    >>> for numbers, mean in zip(train.combinations(grid), point.state.params):
+    ...     print(numbers, float(mean))
+    {'learning_rate': 0.125} 0.875
+    {'learning_rate': 0.25} 1.5
     """
     points = combinations(grid)
     values = {name: jnp.asarray([point[name] for point in points], jnp.float32) for name in grid}
@@ -124,10 +159,12 @@ def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
 
 
 def combinations(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
-    """Every combination of a grid's values, the last name's changing fastest.
+    """Returns every combination of a grid's values.
+
+    The values of the last name change fastest.
 
     Raises:
-      ValueError: if there is none, or a value is not finite.
+      ValueError: if there is no combination, or a value is not finite.
     """
     for name, values in grid.items():
         if not (len(values) and all(math.isfinite(value) for value in values)):
@@ -138,14 +175,16 @@ def combinations(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
 
 
 def select_run(carry: Carry, index: int) -> Carry:
-    """One of many runs alone: `run` continues it with the single learner and that run's key.
+    """Returns the carry of one of many runs.
+
+    `run` continues it with the single learner and the key of that run:
 
         alone = train.select_run(point.carry, 3)  # of the seeds 0, 1, 2, ...
         train.run(learner, rng.root(3), batch_at, carry=alone, num_steps=...)
 
     Args:
-      carry: of a learner over seeds or over a grid.
-      index: which run, from 0.
+      carry: carry of a learner over seeds or over a grid.
+      index: index of the run, from 0.
 
     Raises:
       ValueError: if there is no such run.
@@ -160,7 +199,10 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 def _numbers(state: Any) -> dict[str, Array]:
-    """The numbers of a state that enter a step, by their path in it, with dots."""
+    """Returns the numbers that a grid can sweep, by path.
+
+    A path is that of a number in the state, with dots between its parts.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {
         _dotted(path): leaf
@@ -170,24 +212,31 @@ def _numbers(state: Any) -> dict[str, Array]:
 
 
 def _scheduled(state: Any) -> set[str]:
-    """The paths of those that `optax.inject_hyperparams` computes anew at every update."""
+    """Returns the paths of the numbers that follow a schedule.
+
+    `optax.inject_hyperparams` computes them anew at every update.
+    """
     found = set()
     for path, _ in jax.tree_util.tree_leaves_with_path(state):
         parts = [_dotted((part,)) for part in path]
-        if "hyperparams_states" in parts[:-1]:  # where the schedule of a number keeps its count
+        # Optax keeps the count of a number's schedule below "hyperparams_states".
+        if "hyperparams_states" in parts[:-1]:
             place = parts.index("hyperparams_states")
             found.add(".".join([*parts[:place], "hyperparams", parts[place + 1]]))
     return found
 
 
 def _path_of(name: str, state: Any) -> str:
-    """The path of the one number that a name in a grid means: its last part, others in order."""
+    """Returns the path of the one number that a name means.
+
+    The path and the name end in the same part; other parts of the name are in the path, in order.
+    """
     numbers = _numbers(state)
 
     def means(path: str) -> bool:
         *before, last = path.split(".")
         *wanted, own = name.split(".")
-        rest = iter(before)  # each part is looked for behind the one before it
+        rest = iter(before)  # `in` consumes it, so each part must come after the one before it
         return last == own and all(part in rest for part in wanted)
 
     found = [path for path in numbers if means(path)]
@@ -199,14 +248,18 @@ def _path_of(name: str, state: Any) -> str:
         )
     if len(found) > 1:
         raise ValueError(
-            f"the state holds {len(found)} numbers {name!r}: say which is to be swept, by its path "
-            f"or enough of it to tell it apart: {', '.join(found)}"
+            f"the state holds {len(found)} numbers {name!r}: name one of them by its path "
+            f"or by enough of it to be unique: {', '.join(found)}"
         )
     return found[0]
 
 
 def _check_sweep(grid: Mapping[str, Sequence[float]], paths: Mapping[str, str], state: Any) -> None:
-    """Refuses numbers that are no longer the grid's once a step is taken."""
+    """Refuses a grid whose values the state cannot keep.
+
+    A schedule would overwrite them, an integer type would round them, and a second name of the same
+    number would replace them.
+    """
     scheduled, numbers = _scheduled(state), _numbers(state)
     for name, path in paths.items():
         if path in scheduled:
@@ -226,7 +279,7 @@ def _check_sweep(grid: Mapping[str, Sequence[float]], paths: Mapping[str, str], 
 
 
 def _with_numbers(state: Any, numbers: Mapping[str, Array]) -> Any:
-    """The state with these numbers, by their paths, in the place of its own."""
+    """Returns the state with some of its numbers replaced, by path."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
             jnp.asarray(numbers[_dotted(path)], leaf.dtype) if _dotted(path) in numbers else leaf

@@ -1,4 +1,7 @@
-"""Variational autoencoders: a model is four pure functions, an objective is one."""
+"""Variational autoencoders (VAEs), their objectives and parts.
+
+A model is a few pure functions (`Vae`); an objective is one function (`elbo`).
+"""
 
 from genmod.vae.likelihoods import Likelihood, bernoulli, mean_logits
 from genmod.vae.model import Vae, decode_mean, generate, make

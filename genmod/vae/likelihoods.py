@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z), as functions of what the decoder puts out."""
+"""Likelihoods p(x|z), as functions of the decoder's output."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,13 +12,13 @@ from genmod.types import Array
 
 
 class Likelihood(NamedTuple):
-    """A distribution over images, given the decoder's output.
+    """Distribution over images, given the decoder's output.
 
     Attributes:
-      log_prob: `(output, x [B, H, W, C]) -> [B]`, in nats.
-      mean: `output -> images [B, H, W, C]`, the expected image.
-      support: least and largest value of x that it is a distribution over, such as (0, 1). Images
-        outside it are refused when training begins. None where any value will do.
+      log_prob: log p(x|z) in nats, `(output, x [B, H, W, C]) -> [B]`.
+      mean: the expected image, `output -> images [B, H, W, C]`.
+      support: least and largest value of x in the distribution's support, such as (0, 1). Images
+        outside it are refused when training begins. None if any value is allowed.
     """
 
     log_prob: Callable[[Array, Array], Array]
@@ -27,23 +27,25 @@ class Likelihood(NamedTuple):
 
 
 def _cross_entropy(logits: Array, x: Array) -> Array:
-    """softplus(logits) - logits * x, arranged so that nothing overflows or cancels."""
-    # One choice of branch throughout, instead of max and abs: these have a derivative of their own
-    # at 0, where the second derivative would come out as 0.
+    """Returns softplus(logits) - logits * x, without overflow or cancellation."""
+    # JAX gives `maximum` and `abs` special derivatives at 0, with which the second derivative there
+    # would be 0. So one condition, `positive`, selects the branch in all terms.
     positive = logits >= 0
     magnitude = jnp.where(positive, logits, -logits)
     return jnp.where(positive, logits, 0) - logits * x + jnp.log1p(jnp.exp(-magnitude))
 
 
 def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
-    """Log p(x | logits) in nats, summed over all pixels.
+    """Returns log p(x | logits) in nats.
 
-    x log sigmoid(l) + (1 - x) log sigmoid(-l), for x in [0, 1]: for grey values between 0 and 1
-    it is the cross entropy that is customary, not the logarithm of a density.
+        log p(x | logits) = sum of x log sigmoid(logits) + (1 - x) log sigmoid(-logits)
+
+    The sum is over all pixels. For grey values between 0 and 1 this is minus the customary cross
+    entropy, not the logarithm of a density.
 
     Args:
-      logits: [B, H, W, C].
-      x: floating, [B, H, W, C], in [0, 1].
+      logits: the decoder's output, [B, H, W, C].
+      x: floating images [B, H, W, C], in [0, 1].
 
     Returns:
       [B], at most 0.
@@ -60,9 +62,7 @@ def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
             f"images must be floating, in [0, 1], got {x.dtype} (scale them first); "
             "prepare=data.unit_interval makes them so of uint8 images"
         )
-    # Two things let XLA use a CPU's vectors here. Pixels in one axis: of [B, 28, 28, 1] it would
-    # loop over the last, of length 1 (a tenth of the article's step). And a sum as a product with
-    # ones: in a reduction it would compute the cross entropy one number after another (half).
+    # XLA's CPU backend vectorises one long axis and a product with ones: see docs/performance.md.
     flat = (x.shape[0], -1)
     per_pixel = _cross_entropy(logits.reshape(flat), x.reshape(flat))
     ones = jnp.ones(per_pixel.shape[1], per_pixel.dtype)
@@ -70,24 +70,33 @@ def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
 
 
 bernoulli = Likelihood(log_prob=_bernoulli_log_prob, mean=jax.nn.sigmoid, support=(0, 1))
-"""Independent Bernoulli pixels, from logits (Kingma & Welling 2014, appendix C.1)."""
+"""Independent Bernoulli pixels, from logits.
+
+References:
+  Kingma & Welling, Auto-Encoding Variational Bayes, 2014 (arXiv:1312.6114), appendix C.1.
+"""
 
 
 def mean_logits(mean: Array | np.ndarray, *, margin: float = 1e-3) -> Array:
-    """The logits of an average image: where a Bernoulli decoder's output bias should begin.
+    """Returns the logits of an average image.
 
-    Burda et al. (2016) start there: a decoder that begins at zero spends its first thousand steps
-    finding out which pixels are always black.
+        logits = log(p / (1 - p)),    p = mean, kept away from 0 and 1
+
+    They are a good initial output bias of a Bernoulli decoder. A decoder whose bias starts at zero
+    spends its first thousand steps on learning which pixels are always black.
 
     Args:
       mean: average image, floating, in [0, 1].
-      margin: probabilities are kept this far from 0 and 1.
+      margin: least distance of the probabilities p from 0 and from 1.
 
     Returns:
-      log(p / (1 - p)), of mean's shape.
+      Logits, of mean's shape.
 
     Raises:
-      ValueError: if a value is not in [0, 1]; of traced ones nothing is known.
+      ValueError: if a value is not in [0, 1]. Traced values are not checked.
+
+    References:
+      Burda et al., Importance Weighted Autoencoders, 2016 (arXiv:1509.00519).
     """
     if not isinstance(mean, jax.core.Tracer):
         checks.values_within("mean", mean, (0, 1), "a probability", hint=False)

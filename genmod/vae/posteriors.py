@@ -1,4 +1,4 @@
-"""The approximate posterior q(z|x): a Gaussian with a diagonal covariance."""
+"""The approximate posterior q(z|x), a diagonal Gaussian."""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +8,26 @@ from genmod.types import Array, Keys
 
 
 def sample(keys: Keys, mean: Array, logvar: Array) -> Array:
-    """A draw z = mean + exp(logvar / 2) * noise, differentiable in mean and logvar.
+    """Draws one latent per example by the reparametrisation trick.
 
-    The reparametrisation trick (Kingma & Welling 2014, section 2.4).
+        z = mean + exp(logvar / 2) * noise,    noise ~ N(0, I)
+
+    The draw is differentiable in mean and logvar.
 
     Args:
       keys: one key per example, [B].
-      mean: [B, L].
-      logvar: logarithm of the variance, [B, L].
+      mean: means, [B, L].
+      logvar: logarithms of the variances, [B, L].
 
     Returns:
       z [B, L].
 
     Raises:
-      ValueError: if keys are not one per example.
+      ValueError: if there is not one key for each example. A single key of shape [1] is refused
+        too: broadcast, it would give all examples the same noise.
+
+    References:
+      Kingma & Welling, Auto-Encoding Variational Bayes, 2014 (arXiv:1312.6114), section 2.4.
     """
     checks.keys(keys, len(mean))
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys)
@@ -29,20 +35,32 @@ def sample(keys: Keys, mean: Array, logvar: Array) -> Array:
 
 
 def kl_divergence(mean: Array, logvar: Array) -> Array:
-    """KL(N(mean, exp(logvar)) || N(0, I)) in nats, in closed form.
+    """Returns the KL divergence from N(0, I), in nats.
 
-    Kingma & Welling (2014), appendix B: 1/2 sum(mean^2 + var - 1 - log var). The difference
-    var - 1 goes through expm1, which keeps it exact where the posterior is close to the prior.
+        KL(N(mean, exp(logvar)) || N(0, I)) = 1/2 sum(mean^2 + var - 1 - log var)
+
+    This closed form is computed with expm1 for var - 1, which stays exact if the posterior is close
+    to the prior.
 
     Args:
-      mean: [B, L].
-      logvar: logarithm of the variance, [B, L].
+      mean: means, [B, L].
+      logvar: logarithms of the variances, [B, L].
 
     Returns:
       [B], at least 0.
 
     Raises:
       ValueError: if the shapes differ or are not [B, L].
+
+    References:
+      Kingma & Welling, Auto-Encoding Variational Bayes, 2014 (arXiv:1312.6114), appendix B.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from genmod import vae
+      >>> mean, logvar = jnp.array([[0.0, 0.0], [1.0, 2.0]]), jnp.zeros((2, 2))
+      >>> vae.kl_divergence(mean, logvar).tolist()
+      [0.0, 2.5]
     """
     if mean.ndim != 2 or mean.shape != logvar.shape:
         raise ValueError(

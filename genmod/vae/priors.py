@@ -1,4 +1,4 @@
-"""Priors p(z)."""
+"""Priors p(z) over the latents."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from genmod.vae import posteriors
 
 
 class Prior(NamedTuple):
-    """A distribution over latents, as pure functions.
+    """Prior distribution over latents, as pure functions.
 
     Attributes:
-      init: `key -> params`; `()` where there is nothing to learn.
-      sample: `(keys [B], params) -> z [B, L]`.
-      kl_divergence: `(params, mean [B, L], logvar [B, L]) -> [B]`, from the diagonal Gaussian
-        posterior to this prior, in nats.
+      init: initial parameters, `key -> params`; `()` if there is nothing to learn.
+      sample: one draw per key, `(keys [B], params) -> z [B, L]`.
+      kl_divergence: KL(q(z|x) || p(z)) in nats of the diagonal Gaussian posterior from this prior,
+        `(params, mean [B, L], logvar [B, L]) -> [B]`.
     """
 
     init: Callable[[Key], Params]
@@ -26,7 +26,11 @@ class Prior(NamedTuple):
 
 
 def standard_normal(latent_dim: int) -> Prior:
-    """N(0, I) in `latent_dim` dimensions; it has no parameters."""
+    """Returns the prior N(0, I), which has no parameters.
+
+    Args:
+      latent_dim: number of latent dimensions L.
+    """
 
     def sample(keys: Keys, params: Params) -> Array:
         del params

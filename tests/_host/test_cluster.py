@@ -96,7 +96,8 @@ def until_saved(folder, processes):
 LONG = ["--epochs", "100000", "--log-every", "40", "--checkpoint-every", "40", "--no-progress"]
 
 
-def test_31_a_lost_process_ends_the_other_and_the_run_goes_on(place, alone, together, tmp_path):
+@pytest.mark.reliability(31)
+def test_a_lost_process_ends_the_other_and_the_run_goes_on(place, alone, together, tmp_path):
     first, second = processes = together(tmp_path / "run", *LONG)
     until_saved(tmp_path / "run", processes)
     second.send(signal.SIGKILL)
@@ -116,7 +117,8 @@ def test_31_a_lost_process_ends_the_other_and_the_run_goes_on(place, alone, toge
 
 
 @pytest.mark.slow
-def test_31_a_sum_that_fails_as_a_process_is_lost_is_told_as_that(together, tmp_path):
+@pytest.mark.reliability(31)
+def test_a_sum_that_fails_as_a_process_is_lost_is_told_as_that(together, tmp_path):
     first, second = together(tmp_path / "run", *LONG, fault="fail:save")
     first.wait_for("<save>")
     second.send(signal.SIGKILL)

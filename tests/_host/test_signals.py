@@ -55,7 +55,8 @@ def stopped(place, process, undisturbed):
 
 
 @pytest.mark.parametrize(("kind", "phase"), AT_ONCE)
-def test_04_a_signal_where_nothing_is_to_be_saved_ends_the_process(stopped, place, kind, phase):
+@pytest.mark.reliability(4)
+def test_a_signal_where_nothing_is_to_be_saved_ends_the_process(stopped, place, kind, phase):
     number, ended, seconds = stopped[kind, phase]
     assert ended.code == 128 + number, ended
     assert seconds < PATIENCE
@@ -67,7 +68,8 @@ def test_04_a_signal_where_nothing_is_to_be_saved_ends_the_process(stopped, plac
 
 
 @pytest.mark.parametrize(("kind", "phase"), WITH_A_SAVE)
-def test_04_a_signal_in_a_look_or_a_save_saves_the_step(
+@pytest.mark.reliability(4)
+def test_a_signal_in_a_look_or_a_save_saves_the_step(
     stopped, place, genmod, undisturbed, kind, phase
 ):
     number, ended, seconds = stopped[kind, phase]
@@ -87,7 +89,8 @@ def test_04_a_signal_in_a_look_or_a_save_saves_the_step(
     assert not folder.unlogged.exists()
 
 
-def test_05_a_second_ctrl_c_does_not_wait_for_the_save(place, process, genmod, undisturbed):
+@pytest.mark.reliability(5)
+def test_a_second_ctrl_c_does_not_wait_for_the_save(place, process, genmod, undisturbed):
     folder = Folder(Path(shutil.copytree(undisturbed.path, place / "twice")))
     command = ("train", "small", "--run-dir", "twice", "--epochs", "5")
     one = process("twice", *command, fault="block:look")
@@ -103,7 +106,8 @@ def test_05_a_second_ctrl_c_does_not_wait_for_the_save(place, process, genmod, u
     assert "continuing at step 12" in genmod(*command).first_line
 
 
-def test_05_in_a_notebook_ctrl_c_is_what_it_always_is():
+@pytest.mark.reliability(5)
+def test_in_a_notebook_ctrl_c_is_what_it_always_is():
     before, threads = signal.getsignal(signal.SIGINT), threading.active_count()
     with Stop() as stop:
         assert threading.active_count() == threads, "nobody but the program may end the process"
@@ -113,7 +117,8 @@ def test_05_in_a_notebook_ctrl_c_is_what_it_always_is():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_05_a_look_without_a_signal_changes_nothing():
+@pytest.mark.reliability(5)
+def test_a_look_without_a_signal_changes_nothing():
     with Stop() as stop:
         with stop.looking(lambda: 0):
             pass

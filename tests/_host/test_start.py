@@ -57,9 +57,9 @@ PARSING = """
 import contextlib, io, sys
 from pathlib import Path
 from jax._src import xla_bridge
-from genmod import experiment
 from genmod.cli import main as cli
 from genmod.cli import training
+from genmod.runs import catalogue
 
 for path in map(Path, sys.argv[1:]):
     module = catalogue.load(path)
@@ -78,7 +78,7 @@ assert not xla_bridge.backends_are_initialized(), "completion starts JAX"
 """
 
 
-def test_02_what_only_parses_never_starts_jax(shell, tmp_path):
+def test_what_only_parses_never_starts_jax(shell, tmp_path):
     files = [str(path) for path in [*sorted(SHIPPED.glob("*.py")), SMALL]]
     command = [sys.executable, "-c", PARSING, *files]
     done = subprocess.run(command, cwd=tmp_path, env=shell, capture_output=True, text=True)
@@ -86,12 +86,12 @@ def test_02_what_only_parses_never_starts_jax(shell, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
-def test_02_a_seed_is_checked_without_a_key(seed):
+def test_a_seed_is_checked_without_a_key(seed):
     assert checks.seed("seed", seed) == seed
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 0.5, True, "1", None])
-def test_02_what_is_no_seed_is_refused(seed):
+def test_what_is_no_seed_is_refused(seed):
     for refuse in (lambda: checks.seed("seed", seed), lambda: rng.root(seed)):
         with pytest.raises(ValueError, match=r"seed must be a whole number in \[0, 2\*\*32\), got"):
             refuse()
@@ -101,7 +101,7 @@ TINY = "--epochs 1 --batch-size 2000 --hidden 8 --no-progress --run-dir run"
 
 
 @pytest.mark.parametrize("flags", ["--devices 2", "--devices 2 --how pmap", "--seeds 2"])
-def test_02_a_shipped_experiment_uses_the_devices_that_readme_promises(plainly, tmp_path, flags):
+def test_a_shipped_experiment_uses_the_devices_that_readme_promises(plainly, tmp_path, flags):
     if "seeds" in flags and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("seeds are spread over the cores, and here is one")
     ended = plainly(f"$GENMOD train {SHIPPED / 'mixtures.py'} {TINY} {flags}")
@@ -109,7 +109,7 @@ def test_02_a_shipped_experiment_uses_the_devices_that_readme_promises(plainly, 
     assert [start["devices"] for start in recorded(tmp_path / "run")["starts"]] == [2]
 
 
-def test_02_two_processes_of_a_shipped_experiment_are_one_run(plainly, tmp_path):
+def test_two_processes_of_a_shipped_experiment_are_one_run(plainly, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -134,7 +134,7 @@ def test_02_two_processes_of_a_shipped_experiment_are_one_run(plainly, tmp_path)
         ),
     ],
 )
-def test_02_an_experiment_that_starts_jax_too_early_is_named(plainly, tmp_path, flags, said):
+def test_an_experiment_that_starts_jax_too_early_is_named(plainly, tmp_path, flags, said):
     early = SMALL.read_text().replace(*EARLY).replace("import checks", "import rng, checks")
     (tmp_path / "early.py").write_text(early)
     refused(plainly(f"$GENMOD train early.py --run-dir run {flags}"), 2, said, "checks.seed")
@@ -164,7 +164,8 @@ HUNG_UP = OSError(errno.EIO, "Input/output error")
 
 
 @pytest.mark.parametrize("error", [GONE, FULL, HUNG_UP])
-def test_17_what_cannot_be_printed_is_left_out_and_that_is_said_once(capsys, monkeypatch, error):
+@pytest.mark.reliability(35)
+def test_what_cannot_be_printed_is_left_out_and_that_is_said_once(capsys, monkeypatch, error):
     out = Refusing(error, most=6)
     monkeypatch.setattr(sys, "stdout", out)
     with terminal.guarded():
@@ -176,7 +177,8 @@ def test_17_what_cannot_be_printed_is_left_out_and_that_is_said_once(capsys, mon
     assert capsys.readouterr().err == note
 
 
-def test_17_a_command_whose_result_cannot_be_printed_ends(monkeypatch):
+@pytest.mark.reliability(35)
+def test_a_command_whose_result_cannot_be_printed_ends(monkeypatch):
     for error, kind in ((GONE, SystemExit), (FULL, disk.DiskError)):
         monkeypatch.setattr(sys, "stdout", Refusing(error))
         with pytest.raises(kind) as ended, terminal.guarded(is_result=True):
@@ -187,7 +189,8 @@ def test_17_a_command_whose_result_cannot_be_printed_ends(monkeypatch):
             assert "standard output cannot be written: No space left on device" in str(ended.value)
 
 
-def test_17_nothing_is_printed_on_a_standard_error_that_is_gone(monkeypatch):
+@pytest.mark.reliability(35)
+def test_nothing_is_printed_on_a_standard_error_that_is_gone(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Refusing(HUNG_UP))
     monkeypatch.setattr(sys, "stdout", Refusing(GONE))
     with terminal.guarded():
@@ -198,7 +201,8 @@ def test_17_nothing_is_printed_on_a_standard_error_that_is_gone(monkeypatch):
         bar.close()
 
 
-def test_17_a_run_goes_on_without_its_streams(genmod, tmp_path, monkeypatch):
+@pytest.mark.reliability(35)
+def test_a_run_goes_on_without_its_streams(genmod, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Refusing(GONE, most=20))
     monkeypatch.setattr(sys, "stderr", Refusing(FULL))
     assert genmod("train", "small", "--run-dir", tmp_path / "run").code == 0
@@ -208,7 +212,8 @@ def test_17_a_run_goes_on_without_its_streams(genmod, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "where", [">&-", ">&- 2>&-", "2>&1 | head -n 1", "> /dev/full 2> /dev/full", "<&- >&- 2>&-"]
 )
-def test_17_a_run_ends_well_whatever_its_streams_are(plainly, tmp_path, where):
+@pytest.mark.reliability(35)
+def test_a_run_ends_well_whatever_its_streams_are(plainly, tmp_path, where):
     if "/dev/full" in where and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     ended = plainly(f"$GENMOD train {SMALL} --run-dir run {where}; exit ${{PIPESTATUS[0]}}")
@@ -223,7 +228,8 @@ def test_17_a_run_ends_well_whatever_its_streams_are(plainly, tmp_path, where):
     ("command", "code"),
     [("--help > /dev/full", 1), ("runs >&-", 0), ("runs 2>&-", 0), ("--help | true", None)],
 )
-def test_17_other_commands_end_without_a_traceback(plainly, command, code):
+@pytest.mark.reliability(35)
+def test_other_commands_end_without_a_traceback(plainly, command, code):
     ended = plainly(f"$GENMOD {command}; exit ${{PIPESTATUS[0]}}")
     assert ended.code in ({code} if code is not None else {0, 141}), ended
     assert "Traceback" not in ended.err
@@ -243,14 +249,16 @@ def latin(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "printed"), [("走る", "\\u8d70\\u308b"), ("\udcff", "\\udcff")])
-def test_18_a_name_that_cannot_be_printed_is_escaped(monkeypatch, name, printed):
+@pytest.mark.reliability(35)
+def test_a_name_that_cannot_be_printed_is_escaped(monkeypatch, name, printed):
     stream = latin(monkeypatch)
     with terminal.guarded():
         print(f"näme {name}", flush=True)
     assert stream.buffer.getvalue().decode("latin-1") == f"näme {printed}\n"
 
 
-def test_18_a_run_in_a_folder_that_cannot_be_printed(genmod, tmp_path, monkeypatch):
+@pytest.mark.reliability(35)
+def test_a_run_in_a_folder_that_cannot_be_printed(genmod, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         stream = latin(patched)
         assert genmod("train", "small", "--run-dir", tmp_path / "走る").code == 0
@@ -271,7 +279,8 @@ def nameless(tmp_path):
     return folder
 
 
-def test_18_a_run_whose_folder_is_no_unicode_is_a_run(genmod, nameless, tmp_path):
+@pytest.mark.reliability(35)
+def test_a_run_whose_folder_is_no_unicode_is_a_run(genmod, nameless, tmp_path):
     source = nameless / "small.py"
     source.write_bytes(SMALL.read_bytes())
     runs = [nameless / "a", nameless / "b"]
@@ -292,7 +301,8 @@ def test_18_a_run_whose_folder_is_no_unicode_is_a_run(genmod, nameless, tmp_path
 
 
 @pytest.mark.parametrize("name", ["\udcff", "走る", "a$b", "$a^^b$", "$x_1$", "a\tb"])
-def test_18_a_figure_can_hold_any_name(name):
+@pytest.mark.reliability(35)
+def test_a_figure_can_hold_any_name(name):
     figure = canvas.figure(3, 2)
     axes = figure.subplots()
     axes.plot([1, 2], label=name)
@@ -314,7 +324,8 @@ def test_18_a_figure_can_hold_any_name(name):
         ("nonsense", "data mnist"),
     ],
 )
-def test_20_a_platform_that_is_not_there_is_refused(plainly, tmp_path, platform, command):
+@pytest.mark.reliability(36)
+def test_a_platform_that_is_not_there_is_refused(plainly, tmp_path, platform, command):
     if platform == "cuda" and shutil.which("nvidia-smi"):
         pytest.skip("there may be a GPU")
     ended = plainly(f"$GENMOD {command}", JAX_PLATFORMS=platform)
@@ -328,7 +339,8 @@ def test_20_a_platform_that_is_not_there_is_refused(plainly, tmp_path, platform,
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
-def test_26_a_signal_that_would_end_a_run_has_it_saved_first(name):
+@pytest.mark.reliability(34)
+def test_a_signal_that_would_end_a_run_has_it_saved_first(name):
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with Stop() as stop:
@@ -346,7 +358,8 @@ def test_26_a_signal_that_would_end_a_run_has_it_saved_first(name):
     assert ended.value.code == 128 + number
 
 
-def test_26_a_signal_that_is_ignored_or_heard_already_stays_so():
+@pytest.mark.reliability(34)
+def test_a_signal_that_is_ignored_or_heard_already_stays_so():
     heard = []
     handlers = {signal.SIGHUP: signal.SIG_IGN, signal.SIGUSR1: lambda *_: heard.append(1)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -362,7 +375,8 @@ def test_26_a_signal_that_is_ignored_or_heard_already_stays_so():
 
 
 @pytest.mark.parametrize(("ignored", "code"), [(False, 129), (True, 130)])
-def test_26_a_terminal_that_hangs_up_has_the_run_saved(plainly, tmp_path, ignored, code):
+@pytest.mark.reliability(34)
+def test_a_terminal_that_hangs_up_has_the_run_saved(plainly, tmp_path, ignored, code):
     options = "--run-dir run --epochs 1000000 --log-every 4000"
     send = "kill -HUP $!; kill -HUP $!" + "; sleep 1; kill -INT $!" * ignored
     command = f"$GENMOD train {SMALL} {options} > out 2> err"

@@ -162,6 +162,7 @@ def test_the_same_command_again_says_that_the_run_is_trained(genmod, run):
     assert [path.name for path in before if before[path] != after[path]] == []
 
 
+@pytest.mark.reliability(15)
 @pytest.mark.end_to_end
 def test_more_epochs_continue_as_if_there_had_been_no_end(genmod, run, tmp_path):
     ended = genmod("train", "small", "--run-dir", run.path, "--epochs", 5)
@@ -381,6 +382,7 @@ def test_bash_completes_commands_experiments_and_their_flags(genmod, tmp_path):
     assert completed("rep") == ["replay", "report"] or completed("rep") == ["report", "replay"]
     assert completed("train", "sm") == ["small"]
     assert completed("train", "small", "--lat") == ["--latent-dim"]
+    assert completed("train", "small", "--run-d") == ["--run-dir"], "no word of its description"
     assert completed("report", "--max") == ["--max-mb"]
 
 
@@ -392,6 +394,7 @@ def test_other_shells_have_a_completion_too(genmod):
 # Refusals: nothing is trained, and nothing is left behind.
 
 
+@pytest.mark.reliability(19)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -431,6 +434,7 @@ def test_a_start_that_cannot_be_is_refused_and_leaves_nothing(genmod, tmp_path, 
     assert time.monotonic() - before < 10
 
 
+@pytest.mark.reliability(21)
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -442,7 +446,7 @@ def test_a_start_that_cannot_be_is_refused_and_leaves_nothing(genmod, tmp_path, 
         (
             "2 * config.latent_dim, heads=2",
             "config.latent_dim, heads=2",
-            "the encoder must put out [B, 2 * latent_dim] = (16, 4)",
+            "the encoder must return [B, 2 * latent_dim] = (16, 4)",
         ),
         (
             "data.batches(pixels,",
@@ -553,6 +557,7 @@ def test_processes_end_with_the_code_of_what_went_wrong(process, altered, run, t
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.reliability(22)
 def test_damaged_data_are_named_with_their_checksum(genmod, altered, tmp_path):
     ended = genmod("train", damaged_data(altered, tmp_path), "--run-dir", tmp_path / "run")
     archive = tmp_path / "archives" / "train-images-idx3-ubyte.gz"
@@ -574,6 +579,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_overwritten(genmod, run, f
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.reliability(20)
 def test_a_loss_that_turns_nan_stops_at_its_step_and_keeps_the_one_before(genmod, tmp_path):
     folder = Folder(tmp_path / "run")
     command = ("train", "small", "--run-dir", folder.path, "--nan-at-step", 10)
@@ -594,6 +600,7 @@ def test_a_loss_that_turns_nan_stops_at_its_step_and_keeps_the_one_before(genmod
     assert not folder.pictures.exists()
 
 
+@pytest.mark.reliability(20)
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_an_update_that_ruins_the_state_is_never_saved(genmod, altered, tmp_path, epochs):
@@ -636,6 +643,7 @@ def stopped(process, place):
     return found
 
 
+@pytest.mark.reliability(4)
 @pytest.mark.end_to_end
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_run_goes_on_from_there(stopped, genmod, place, number, code):
@@ -662,6 +670,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(stopped, genmod, place, n
     assert_same_bits(saved(folder), undisturbed(num_steps, EVERY))
 
 
+@pytest.mark.reliability(5)
 @pytest.mark.end_to_end
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_stops_at_once(genmod, altered, tmp_path, number, code):

@@ -67,7 +67,7 @@ def test_pictures_that_cannot_be_read_are_no_guide(tmp_path):
     assert pictures.choose(tmp_path).flags["image-size"] == "32"
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"0\.png: no picture; nor are the others"):
+    with pytest.raises(DataError, match=r"0\.png: not a picture; nor are the others"):
         pictures.choose(tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_a_folder_is_trained_on_and_says_what_was_chosen(genmod, tmp_path, monke
     recorded = record.read(Folder("run"))
     assert recorded["config"]["dataset"] == "folder:."
     assert recorded["config"]["batch_size"] == 2
-    assert "2 examples are held out, of each class its tenth" in ended.err
+    assert "2 examples are held out, a tenth of each class" in ended.err
     assert re.search("a tenth of each class.* sha256:", recorded["protocol"]["held_out"])
     for name in ("samples", "reconstructions", "latents", "manifold"):
         assert Path("run", "pictures", f"{name}.png").exists()

@@ -155,6 +155,7 @@ def test_data_that_fail_in_training_lose_no_log_point(genmod, tmp_path, monkeypa
     assert losses[0] == losses[1]
 
 
+@pytest.mark.reliability(18)
 @pytest.mark.parametrize("how", ["sharded", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_devices_change_no_number(genmod, tmp_path, how):
     assert genmod("train", SMALL, "--run-dir", tmp_path / "one").code == 0

@@ -159,7 +159,7 @@ def test_emnist_is_read_upright(tmp_path):
         (lambda b: b[:-3], "damaged"),
         (lambda b: b"", "has 0 bytes"),
         (lambda b: b + b"x", "damaged"),
-        (lambda b: b[:2] + b"\x0d" + b[3:], "no IDX file of bytes"),
+        (lambda b: b[:2] + b"\x0d" + b[3:], "not an IDX file of bytes"),
         (lambda b: gzip.compress(b)[:-9], "damaged"),
         (lambda b: gzip.compress(b)[:12] + b"\xff\xff" + gzip.compress(b)[14:], "damaged"),
         (lambda b: b"<html>not found</html>", "begins with 3c 68"),
@@ -217,6 +217,7 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.reliability(24)
 @pytest.mark.parametrize("kind", ["npz", "npy"])
 def test_objects_in_a_file_are_never_made(tmp_path, kind):
     trap = np.array([Trap(tmp_path / "sprung")], object)
@@ -235,7 +236,7 @@ def test_objects_in_a_file_are_never_made(tmp_path, kind):
 )
 def test_a_file_without_arrays_is_refused(tmp_path, contents):
     (tmp_path / "bad.npz").write_bytes(contents)
-    with pytest.raises(DataError, match=r"bad\.npz: damaged, or no file of plain arrays"):
+    with pytest.raises(DataError, match=r"bad\.npz: damaged, or not a file of plain arrays"):
         data.load(f"npz:{tmp_path}/bad.npz")
 
 
@@ -387,7 +388,11 @@ def test_a_picture_of_sixteen_bits_is_refused(tmp_path):
 def test_folders_without_pictures_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    for name, said in (("empty", "holds no pictures"), ("none", "missing"), ("file", "no folder")):
+    for name, said in (
+        ("empty", "holds no pictures"),
+        ("none", "missing"),
+        ("file", "not a folder"),
+    ):
         with pytest.raises(DataError, match=f"{name}: {said}"):
             data.load(f"folder:{tmp_path}/{name}")
 
@@ -452,6 +457,7 @@ def test_arrays_of_any_library_will_do():
     assert not data.from_arrays(COLOUR).labels.any()
 
 
+@pytest.mark.reliability(21)
 @pytest.mark.parametrize(
     ("images", "labels", "said"),
     [

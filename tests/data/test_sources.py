@@ -75,6 +75,7 @@ def test_a_folder_with_the_original_archives_will_do(folder):
     assert data.load("mnist", "test", data_dir=folder)[2] == data.load("mnist", "test")[2]
 
 
+@pytest.mark.reliability(22)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other"])
 def test_a_damaged_archive_is_refused_by_its_checksum(folder, damage):
     path = folder / "t10k-labels-idx1-ubyte.gz"

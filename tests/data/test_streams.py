@@ -204,6 +204,7 @@ def test_streamed_images_are_indexed_like_an_array(sources, no_room):
     assert (found.num, found.shape, found.num_bytes) == (60, (6, 5, 3), IMAGES.nbytes)
 
 
+@pytest.mark.reliability(33)
 def test_what_changes_while_it_is_streamed_is_named(sources, no_room, tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
@@ -452,6 +453,7 @@ def test_more_examples_than_memory_for_them_are_decoded_in_order(sources, no_roo
         break  # whoever stops leaves nothing behind that could be written to
 
 
+@pytest.mark.reliability(33)
 def test_processes_that_are_killed_are_replaced(sources, no_room, monkeypatch):
     monkeypatch.setattr(decoding, "_PIECE_ROWS", 2)
     images = data.load(sources["folder"]).images

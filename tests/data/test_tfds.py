@@ -198,6 +198,7 @@ def test_config_default_and_named(tmp_path):
         load("with_config/colour", "train", str(tmp_path))
 
 
+@pytest.mark.reliability(23)
 def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
     # A TensorFlow that cannot be imported, so that the test means the same where there is one.
     (tmp_path / "tensorflow.py").write_text("raise AssertionError('TensorFlow was imported')")
@@ -475,7 +476,8 @@ def left_in(folder):
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("bytes_first", [0, 3])
-def test_23_a_network_that_does_not_answer_is_given_up(
+@pytest.mark.reliability(23)
+def test_a_network_that_does_not_answer_is_given_up(
     stub, tmp_path, monkeypatch, capfd, bytes_first
 ):
     # It downloads for longer than the deadline, as long as bytes come, and starts a process.

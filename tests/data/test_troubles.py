@@ -44,6 +44,7 @@ def load(root, split="train", **options):
     return data.load(f"folder:{root}", split, **options)
 
 
+@pytest.mark.reliability(40)
 def test_twins_are_not_each_other(tmp_path):
     """[1] The second folder was answered with the first one's images."""
     for name, value in (("a", 0), ("b", 255)):
@@ -54,6 +55,7 @@ def test_twins_are_not_each_other(tmp_path):
     assert load(tmp_path / "b").images.min() == 255
 
 
+@pytest.mark.reliability(40)
 def test_a_picture_that_was_exchanged_for_one_of_its_size_and_time_is_seen(tmp_path):
     """[1]"""
     path = picture(tmp_path / "a" / "0.bmp", 0)
@@ -225,7 +227,7 @@ def test_pictures_beside_parts_and_classes_are_told(tmp_path, said):
     classes(tmp_path / "two", ["a", "b"])
     picture(tmp_path / "two" / "cover.png")
     assert folder(str(tmp_path / "two"), size=None).classes == (".", "a", "b")
-    assert "1 pictures beside the classes are one more: cover.png" in said()
+    assert "1 pictures beside the classes form another class: cover.png" in said()
 
 
 def test_links_are_followed_and_loops_refused(tmp_path):
@@ -273,7 +275,7 @@ def test_what_is_no_file_is_never_opened(tmp_path, said):
     os.mkfifo(tmp_path / "0.png")
     (tmp_path / "c").symlink_to("/nowhere/c")
     assert len(folder(str(tmp_path), size=None).pictures) == 6
-    assert "2 files, 0.png (no file), c (a link to nothing)" in said()
+    assert "2 files, 0.png (not a file), c (a broken link)" in said()
 
 
 def test_runs_and_what_genmod_has_drawn_are_no_data(tmp_path, said):
@@ -321,7 +323,7 @@ def bytes_of(*shape):
         (bytes_of(5, 8, 8, 4), "if the last channel is opacity"),
         (bytes_of(5, 8, 8, 7), r"got \[5, 8, 8, 7\]$"),
         (bytes_of(5, 8, 8) / 255, r"float64 .*\(255 \* images\)\.round\(\)\.astype\(np\.uint8\)"),
-        (bytes_of(5, 8, 8).astype(np.int64), r"int64 .*images\.astype\(np\.uint8\) makes them so"),
+        (bytes_of(5, 8, 8).astype(np.int64), r"int64 .*images\.astype\(np\.uint8\) converts them"),
         (bytes_of(5, 8, 8) > 127, r"bool .*255 \* images\.astype\(np\.uint8\)"),
         (bytes_of(5, 8, 8) - 300.0, "float64 .*, from -300 to"),
     ],
@@ -348,7 +350,7 @@ def test_arrays_that_are_no_images_are_refused_at_once(
     ("labels", "message"),
     [
         (np.eye(5, dtype=np.int64), r"are they one-hot\? then labels.argmax"),
-        (np.arange(5.0), r"labels\.astype\(np\.int32\) makes them so"),
+        (np.arange(5.0), r"labels\.astype\(np\.int32\) converts them"),
         (np.array(list("abcab")), r"np\.unique\(labels, return_inverse=True\)"),
     ],
 )
@@ -443,7 +445,7 @@ def test_what_is_left_out_is_named_and_a_class_is_the_first_folder(tmp_path, sai
     assert found.classes == ("cat", "dog")
     np.testing.assert_array_equal(np.bincount(found.labels), [3, 2])
     remarks = said()
-    assert "left out, as no pictures by their names: 1 file, cat/noending" in remarks
+    assert "left out, as not named like pictures: 1 file, cat/noending" in remarks
     assert "a class is the first folder; deeper ones join it: 2020, 2021" in remarks
     assert "db" not in remarks
 

@@ -1,4 +1,4 @@
-"""What README says can be done can be done."""
+"""Every command and code block of README and of the pages in docs/ runs."""
 
 import re
 import shlex
@@ -20,17 +20,19 @@ pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+# In the order in which the commands run: some read the runs of others.
+PAGES = ["runs", "data", "parallel", "extending", "performance", "reliability"]
+TEXT = README + "".join((ROOT / "docs" / f"{page}.md").read_text() for page in PAGES)
 # What takes more than one process, or TensorFlow, has tests of its own.
 ELSEWHERE = {
-    "--coordinator": "test_cluster.py",
-    "--cluster": "test_cluster.py",
-    "tfds:": "test_data_tfds.py",
+    "--coordinator": "_host/test_cluster.py",
+    "--cluster": "_host/test_cluster.py",
+    "tfds:": "data/test_tfds.py",
 }
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 def block(text):
@@ -101,7 +103,7 @@ def test_an_experiment_of_ones_own_and_a_script_are_trained(
 
 
 def commands():
-    """The command lines of README, in their order."""
+    """The command lines of all pages, in their order."""
     lines = (line.split("#")[0] for code in blocks("sh") for line in code.splitlines())
     return [words for line in lines if (words := shlex.split(line))[:1] == ["genmod"]]
 
@@ -114,7 +116,7 @@ def test_what_runs_elsewhere_is_tested_there():
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with all that README's commands speak of."""
+    """A folder with all that the commands speak of."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     some = data.load("mnist")
@@ -161,8 +163,7 @@ def test_every_command_runs(shell, here):
 
 
 def test_every_test_that_is_named_is_there():
-    text = README + RELIABILITY
-    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+?)(?:_?\.\.\.)?)?`", text)
+    named = re.findall(r"`([\w/]*test_\w+\.py)(?:::(test_\w+))?`", TEXT)
     assert len(named) > 30
     for file, name in named:
         text = (ROOT / "tests" / file).read_text()
@@ -182,16 +183,21 @@ def test_the_two_commands_are_the_makefiles():
 
 
 def test_every_experiment_that_is_named_is_there():
-    named = set(re.findall(r"genmod train ([a-z_]+)(?![\w/.])", README))
+    named = set(re.findall(r"genmod train ([a-z_]+)(?![\w/.])", TEXT))
     assert named
     assert named <= set(catalogue.names(ROOT / "experiments"))
 
 
-def test_every_picture_and_link_is_there():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=str)
+def test_every_picture_and_link_is_there(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
     for link in links:
-        assert (ROOT / link).exists(), link
+        assert (page.parent / link).exists(), link
+
+
+def test_readme_is_read_in_four_minutes():
+    assert len(README.splitlines()) <= 200
+    assert {f"docs/{page}.md" for page in PAGES} <= set(re.findall(r"\]\(([^)]+)\)", README))
 
 
 def test_nothing_was_left_to_be_filled_in():

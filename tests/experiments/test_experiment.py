@@ -6,17 +6,19 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import jax
 import numpy as np
 import pytest
+import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genmod import data, rng, train
+from genmod import checks, data, experiment, nets, rng, train, vae
 from genmod.experiment import Experiment
-from genmod.runs import catalogue, configs, runner
+from genmod.runs import catalogue, configs, naming, runner
 
 SHIPPED = Path(__file__).parents[2] / "experiments"
 SMALL = Path(__file__).parents[1] / "support" / "small_experiment.py"
@@ -247,21 +249,21 @@ def test_a_recorded_configuration_that_does_not_fit_is_refused(change, message):
     ],
 )
 def test_the_default_name_says_what_is_changed(changes, name):
-    assert re.sub("-+", "-", configs.name(Every(**changes))).rstrip("-") == name
+    assert re.sub("-+", "-", naming.name(Every(**changes))).rstrip("-") == name
 
 
 @given(configurations)
 def test_a_default_name_is_a_short_and_harmless_name_of_a_folder(config):
-    name = configs.name(config)
+    name = naming.name(config)
     assert 0 < len(name) <= 100
     assert name.startswith(f"seed-{config.seed}")
     assert not set(name) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-    assert name == configs.name(dataclasses.replace(config, epochs=1))
+    assert name == naming.name(dataclasses.replace(config, epochs=1))
 
 
 def test_long_names_are_cut_and_still_differ():
     names = {
-        configs.name(Every(hidden=(1,) * 100, dataset=f"{'x' * 200}{number}"))
+        naming.name(Every(hidden=(1,) * 100, dataset=f"{'x' * 200}{number}"))
         for number in range(20)
     }
     assert len(names) == 20
@@ -274,8 +276,8 @@ def test_a_default_made_anew_is_no_change():
         seed: int = 0
         hidden: tuple[int, ...] = dataclasses.field(default_factory=lambda: (200, 200))
 
-    assert configs.name(Config()) == "seed-0"
-    assert configs.name(Config(hidden=(3,))) != "seed-0"
+    assert naming.name(Config()) == "seed-0"
+    assert naming.name(Config(hidden=(3,))) != "seed-0"
 
 
 def shipped(name):
@@ -345,14 +347,12 @@ def test_an_experiment_opens_with_its_command(path):
 @pytest.mark.parametrize("name", sorted(COUNTS))
 def test_every_flag_has_a_default_and_a_description(name):
     module = shipped(name)
-    own = list(inspect.get_annotations(module.Config))
-    assert own[:2] == ["seed", "epochs"]
-    inherited = [f.name for f in dataclasses.fields(module.Config) if f.name not in own]
-    assert inherited in ([], [field.name for field in dataclasses.fields(data.Source)])
-    files = {SHIPPED / f"{name}.py": own, Path(inspect.getfile(data.Source)): inherited}
-    for file, names in files.items():
-        for field in names:
-            _, after = file.read_text().split(f"\n    {field}: ", 1)
+    fields = [field.name for field in dataclasses.fields(module.Config)]
+    for kind in module.Config.__mro__[:-1]:
+        assert kind in (module.Config, experiment.Settings, data.Source)
+        for field in inspect.get_annotations(kind):
+            assert field in fields
+            _, after = Path(inspect.getfile(kind)).read_text().split(f"\n    {field}: ", 1)
             assert after.splitlines()[1].startswith('    """'), f"{field} has no description"
     assert (
         configs.from_json(module.Config, json.loads(json.dumps(configs.as_json(module.Config()))))
@@ -441,3 +441,60 @@ def test_an_unknown_data_set_is_refused_before_anything_is_built(name):
     module = shipped(name)
     with pytest.raises(ValueError, match="unknown data set 'mnits'; did you mean 'mnist'"):
         module.build(module.Config(dataset="mnits"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranged(experiment.Settings):
+    """A configuration with every range."""
+
+    width: checks.Count = 3
+    fold: checks.Index = 0
+    rate: checks.Positive = 0.1
+    weight: checks.Weight = 0.0
+    hidden: tuple[checks.Count, ...] = (4, 4)
+    name: str = "free"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": -1}, r"seed must be a whole number in \[0, 2\*\*32\), got -1"),
+        ({"epochs": 0}, "epochs must be a positive whole number, got 0"),
+        ({"batch_size": 1.5}, "batch_size must be a positive whole number, got 1.5"),
+        ({"width": True}, "width must be a positive whole number, got True"),
+        ({"fold": -1}, "fold must be a whole number of at least 0, got -1"),
+        ({"rate": 0.0}, "rate must be a positive number, got 0.0"),
+        ({"weight": math.nan}, "weight must be a number of at least 0, got nan"),
+        ({"hidden": (4, 0)}, "hidden must be a positive whole number, got 0"),
+    ],
+)
+def test_the_range_in_an_annotation_is_checked(changes, said):
+    with pytest.raises(ValueError, match=said):
+        Ranged(**changes)
+
+
+def test_values_in_range_are_kept_and_written_down():
+    config = Ranged(seed=3, epochs=7, fold=2, hidden=(), name="")
+    values = json.loads(json.dumps(configs.as_json(config)))
+    assert configs.from_json(Ranged, values) == config
+
+
+def test_flags_show_types_and_not_ranges(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(Ranged, args=["--help"])
+    shown = capsys.readouterr().out
+    assert "Rule(" not in shown
+    assert "--rate FLOAT" in shown
+    assert tyro.cli(Ranged, args=["--hidden", "5", "6"]).hidden == (5, 6)
+
+
+def test_the_latents_of_a_vae_are_its_means():
+    model = vae.make(nets.mlp((4,), 4, heads=2), nets.mlp((4,), (2, 2, 1)), latent_dim=2)
+    x = jax.random.uniform(rng.root(1), (3, 2, 2, 1))
+    state = SimpleNamespace(params=model.init(rng.root(0), x))
+    latents = experiment.Latents.of(model)
+    assert latents.dim == 2
+    mean, _ = model.encode(state.params, x)
+    np.testing.assert_array_equal(latents.encode(state, x), mean)
+    decoded = latents.decoder(rng.root(2), state)(mean)
+    np.testing.assert_array_equal(decoded, vae.decode_mean(model)(state.params, mean))

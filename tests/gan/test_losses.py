@@ -1,6 +1,8 @@
 """Every adversarial loss, value and Jacobian, against formulas in float64 and 60-digit decimals."""
 
 import decimal
+import pydoc
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genmod import gan
 from genmod.gan import losses
 
 LOSSES = {
@@ -89,6 +92,10 @@ def reference(name, r, f):
         return value, np.diag(by_real), np.diag(by_fake)
 
     return alone(*discriminator), alone(*generator), probabilities
+
+
+def functions(loss):
+    return loss.discriminator, loss.generator, loss.probabilities
 
 
 def evaluate(loss, real, fake):
@@ -207,7 +214,7 @@ def test_minimax_and_wasserstein_are_zero_sum(logits):
 def test_a_common_shift_changes_no_relativistic_number(name, logits, shift):
     loss = LOSSES[name]
     moved = [a + np.float32(shift) for a in logits]
-    for function in loss:
+    for function in functions(loss):
         np.testing.assert_array_equal(function(*moved), function(*logits))
 
 
@@ -228,7 +235,7 @@ def test_of_a_relativistic_pair_one_is_the_more_realistic(logits):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_only_relativistic_generators_look_at_real_images(name):
+def test_only_relativistic_generators_depend_on_real_images(name):
     real, fake = (jnp.asarray(a) for a in ordinary(2))
     _, (_, by_real, _), _ = COMPILED[name](real, fake)
     assert np.any(np.asarray(by_real) != 0) == (name in RELATIVISTIC)
@@ -246,7 +253,7 @@ def test_only_relativistic_generators_look_at_real_images(name):
     ],
 )
 def test_logits_of_other_shapes_are_refused(name, real, fake, shapes):
-    for function in LOSSES[name]:
+    for function in functions(LOSSES[name]):
         with pytest.raises(ValueError, match=shapes):
             function(jnp.zeros(real), jnp.zeros(fake))
 
@@ -257,3 +264,35 @@ def test_a_loss_of_ones_own_has_the_sigmoids_for_probabilities():
     np.testing.assert_allclose(
         own.probabilities(logits, -logits), sigma(np.array([[0, 2], [0, -2]])), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", gan.LOSSES)
+def test_help_shows_each_losses_own_formula_and_paper(name):
+    loss = gan.LOSSES[name]
+    assert (loss.name, repr(loss)) == (name, f"<AdversarialLoss {name!r}>")
+    doc = loss.__doc__
+    assert doc != gan.AdversarialLoss.__doc__
+    assert [other for other in gan.LOSSES if gan.LOSSES[other].__doc__ == doc] == [name]
+    for player in "DG":
+        (formula,) = re.findall(rf"^ +{player}: (.*)$", doc, re.MULTILINE)
+        assert re.search("real|fake", formula)
+    _, _, references = doc.partition("References:\n")
+    # Author, title, year and arXiv id of each paper.
+    papers = [
+        " ".join(paper.split()) for paper in re.findall(r"[^()]+\(arXiv:[^()]+\)", references)
+    ]
+    assert papers
+    for paper in papers:
+        assert re.search(r"[A-Z].*, .+, 20\d\d \(arXiv:\d{4}\.\d{4,5}\)$", paper)
+    text = pydoc.render_doc(loss, renderer=pydoc.plaintext)
+    assert all(line.strip() in text for line in doc.splitlines())
+
+
+def test_a_loss_of_ones_own_may_have_a_name_and_a_text():
+    def critic(real, fake):
+        return fake - real
+
+    plain = gan.AdversarialLoss(critic, lambda real, fake: -fake)
+    assert plain.__doc__ == gan.AdversarialLoss.__doc__
+    own = gan.AdversarialLoss(critic, lambda real, fake: -fake, name="mine", doc="My loss.")
+    assert (own.name, own.__doc__) == ("mine", "My loss.")

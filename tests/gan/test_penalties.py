@@ -348,7 +348,7 @@ def test_images_that_do_not_fit_are_refused(name):
         penalty(keys(), half_square, real, fake.astype(np.int32))
 
 
-@pytest.mark.parametrize("name", HELD_TO_ONE)
+@pytest.mark.parametrize("name", PENALTIES)
 @pytest.mark.parametrize("num", [1, 3])
 def test_keys_that_are_not_one_per_example_are_refused(name, num):
     # One key for all would otherwise be broadcast: the same noise for every example.

@@ -75,7 +75,7 @@ def test_a_file_that_was_damaged_is_named(exported):
     with pytest.raises(ValueError, match=r"parameters\.safetensors is damaged: SHA-256"):
         export.load(folder)
     weights.unlink()
-    with pytest.raises(ValueError, match="is no exported sampler"):
+    with pytest.raises(ValueError, match="is not an exported sampler"):
         export.load(folder)
 
 
@@ -92,7 +92,7 @@ def test_a_gan_with_batch_norm_is_exported_with_its_average(tmp_path):
     (point,) = train.run(learner, rng.root(0), batch_at, num_steps=2, log_every=2)
     export.write(built, point.state, tmp_path / "gan", num=4, about={})
     loaded = export.load(tmp_path / "gan")
-    assert all(name.startswith("average.") for name in loaded.parameters)
+    assert all(name.startswith("ema.") for name in loaded.parameters)
     own = jax.jit(learner.sample, static_argnums=2)(rng.root(1), point.state, 4)
     assert np.asarray(loaded.sample(rng.root(1))).tobytes() == np.asarray(own).tobytes()
     images = jax.jit(learner.decoder(rng.root(1), point.state))(

@@ -1,5 +1,6 @@
 """What can happen to a run folder: kills at chosen places, two processes, full disks."""
 
+import dataclasses
 import os
 import resource
 import shutil
@@ -50,9 +51,8 @@ def copied(finished, place, request):
     [(3, (1, 14, 30)), pytest.param(60, tuple(range(1, 46)), marks=pytest.mark.slow)],
     ids=["few", "many"],
 )
-def test_03_killed_at_an_epochs_end_and_before_the_first_step(
-    place, process, finished, epochs, kills
-):
+@pytest.mark.reliability(3)
+def test_killed_at_an_epochs_end_and_before_the_first_step(place, process, finished, epochs, kills):
     folder = place / f"killed {epochs}"
     options = ("--epochs", epochs, "--checkpoint-every", 4, "--keep", 1)
     command = (*SMALL_RUN, folder.name, *options)
@@ -78,7 +78,8 @@ def seconds_of_children():
     return used.ru_utime + used.ru_stime
 
 
-def test_11_a_second_process_is_refused_and_a_dead_ones_lock_is_taken(place, process, finished):
+@pytest.mark.reliability(11)
+def test_a_second_process_is_refused_and_a_dead_ones_lock_is_taken(place, process, finished):
     command = (*SMALL_RUN, "locked")
     first = process("first", *command, fault="pause:restore")
     first.wait_for("<restore>")
@@ -97,7 +98,8 @@ def test_11_a_second_process_is_refused_and_a_dead_ones_lock_is_taken(place, pro
     assert_same_end(place / "locked", finished.path)
 
 
-def test_11_looking_at_a_run_in_training_needs_no_lock(genmod, copied, tmp_path):
+@pytest.mark.reliability(11)
+def test_looking_at_a_run_in_training_needs_no_lock(genmod, copied, tmp_path):
     with lock.held(copied.path):
         refused(genmod(*SMALL_RUN, copied.path), 2, "is in use by process")
         assert genmod("runs", copied.path).code == 0
@@ -105,12 +107,14 @@ def test_11_looking_at_a_run_in_training_needs_no_lock(genmod, copied, tmp_path)
     lock.refuse_running(copied.path)
 
 
-def test_11_the_folder_that_has_no_name_in_the_command_is_locked_too(genmod, place):
+@pytest.mark.reliability(11)
+def test_the_folder_that_has_no_name_in_the_command_is_locked_too(genmod, place):
     with lock.held(place / "runs" / "small" / "seed-7"):
         refused(genmod("train", "small", "--seed", 7), 2, "seed-7' is in use by process")
 
 
-def test_12_a_disk_that_is_full_at_a_save_is_named_and_the_run_goes_on_later(process, copied):
+@pytest.mark.reliability(12)
+def test_a_disk_that_is_full_at_a_save_is_named_and_the_run_goes_on_later(process, copied):
     command = (*SMALL_RUN, copied.path.name, "--epochs", 5)
     ended = process("full", *command, fault="limit:8000").ended()
     refused(ended, 1, "checkpoints/000000020: cannot be written: File too large", "MB free on that")
@@ -124,7 +128,8 @@ def test_12_a_disk_that_is_full_at_a_save_is_named_and_the_run_goes_on_later(pro
 
 
 @pytest.mark.slow
-def test_12_a_small_disk_that_is_full(place, process, finished):
+@pytest.mark.reliability(12)
+def test_a_small_disk_that_is_full(place, process, finished):
     disk = place / "small disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=260k", "tmpfs", disk]
@@ -145,7 +150,8 @@ def test_12_a_small_disk_that_is_full(place, process, finished):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_13_a_disk_that_is_full_while_logging_is_named_and_the_run_goes_on_later(place, process):
+@pytest.mark.reliability(13)
+def test_a_disk_that_is_full_while_logging_is_named_and_the_run_goes_on_later(place, process):
     command = (*SMALL_RUN, "logging", "--epochs", 60, "--log-every", 1)
     process("warm", *SMALL_RUN, "warm", "--epochs", 1).ended()
     ended = process("logging", *command, fault="limit:16000").ended()
@@ -160,7 +166,8 @@ def test_13_a_disk_that_is_full_while_logging_is_named_and_the_run_goes_on_later
     assert [row["step"] for row in logs.read_metrics(folder)] == list(range(1, 241))
 
 
-def test_14_a_folder_by_any_path_will_do(place, process, finished):
+@pytest.mark.reliability(14)
+def test_a_folder_by_any_path_will_do(place, process, finished):
     (place / "real").mkdir()
     (place / "a link").symlink_to("real", target_is_directory=True)
     name = "a link/missing/läuft ⌘ 'so'"
@@ -170,7 +177,8 @@ def test_14_a_folder_by_any_path_will_do(place, process, finished):
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file", "link to nothing", "not writable"])
-def test_14_a_folder_that_cannot_be_is_refused_before_training(genmod, tmp_path, kind):
+@pytest.mark.reliability(14)
+def test_a_folder_that_cannot_be_is_refused_before_training(genmod, tmp_path, kind):
     (tmp_path / "file").write_text("a file")
     (tmp_path / "link").symlink_to(tmp_path / "gone" / "away")
     (tmp_path / "closed").mkdir(mode=0o555)
@@ -186,7 +194,8 @@ def test_14_a_folder_that_cannot_be_is_refused_before_training(genmod, tmp_path,
     assert ended.out == ""
 
 
-def test_14_a_run_that_may_only_be_read_is_refused_before_training(genmod, copied, monkeypatch):
+@pytest.mark.reliability(14)
+def test_a_run_that_may_only_be_read_is_refused_before_training(genmod, copied, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
@@ -206,13 +215,15 @@ def test_14_a_run_that_may_only_be_read_is_refused_before_training(genmod, copie
         ("--seed", 1, "seed is 0 there and 1 here"),
     ],
 )
-def test_15_another_configuration_is_refused_by_field(genmod, copied, flag, value, said):
+@pytest.mark.reliability(15)
+def test_another_configuration_is_refused_by_field(genmod, copied, flag, value, said):
     before = {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
     refused(genmod(*SMALL_RUN, copied.path, flag, value), 2, said)
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_15_another_data_set_is_refused(genmod, copied, altered):
+@pytest.mark.reliability(15)
+def test_another_data_set_is_refused(genmod, copied, altered):
     other = copied.path.parent / "experiments" / "small.py"
     altered(("* 37 % 256", "* 41 % 256")).rename(other)
     try:
@@ -222,7 +233,8 @@ def test_15_another_data_set_is_refused(genmod, copied, altered):
 
 
 @pytest.mark.parametrize("where", ["look", "picture"])
-def test_26_what_fails_in_a_look_is_a_warning_and_training_goes_on(tmp_path, capsys, where):
+@pytest.mark.reliability(26)
+def test_what_fails_in_a_look_is_a_warning_and_training_goes_on(tmp_path, capsys, where):
     class NoPicture:
         def savefig(self, path):
             raise RuntimeError("no picture today")
@@ -250,7 +262,8 @@ def test_26_what_fails_in_a_look_is_a_warning_and_training_goes_on(tmp_path, cap
     assert threading.active_count() <= threads, "a thread is left"
 
 
-def test_26_what_fails_at_the_end_is_raised_after_all_else(tmp_path, capsys):
+@pytest.mark.reliability(26)
+def test_what_fails_at_the_end_is_raised_after_all_else(tmp_path, capsys):
     def no_numbers(key, state):
         raise RuntimeError("no numbers today")
 
@@ -262,12 +275,13 @@ def test_26_what_fails_at_the_end_is_raised_after_all_else(tmp_path, capsys):
         assert {path.name for path in folder.pictures.glob("*")} == {"samples.png", "curves.png"}
         assert checkpoint.steps(folder.checkpoints) == [20]
     assert not folder.evaluation.exists()
-    mended = built._replace(evaluate=lambda key, state: {"good": 1.0})
+    mended = dataclasses.replace(built, evaluate=lambda key, state: {"good": 1.0})
     runner.run(mended, folder, seed=0, progress=False)
     assert logs.read_evaluation(folder) == {"good": 1.0}
 
 
-def test_26_pictures_that_fail_at_the_end_do_not_keep_the_others(tmp_path):
+@pytest.mark.reliability(26)
+def test_pictures_that_fail_at_the_end_do_not_keep_the_others(tmp_path):
     class NoPicture:
         def savefig(self, path):
             raise RuntimeError("no picture today")
@@ -280,7 +294,8 @@ def test_26_pictures_that_fail_at_the_end_do_not_keep_the_others(tmp_path):
     assert {path.name for path in folder.pictures.glob("*")} == {"good.png", "curves.png"}
 
 
-def test_28_neither_place_nor_hash_seed_nor_language_changes_a_bit(place, environment, finished):
+@pytest.mark.reliability(28)
+def test_neither_place_nor_hash_seed_nor_language_changes_a_bit(place, environment, finished):
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
     other = {
@@ -297,8 +312,10 @@ def test_28_neither_place_nor_hash_seed_nor_language_changes_a_bit(place, enviro
     assert_same_end(elsewhere / "run", finished.path)
 
 
+@pytest.mark.reliability(43)
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
-def test_28_the_number_of_cores_may_change_bits_and_is_recorded():
+@pytest.mark.reliability(43)
+def test_the_number_of_cores_may_change_bits_and_is_recorded():
     # One core or two: the loss of article_vae differs in its last digits after an epoch, as XLA
     # adds up the parts of a product in another order. `mixtures` has smaller ones and does not.
     cores = os.sched_getaffinity(0)

@@ -60,7 +60,8 @@ def rows_of(folder):
     ],
     ids=["binarised", "game", "binarised-20", "game-20", "article"],
 )
-def test_01_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, arguments, kills):
+@pytest.mark.reliability(1)
+def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path, arguments, kills):
     first = finish(arguments, tmp_path / "undisturbed")
     assert "a new run of" in first.splitlines()[0]
     total = len((tmp_path / "undisturbed" / "metrics.jsonl").read_text().splitlines())

@@ -1,5 +1,6 @@
 """Looks during training: when they are taken, and what is kept of them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_a_game_gets_the_picture_of_its_health(folder):
         return state + 1, {name: jnp.ones(()) for name in names}
 
     built = experiment(2)
-    built = built._replace(learner=built.learner._replace(step=step))
+    built = dataclasses.replace(built, learner=built.learner._replace(step=step))
     run(built, folder)
     assert {path.name for path in folder.pictures.iterdir()} == {"game.png"}
     assert Path(folder.pictures / "game.png").stat().st_size > 1000
@@ -211,8 +212,10 @@ def test_what_has_latents_is_seen_in_training(folder):
 
 
 def test_what_has_no_prior_draws_no_samples(folder):
-    built = walked(normal=False, encode=lambda state, x: x.reshape(len(x), -1)[:, :2])
-    run(built._replace(test=built.dataset), folder)
+    built = walked(
+        standard_normal_prior=False, encode=lambda state, x: x.reshape(len(x), -1)[:, :2]
+    )
+    run(dataclasses.replace(built, test=built.dataset), folder)
     assert not (folder.pictures / "samples").exists()
     assert (folder.pictures / "reconstructions.png").exists()
     assert not (folder.pictures / "manifold.png").exists()

@@ -20,7 +20,7 @@ from genmod._host.stop import Stopped
 from genmod.experiment import Experiment, Observation
 from genmod.runs import logs, progress, runner
 from genmod.runs.folder import Folder
-from genmod.train import checkpoint
+from genmod.train import checkpoint, manifest
 
 pytestmark = pytest.mark.end_to_end
 
@@ -98,7 +98,7 @@ def crashing(patch, place, number):
         "before a save": (checkpoint, "save"),
         "after a save": (checkpoint, "save"),
         "before Orbax": (checkpoint.orbax, "save"),
-        "before the manifest": (checkpoint, "_write_manifest"),
+        "before the manifest": (manifest, "write"),
         "before the name": (checkpoint.disk, "sync_folder"),
         "before pruning": (checkpoint, "_remove"),
         "before a row": (logs.Log, "write"),
@@ -189,7 +189,8 @@ def full(*_, **__):
 
 @settings(max_examples=12, phases=[Phase.explicit, Phase.generate])
 @SCHEDULES
-def test_32_no_schedule_of_crashes_changes_a_bit(**schedule):
+@pytest.mark.reliability(32)
+def test_no_schedule_of_crashes_changes_a_bit(**schedule):
     holds(**schedule)
 
 
@@ -197,5 +198,6 @@ def test_32_no_schedule_of_crashes_changes_a_bit(**schedule):
 @pytest.mark.timeout(1800)
 @settings(max_examples=300, phases=[Phase.explicit, Phase.generate])
 @SCHEDULES
-def test_32_nor_does_any_of_many(**schedule):
+@pytest.mark.reliability(32)
+def test_nor_does_any_of_many(**schedule):
     holds(**schedule)

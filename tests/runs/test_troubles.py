@@ -24,6 +24,7 @@ from genmod.runs import (
     configs,
     loading,
     logs,
+    naming,
     pages,
     record,
     replay,
@@ -111,6 +112,7 @@ def edited(genmod, mine, tmp_path):
     return Folder(folder)
 
 
+@pytest.mark.reliability(37)
 def test_what_opens_an_edited_run_uses_its_last_source_and_says_so(edited, genmod, capsys):
     """Case 5."""
     assert [row["loss"] for row in logs.read_metrics(edited)] == [2, 6, 10.5, 16.5]
@@ -124,6 +126,7 @@ def test_what_opens_an_edited_run_uses_its_last_source_and_says_so(edited, genmo
         assert ended.err.count("the experiment was edited") == 1
 
 
+@pytest.mark.reliability(37)
 @pytest.mark.end_to_end
 def test_each_step_of_an_edited_run_is_repeated_by_the_source_that_took_it(edited, genmod):
     """Case 5."""
@@ -210,6 +213,7 @@ def test_runs_whose_modules_have_one_name_are_not_confused(genmod, mine, tmp_pat
     assert genmod("report", *folders).code == 0
 
 
+@pytest.mark.reliability(37)
 @pytest.mark.end_to_end
 def test_a_module_that_was_edited_is_said(genmod, mine, tmp_path):
     """Cases 5 and 16."""
@@ -337,6 +341,7 @@ def strictly(text):
     return json.loads(text, parse_constant=no_token)
 
 
+@pytest.mark.reliability(39)
 @pytest.mark.end_to_end
 @pytest.mark.parametrize(("value", "seeds"), [(np.inf, 2), (-np.inf, 1), (np.nan, 1)])
 def test_what_is_not_finite_is_printed_kept_and_drawn(genmod, tmp_path, capsys, value, seeds):
@@ -385,6 +390,7 @@ def test_a_log_of_an_earlier_version_with_tokens_is_read(tmp_path):
     assert logs.read_evaluation(folder) == {"divergence": np.inf}
 
 
+@pytest.mark.reliability(38)
 def test_one_run_that_cannot_be_read_hides_no_other(genmod, mine, tmp_path):
     """Case 14: of a tree, the others are listed and reported, and that one is named."""
     tree = tmp_path / "runs"
@@ -466,6 +472,7 @@ def test_a_configuration_of_any_usual_type_comes_back_equal():
             assert type(getattr(back, field.name)) is type(getattr(one, field.name)), field.name
 
 
+@pytest.mark.reliability(39)
 def test_what_is_not_a_number_comes_back_in_a_configuration():
     """Case 15."""
     kind = dataclasses.make_dataclass("Config", [("seed", int, 0), ("x", float, np.nan)])
@@ -524,6 +531,7 @@ def test_a_configuration_that_cannot_be_kept_is_refused_before_any_work(genmod, 
 # Cases 26 and 27: where a run is opened, and what it is called.
 
 
+@pytest.mark.reliability(42)
 @pytest.mark.end_to_end
 def test_settings_of_jax_that_change_bits_are_recorded_and_said(genmod, mine, tmp_path):
     """Case 26."""
@@ -576,6 +584,7 @@ def test_a_run_on_relative_data_is_opened_from_elsewhere(relative, genmod, tmp_p
     assert verify.run("work/run").difference is None
 
 
+@pytest.mark.reliability(41)
 def test_data_that_are_gone_are_named_with_where_they_were_sought(relative, genmod, tmp_path):
     """Case 26."""
     work, _ = relative
@@ -591,6 +600,7 @@ def test_data_that_are_gone_are_named_with_where_they_were_sought(relative, genm
     assert genmod("verify", "moved/run").code == 0
 
 
+@pytest.mark.reliability(41)
 @pytest.mark.end_to_end
 def test_data_that_were_moved_are_those_of_the_run(relative, genmod, monkeypatch):
     """Case 27: their fingerprint is what a run is, not their place."""
@@ -625,7 +635,7 @@ class OfData(data.Source):
 )
 def test_where_data_lie_is_no_part_of_a_runs_name(changes, name):
     """Case 27."""
-    found = configs.name(OfData(**changes))
+    found = naming.name(OfData(**changes))
     assert found.startswith(f"seed-0_dataset-{name}")
     assert len(found) < 50
     assert "dir" not in found
@@ -636,7 +646,7 @@ def test_the_folder_here_has_its_own_name(tmp_path, monkeypatch):
     (tmp_path / "birds").mkdir()
     monkeypatch.chdir(tmp_path / "birds")
     name = "seed-0_dataset-folder-birds"
-    assert configs.name(OfData(dataset="folder:.")) == name
+    assert naming.name(OfData(dataset="folder:.")) == name
 
 
 @pytest.mark.end_to_end
@@ -729,13 +739,17 @@ def test_a_rate_that_would_be_that_of_compiling_is_left_out(tmp_path, capsys):
 @pytest.mark.parametrize("of", ["batches", "a function"])
 def test_a_batch_size_that_is_not_that_of_the_batches_is_refused(of):
     """Number 18 of the review."""
-    built = tiny(batch_size=20)
-    if of == "a function":
-        batch_at = built.batch_at
-        built = built._replace(batch_at=lambda key, step: batch_at(key, step))
+    built = tiny()
+    known = built.batch_at
+    batch_at = known if of == "batches" else lambda key, step: known(key, step)
     with pytest.raises(ValueError, match="got 20 where the batches have 10 examples"):
-        runner.check(built, 0)
-    runner.check(built._replace(batch_size=10), 0)
+        dataclasses.replace(built, batch_at=batch_at, batch_size=20)
+    assert dataclasses.replace(built, batch_at=batch_at, batch_size=0).batch_size == 10
+
+
+def test_a_batch_size_that_the_batches_do_not_say_must_be_given():
+    with pytest.raises(ValueError, match="batch_size must be given, as batch_at does not say it"):
+        dataclasses.replace(tiny(), batch_at=lambda *_: None, batch_size=0)
 
 
 def test_a_step_belongs_to_the_last_start_that_took_it():

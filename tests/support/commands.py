@@ -1,6 +1,7 @@
 """The command `genmod` for the tests: in a process of its own, or in this one."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -243,7 +244,9 @@ def small_run(path, *, seeds=1, log_every=None, checkpoint_every=None, keep=2, *
     )
     options = {"log_every": log_every, "checkpoint_every": checkpoint_every, "keep": keep}
     # The end's evaluation and pictures are none of a step's.
-    built = built._replace(evaluate=lambda key, state: {}, figures=lambda key, state: {})
+    built = dataclasses.replace(
+        built, evaluate=lambda key, state: {}, figures=lambda key, state: {}
+    )
     with contextlib.suppress(NonFiniteError):
         runner.run(built, folder, seed=config.seed, progress=False, **options)
     return folder

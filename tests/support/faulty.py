@@ -88,14 +88,14 @@ def fail(place: str) -> None:
 
 def wait_in(place: str, how) -> None:
     """Has the first call of a function that stands for a place wait, and then go on."""
-    from genmod.runs import runner, watch
+    from genmod.runs import ending, runner, watch
     from genmod.train import checkpoint
 
     owner, name = {
         "compile": (runner.train, "run"),
         "look": (watch.Watch, "look"),
-        "evaluate": (runner, "finish"),
-        "figures": (runner.report, "curves"),
+        "evaluate": (ending, "finish"),
+        "figures": (ending.report, "curves"),
         "restore": (checkpoint, "restore_newest"),
         "save": (checkpoint.orbax, "save"),
     }[place]

@@ -366,3 +366,18 @@ def test_what_does_not_fit_is_refused_before_any_step():
     _, learner = small(loss=mean)
     with pytest.raises(ValueError, match="the discriminator's loss must be one number per example"):
         learner.step(rng.root(1), learner.init(rng.root(0), x), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "high"),
+    [({"image_range": (-1, 1)}, -1, 1), ({"image_range": (0, 1)}, 0, 1), ({}, 0, 1)],
+)
+def test_samples_are_scaled_from_the_range_of_the_images(options, low, high):
+    net = nets.mlp((), 2, output=jnp.tanh)
+    model = gan.make(net, nets.mlp((), 1), latent_dim=2, **options)
+    learner = train.adversarial(model, gan.nonsaturating, optax.sgd(0.1))
+    state = learner.init(rng.root(0), jnp.zeros((4, 2)))
+    keys = rng.per_example(rng.stream(rng.root(1), "latent"), 5)
+    images = model.generate(state.params, model.latent(keys))
+    expected = (images - low) / (high - low)
+    np.testing.assert_array_equal(learner.sample(rng.root(1), state, 5), expected)

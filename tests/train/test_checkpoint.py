@@ -70,6 +70,7 @@ def test_nothing_is_restored_from_nothing(tmp_path):
         checkpoint.restore(tmp_path, state(), step=4)
 
 
+@pytest.mark.reliability(16)
 @pytest.mark.parametrize(
     ("target", "message"),
     [

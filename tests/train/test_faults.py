@@ -48,7 +48,8 @@ def files(path):
 
 
 @pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.slow)])
-def test_06_07_a_process_killed_while_saving_or_pruning_leaves_whole_checkpoints(tmp_path, kills):
+@pytest.mark.reliability(6)
+def test_a_process_killed_while_saving_or_pruning_leaves_whole_checkpoints(tmp_path, kills):
     script = Path(__file__).parents[1] / "support" / "killed_saves.py"
     command = [sys.executable, script, tmp_path / "steps", str(kills)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
@@ -73,7 +74,8 @@ def assert_falls_back(folder, newest, name):
 
 
 @pytest.mark.parametrize("places", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_08_a_flipped_bit_anywhere_falls_back_to_the_step_before(saved, places):
+@pytest.mark.reliability(8)
+def test_a_flipped_bit_anywhere_falls_back_to_the_step_before(saved, places):
     folder, newest = saved
     chance = random.Random(8)
     assert len(files(newest)) >= 9
@@ -90,7 +92,8 @@ def test_08_a_flipped_bit_anywhere_falls_back_to_the_step_before(saved, places):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "deleted"])
-def test_09_each_file_truncated_emptied_or_deleted_falls_back(saved, damage):
+@pytest.mark.reliability(9)
+def test_each_file_truncated_emptied_or_deleted_falls_back(saved, damage):
     folder, newest = saved
     for file in files(newest):
         content = file.read_bytes()
@@ -104,7 +107,8 @@ def test_09_each_file_truncated_emptied_or_deleted_falls_back(saved, damage):
         file.write_bytes(content)
 
 
-def test_08_every_step_damaged_is_an_error_that_names_each_and_moves_none(saved):
+@pytest.mark.reliability(8)
+def test_every_step_damaged_is_an_error_that_names_each_and_moves_none(saved):
     folder, _ = saved
     for file in folder.glob("*/_CHECKPOINT_METADATA"):
         file.write_bytes(b"{}")
@@ -114,13 +118,15 @@ def test_08_every_step_damaged_is_an_error_that_names_each_and_moves_none(saved)
     assert checkpoint.steps(folder) == [10, 20]
 
 
-def test_08_a_step_under_the_name_of_another_is_damaged(saved):
+@pytest.mark.reliability(8)
+def test_a_step_under_the_name_of_another_is_damaged(saved):
     folder, newest = saved
     newest.rename(folder / "000000030")
     assert_falls_back(folder, folder / "000000030", "manifest.json is that of step 20")
 
 
-def test_09_two_damaged_steps_of_the_same_name_are_both_kept(saved):
+@pytest.mark.reliability(9)
+def test_two_damaged_steps_of_the_same_name_are_both_kept(saved):
     folder, newest = saved
     for _ in range(2):
         (newest / "manifest.json").unlink()
@@ -131,7 +137,8 @@ def test_09_two_damaged_steps_of_the_same_name_are_both_kept(saved):
     assert checkpoint.restore_newest(folder, tree(0)).step == 20
 
 
-def test_10_a_run_that_fell_back_saves_again_and_ends_as_if_undisturbed(process, place):
+@pytest.mark.reliability(10)
+def test_a_run_that_fell_back_saves_again_and_ends_as_if_undisturbed(process, place):
     def train(name, *options):
         command = ("train", "small", "--run-dir", name, "--checkpoint-every", 4, *options)
         return process(name, *command).ended()
@@ -172,7 +179,8 @@ def test_10_a_run_that_fell_back_saves_again_and_ends_as_if_undisturbed(process,
     ],
     ids=["kind of key", "kind of key of one size", "no key", "type", "shape"],
 )
-def test_16_17_another_type_is_named_and_neither_cast_nor_taken_for_damage(
+@pytest.mark.reliability(16)
+def test_another_type_is_named_and_neither_cast_nor_taken_for_damage(
     tmp_path, stored, target, message
 ):
     for step in (1, 2):
@@ -182,7 +190,8 @@ def test_16_17_another_type_is_named_and_neither_cast_nor_taken_for_damage(
     assert checkpoint.steps(tmp_path) == [1, 2]
 
 
-def test_12_a_save_on_a_full_disk_leaves_the_earlier_steps_and_names_the_place(
+@pytest.mark.reliability(12)
+def test_a_save_on_a_full_disk_leaves_the_earlier_steps_and_names_the_place(
     saved, monkeypatch, caplog
 ):
     folder, _ = saved
@@ -222,7 +231,8 @@ def resealed(path):
 
 # Where it fails to read, Orbax leaves an event loop open, which is collected here.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_24_a_pickle_in_place_of_a_file_is_never_run(tmp_path):
+@pytest.mark.reliability(24)
+def test_a_pickle_in_place_of_a_file_is_never_run(tmp_path):
     import pickle
 
     harm = tmp_path / "harm"
@@ -245,7 +255,8 @@ def test_24_a_pickle_in_place_of_a_file_is_never_run(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["npz of objects", "pickle"])
-def test_24_objects_in_place_of_the_classifiers_arrays_are_never_run(tmp_path, kind):
+@pytest.mark.reliability(24)
+def test_objects_in_place_of_the_classifiers_arrays_are_never_run(tmp_path, kind):
     import pickle
 
     path, harm = tmp_path / "classifier.npz", Harm(tmp_path / "harm")
@@ -261,7 +272,8 @@ def test_24_objects_in_place_of_the_classifiers_arrays_are_never_run(tmp_path, k
 
 
 @pytest.mark.parametrize("target", [600, 10**12])
-def test_24_a_checkpoint_that_claims_a_trillion_numbers_is_refused_before_memory_is_taken(
+@pytest.mark.reliability(24)
+def test_a_checkpoint_that_claims_a_trillion_numbers_is_refused_before_memory_is_taken(
     tmp_path, target
 ):
     path = checkpoint.save(tmp_path, 1, {"kernel": jnp.zeros(600)})
@@ -286,20 +298,23 @@ NESTED = b'{"files": ' + DEEP
 
 
 @pytest.mark.parametrize("content", [DEEP, NESTED, b'{"files": [], "step": 20}', b"\xff\xfe", b"7"])
-def test_24_a_manifest_that_is_none_is_damage(saved, content):
+@pytest.mark.reliability(24)
+def test_a_manifest_that_is_none_is_damage(saved, content):
     folder, newest = saved
     (newest / "manifest.json").write_bytes(content)
     assert_falls_back(folder, newest, "manifest.json")
 
 
 @pytest.mark.parametrize("content", [DEEP, b'{"__class__": "os.system", "config": {}}'])
-def test_24_a_record_that_is_none_is_refused(genmod, tmp_path, content):
+@pytest.mark.reliability(24)
+def test_a_record_that_is_none_is_refused(genmod, tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
     refused(genmod("sample", tmp_path), 2, f"{tmp_path / 'record.json'} is damaged")
     refused(genmod("train", "small", "--run-dir", tmp_path), 2, "record.json is damaged")
 
 
-def test_30_a_run_of_an_earlier_version_still_restores_and_goes_on(process, tmp_path):
+@pytest.mark.reliability(30)
+def test_a_run_of_an_earlier_version_still_restores_and_goes_on(process, tmp_path):
     # Made by `genmod train small_experiment.py --run-dir run --epochs 2`; one for each version
     # whose checkpoints are of another form than those of the version before it.
     source = Path(shutil.copy(KEPT / "experiment.py", tmp_path / "small_experiment.py"))
@@ -313,7 +328,8 @@ def test_30_a_run_of_an_earlier_version_still_restores_and_goes_on(process, tmp_
 
 
 @pytest.mark.parametrize("num", [60, pytest.param(500, marks=pytest.mark.slow)])
-def test_27_many_saves_and_restores_leave_nothing_behind(tmp_path, num):
+@pytest.mark.reliability(27)
+def test_many_saves_and_restores_leave_nothing_behind(tmp_path, num):
     tree = {"kernel": jnp.arange(1_000_000.0)}
     target = jax.eval_shape(lambda: tree)
 

@@ -331,7 +331,7 @@ def test_hyper_goes_with_a_function_of_it():
     """Case 25: the error was one of arguments in a traced function."""
     objective = lambda keys, w, x: (w * x, {})  # noqa: E731
     for wrong, message in (
-        (objective, "got one of other arguments"),
+        (objective, "got one that takes other arguments"),
         (lambda hyper: (hyper, {}), "got one that returns a tuple of 2"),
     ):
         learner = train.learner(lambda *_: jnp.ones(()), wrong, optax.sgd(0.1), hyper={"beta": 1.0})

@@ -195,6 +195,21 @@ def test_networks_that_do_not_fit_are_refused_at_init():
         small.init(rng.root(0), x)
 
 
+@pytest.mark.parametrize("num", [1, 4])
+def test_keys_that_are_not_one_per_example_are_refused(num):
+    # One key of shape [1] would otherwise be broadcast: the same noise for every example.
+    model, x = tiny(), images()
+    params = model.init(rng.root(0), x)
+    keys = rng.per_example(rng.root(1), num)
+    for draw in (
+        lambda: model.sample(keys, *model.encode(params, x)),
+        lambda: vae.elbo(model)(keys, params, x),
+        lambda: vae.article_loss(model)(keys, params, x),
+    ):
+        with pytest.raises(ValueError, match=rf"one per example, \[5\], got \[{num}\]"):
+            draw()
+
+
 def test_bad_arrays_are_refused():
     model, x = tiny(), images()
     params = model.init(rng.root(0), x)

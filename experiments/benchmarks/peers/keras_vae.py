@@ -1,14 +1,15 @@
-"""The article's VAE in Keras 3 on TensorFlow: a functional model, compiled and fitted.
+"""The article's VAE in Keras 3 on TensorFlow.
 
-Run by `article_vae.py`; the variants are Keras's own two modes:
+It is a functional model, compiled and fitted. `article_vae.py` runs it. The variants are Keras's
+own two modes:
 
-    graph  `jit_compile=False`, what the article's code does
-    jit    `jit_compile=True`, the step compiled by XLA
+    graph  `jit_compile=False`, as in the article's code
+    jit    `jit_compile=True`: XLA compiles the step
 """
 
 import os
 
-os.environ["KERAS_BACKEND"] = "tensorflow"  # read by Keras when it is imported
+os.environ["KERAS_BACKEND"] = "tensorflow"  # Keras reads it when it is imported
 
 import keras
 from keras import layers, ops
@@ -16,21 +17,24 @@ from workers import Job, Turns, read_images
 
 
 class Sampling(layers.Layer):
-    """Draws a latent from its mean and log-variance, and adds the article's regulariser."""
+    """Layer that draws latents and adds the article's regulariser."""
 
     def __init__(self, seed: int, **options: object) -> None:
         super().__init__(**options)
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, mean: keras.KerasTensor, logvar: keras.KerasTensor) -> keras.KerasTensor:
-        """Latents [B, 4] from means and log-variances [B, 4]."""
+        """Draws latents [B, 4], given means and log-variances [B, 4]."""
         self.add_loss(-1e-4 * ops.mean(1 + logvar - ops.square(mean) - ops.exp(logvar)))
         noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
         return mean + ops.exp(0.5 * logvar) * noise
 
 
 class OneEpochATurn(keras.callbacks.Callback):
-    """Makes every epoch of one `fit` wait for its turn, so that `fit` itself is set up once."""
+    """Callback that makes every epoch of one `fit` wait for its turn.
+
+    Thus `fit` itself is set up only once.
+    """
 
     def __init__(self, turns: Turns) -> None:
         super().__init__()
@@ -46,7 +50,7 @@ class OneEpochATurn(keras.callbacks.Callback):
 
 
 def train(turns: Turns, job: Job) -> None:
-    """Trains an epoch a turn; answers with the mean loss over the epoch."""
+    """Trains an epoch per turn; answers with its mean loss."""
     if job.variant not in ("graph", "jit"):
         raise ValueError(f"expected graph or jit, got {job.variant!r}")
     keras.utils.set_random_seed(job.seed)
@@ -70,7 +74,7 @@ def train(turns: Turns, job: Job) -> None:
         images,
         images,
         batch_size=job.batch_size,
-        epochs=job.epochs + 1,  # the turn after the last one is where `fit` learns of the end
+        epochs=job.epochs + 1,  # `Stop` ends `fit` in the turn after the last epoch
         verbose=0,
         callbacks=[OneEpochATurn(turns)],
     )

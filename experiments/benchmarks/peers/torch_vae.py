@@ -1,15 +1,16 @@
-"""The article's VAE in PyTorch, written in the three ways its users write it.
+"""The article's VAE in PyTorch, written in three ways.
 
-Run by `article_vae.py`; the variants, from the commonest to the fastest:
+PyTorch's users write it in these ways, from the most common to the fastest. `article_vae.py` runs
+them:
 
     dataloader  a DataLoader over a TensorDataset, sigmoid and binary cross entropy, RMSprop
     preloaded   the data in one tensor, indexed by a permutation; cross entropy from logits;
                 the optimizer's foreach implementation
     compiled    as preloaded, with forward and backward pass and the optimizer's update compiled
 
-PyTorch adds RMSprop's epsilon outside the square root, Keras and optax inside. Its users would
-not change that, so it stays; the loss after some epochs is lower for it (.163 against .175 after
-six) and is no measure of speed.
+PyTorch adds RMSprop's epsilon outside the square root, Keras and optax inside. PyTorch's users
+would not change that, so it stays. Because of it the loss after some epochs is lower (.163 against
+.175 after six); it does not measure speed.
 """
 
 import torch
@@ -20,7 +21,10 @@ from workers import Job, Turns, read_images
 
 
 class VAE(nn.Module):
-    """784-128 relu - (mean 4, log-variance 4) - 128 relu - 784 logits."""
+    """The article's VAE.
+
+    Layers: 784-128 relu - (mean 4, log-variance 4) - 128 relu - 784 logits.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +34,10 @@ class VAE(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(4, 128), nn.ReLU(), nn.Linear(128, 784))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [B, 784], mean and log-variance [B, 4] of images x [B, 784]."""
+        """Returns logits, means and log-variances for images x.
+
+        Images and logits are [B, 784], means and log-variances [B, 4].
+        """
         hidden = self.encoder(x)
         mean, logvar = self.mean(hidden), self.logvar(hidden)
         z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
@@ -38,12 +45,15 @@ class VAE(nn.Module):
 
 
 def regulariser(mean: Tensor, logvar: Tensor) -> Tensor:
-    """The article's: a mean over latents, without the half of the KL divergence."""
+    """Returns the article's regulariser.
+
+    It is a mean over latents, without the factor 1/2 of the KL divergence.
+    """
     return 1e-4 * -(1 + logvar - mean.square() - logvar.exp()).mean()
 
 
 def train(turns: Turns, job: Job) -> None:
-    """Trains an epoch a turn; answers with the mean loss over the epoch."""
+    """Trains an epoch per turn; answers with its mean loss."""
     torch.manual_seed(job.seed)
     pixels = torch.from_numpy(read_images(job.archives).copy()).float() / 255
     images = pixels[: job.steps * job.batch_size]
@@ -59,7 +69,7 @@ def train(turns: Turns, job: Job) -> None:
 
 
 def train_dataloader(turns: Turns, images: Tensor, batch_size: int) -> None:
-    """The loop of the tutorials."""
+    """Trains with the loop of PyTorch's tutorials."""
     loader = DataLoader(TensorDataset(images), batch_size=batch_size, shuffle=True)
     model = VAE()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.9, eps=1e-7)
@@ -77,7 +87,11 @@ def train_dataloader(turns: Turns, images: Tensor, batch_size: int) -> None:
 
 
 def train_preloaded(turns: Turns, images: Tensor, batch_size: int) -> None:
-    """The same without the loader's work an example, the sigmoid and a loop over parameters."""
+    """Trains with the images in one tensor.
+
+    This saves the loader's work for each example. The loss needs no sigmoid, and the optimizer no
+    loop over parameters.
+    """
     model = VAE()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.9, eps=1e-7, foreach=True)
     while True:
@@ -95,11 +109,11 @@ def train_preloaded(turns: Turns, images: Tensor, batch_size: int) -> None:
 
 
 def train_compiled(turns: Turns, images: Tensor, batch_size: int) -> None:
-    """The preloaded loop with everything in the step compiled."""
+    """Trains as the preloaded loop, with every step compiled."""
     model = VAE()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.9, eps=1e-7, foreach=True)
 
-    # Compiling the loss compiles its backward pass too; the gather of the batch is inside it.
+    # torch.compile compiles the loss with its backward pass; gathering the batch is part of it.
     @torch.compile
     def batch_loss(index: Tensor) -> Tensor:
         x = images[index]

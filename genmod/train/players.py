@@ -1,0 +1,95 @@
+"""Types of a two-player game: players, loss, optimizers and state."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import optax
+
+from genmod.types import Array, Key, Keys, Params
+
+
+class Players(Protocol):
+    """The model to train, as `gan.make` returns it.
+
+    Its parameters have the fields `generator` and `discriminator`.
+    """
+
+    @property
+    def init(self) -> Callable[[Key, Array], Any]:
+        """Initialiser: `(key, x [B, ...]) -> params`."""
+
+    @property
+    def generate(self) -> Callable[[Any, Array], Array]:
+        """Generator: `(params, z [B, L]) -> images [B, ...]`."""
+
+    @property
+    def discriminate(self) -> Callable[[Any, Array], Array]:
+        """Discriminator: `(params, x [B, ...]) -> logits [B]`."""
+
+    @property
+    def latent(self) -> Callable[[Keys], Array]:
+        """Sampler of latents: `keys [B] -> z [B, L]`."""
+
+    @property
+    def standing(self) -> Callable[[Key, Any], Any]:
+        """Parameters to sample with: `(key, params) -> params`."""
+
+    @property
+    def check(self) -> Callable[[Array], None]:
+        """Check of real images by their values: `x -> None`."""
+
+
+class Loss(Protocol):
+    """Losses of both players, such as `gan.nonsaturating`."""
+
+    @property
+    def discriminator(self) -> Callable[[Array, Array], Array]:
+        """Loss of the discriminator: `(real_logits [B], fake_logits [B]) -> [B]`."""
+
+    @property
+    def generator(self) -> Callable[[Array, Array], Array]:
+        """Loss of the generator: `(real_logits [B], fake_logits [B]) -> [B]`."""
+
+    @property
+    def probabilities(self) -> Callable[[Array, Array], tuple[Array, Array]]:
+        """Probabilities that real and generated images are real.
+
+        They are given by `(real_logits [B], fake_logits [B]) -> (real [B], fake [B])`.
+        """
+
+
+class Optimizers(NamedTuple):
+    """An optax transformation for each player.
+
+    Two learning rates give the two time-scale update rule (TTUR, Heusel et al. 2017).
+    """
+
+    generator: optax.GradientTransformation
+    discriminator: optax.GradientTransformation
+
+
+class OptStates(NamedTuple):
+    """States of both optimizers."""
+
+    generator: optax.OptState
+    discriminator: optax.OptState
+
+
+class AdversarialState(NamedTuple):
+    """State of a two-player learner.
+
+    It holds everything that the next step depends on.
+
+    Attributes:
+      step: int32 [], number of steps taken.
+      params: both players' parameters, with the fields `generator` and `discriminator`.
+      ema: exponential moving average (EMA) of the generator's parameters; `()` if none is kept.
+      opt_state: both optimizers' states.
+      hyper: the constant entries of the learner's `hyper`.
+    """
+
+    step: Array
+    params: Any
+    ema: Params
+    opt_state: OptStates
+    hyper: dict[str, Array]
