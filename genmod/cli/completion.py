@@ -2,12 +2,11 @@
 
 import contextlib
 import io
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from genmod.cli import main, training
+from genmod.cli import commands, parser, training
 from genmod.runs import catalogue
 
 
@@ -29,10 +28,10 @@ def completion(
         with contextlib.suppress(Exception, SystemExit):  # a file may fail to load
             found[name] = training.options_of(catalogue.load(catalogue.find(name)))
     if not found:
-        return _print_completion(shell, main.train_help)
+        return _print_completion(shell, parser.train_help)
     if len(found) == 1:  # tyro needs two choices: the path is the other
         found |= {str(catalogue.find(name)): options for name, options in found.items()}
-    choices = main.choice(
+    choices = parser.choice(
         Annotated[Any, tyro.conf.subcommand(name=name, constructor=options)]
         for name, options in found.items()
     )
@@ -43,10 +42,11 @@ def completion(
     return _print_completion(shell, train_one)
 
 
-def _print_completion(shell: str, train: Callable[..., int]) -> int:
+def _print_completion(shell: str, train: parser.Command) -> int:
+    known = {"train": train, **commands.COMMANDS, "completion": completion}
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        main.parse_command({"train": train}, ["--tyro-print-completion", shell])
+        parser.parse(known, ["--tyro-print-completion", shell])
     # If no word fits, as for run folders, bash completes the names of files.
     script = printed.getvalue().replace("complete -F", "complete -o default -F")
     # The shell would take the second line of a description for a word to complete.

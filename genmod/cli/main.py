@@ -7,22 +7,16 @@ run is gone, 130 Ctrl-C, 143 SIGTERM. Any other signal N that stops a run gives 
 `genmod verify` and `genmod export`: 0 if every bit agrees, 1 if something differs.
 """
 
-import functools
-import operator
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
 
 from genmod._host import startup, terminal
 from genmod._host.stop import Stop
-from genmod.cli import commands, training
-from genmod.runs import catalogue
+from genmod.cli import commands, completion, parser, training
 
 _FAILED, _USAGE, _BAD_DATA, _BAD_CHECKPOINT = 1, 2, 3, 5
 _CODES = {"DiskError": _FAILED, "DataError": _BAD_DATA, "CheckpointError": _BAD_CHECKPOINT}
@@ -55,68 +49,8 @@ def _dispatch(arguments: list[str], stop: Stop) -> int:
     # `train` is parsed in two steps, as the experiment's file defines its flags.
     if arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-"):
         return training.train(arguments[1], arguments[2:], stop)
-    return parse_command({"train": train_help}, arguments)
-
-
-def parse_command(train: dict[str, Callable[..., int]], arguments: list[str]) -> int:
-    """Parses the arguments and runs their subcommand.
-
-    Args:
-      train: the subcommand `train`, by its name.
-      arguments: arguments of the command line.
-    """
-    from genmod.cli.completion import completion
-
-    known = {**train, **commands.COMMANDS, "completion": completion}
-    choices = choice(
-        Annotated[
-            Any,
-            tyro.conf.subcommand(
-                name=name,
-                constructor=function,
-                description=_description(name, function, arguments),
-            ),
-        ]
-        for name, function in known.items()
-    )
-    return tyro.cli(
-        choices,
-        args=arguments,
-        prog="genmod",
-        description="Generative modelling in JAX. `genmod COMMAND --help` describes a command.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-    )
-
-
-def choice(alternatives: Iterable[Any]) -> Any:
-    """Returns the union of several types."""
-    return functools.reduce(operator.or_, alternatives)
-
-
-def _description(name: str, function: Callable[..., int], arguments: Sequence[str]) -> str | None:
-    """Returns the description of a command in help texts.
-
-    It is one line in the list of commands. In a command's own help, None stands for the whole
-    docstring.
-    """
-    line = (function.__doc__ or "").partition("\n")[0]
-    if arguments[:1] != [name]:
-        return line
-    if function is not train_help:
-        return None
-    return f"{line}\n\nExperiments: {', '.join(catalogue.files()) or 'none'}."
-
-
-def train_help(
-    experiment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")],
-) -> int:
-    """Trains an experiment: `genmod train EXPERIMENT --help` lists its flags.
-
-    Args:
-      experiment: a Python file, or the name of one in ./experiments or of one that comes with
-        genmod; or a folder of your own pictures, for which a model and its size are chosen.
-    """
-    return training.train(experiment, [])
+    known = {"train": parser.train_help, **commands.COMMANDS, "completion": completion.completion}
+    return parser.parse(known, arguments)
 
 
 def _explain(error: Exception, debug: bool) -> int:
