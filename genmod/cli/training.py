@@ -35,7 +35,7 @@ class RunOptions:
     log_every: int | None = None
     """Steps between log points; by default one epoch."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints; by default five epochs."""
+    """Steps between checkpoints, written at log points; by default five epochs."""
     keep: int = 2
     """Number of checkpoints to keep."""
     seeds: int = 1
@@ -98,7 +98,7 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
     if Path(name).is_dir():
         name, arguments = _of_pictures(name, arguments)
     from genmod._host import cluster
-    from genmod.runs import configs, naming
+    from genmod.runs import configs, naming, recorded
 
     file = catalogue.find(name)
     startup.configure_compilation_cache()
@@ -125,10 +125,10 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
         built = _built(module, config, options, chosen)
         path = _of_its_own(path, options.run_dir, built.dataset.fingerprint)
         if cluster.leads():
-            folder.Folder(path).refuse_foreign()
-            stack.enter_context(lock.held(path))
             command = shlex.join(["genmod", "train", name, *arguments])
-            _open_folder(path, file.stem, module, config, options.seeds, built, command)
+            stack.enter_context(
+                recorded.opened(path, module, config, built, command=command, seeds=options.seeds)
+            )
         return _run(built, path, config.seed, options, stop or Stop())
 
 
@@ -157,33 +157,6 @@ def _built(module: Any, config: Any, options: RunOptions, chosen: Sequence[Any])
     built = experiment.over(module.build(config), config.seed, options.seeds, chosen, options.how)
     runner.check(built, config.seed)
     return built
-
-
-def _open_folder(
-    path: Path, name: str, module: Any, config: Any, seeds: int, built: Any, command: str
-) -> None:
-    """Makes or reopens the run folder.
-
-    Prints what has changed since the run began.
-    """
-    from genmod._host import source
-    from genmod.runs import configs, record
-
-    _, remarks = record.open_folder(
-        path,
-        experiment=name,
-        source=source.of(module),
-        config=configs.as_json(config),
-        fingerprint=built.dataset.fingerprint,
-        test_fingerprint=getattr(built.test, "fingerprint", ""),
-        command=command,
-        seeds=seeds,
-        protocol=_protocol(config, built),
-        kind=type(config),
-        classes=built.dataset.classes,
-    )
-    for remark in remarks:
-        print(f"note: {remark}", file=sys.stderr)
 
 
 def _run(built: Any, path: Path, seed: int, options: RunOptions, stop: Stop) -> int:
@@ -268,19 +241,6 @@ def _set(**variables: float | None) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-def _protocol(config: Any, built: Any) -> dict[str, Any]:
-    """Returns the protocol of the data, for the record."""
-    from genmod import data
-
-    source = config.protocol() if isinstance(config, data.Source) else {}
-    held_out = built.dataset.held_out
-    return {
-        **source,
-        **({"held_out": held_out} if held_out else {}),
-        **data.describe(built.batch_at),
-    }
 
 
 def _of_several(arguments: Sequence[str]) -> bool:

@@ -222,4 +222,5 @@ def _check(images: Any) -> None:
     if images.dtype != jnp.uint8 or images.ndim != 4:
         raise ValueError(
             f"images must be uint8 [B, H, W, C], got {images.dtype} {list(images.shape)}"
+            "; prepare=data.unchanged passes other data on as they are"
         )

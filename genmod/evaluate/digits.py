@@ -59,7 +59,7 @@ class Classifier(NamedTuple):
 
 def packaged() -> Path:
     """Returns the file of the judge that comes with genmod."""
-    return Path(str(resources.files("genmod.evaluate") / "judges" / "mnist.npz"))
+    return Path(str(resources.files("genmod.evaluate") / "weights" / "mnist.npz"))
 
 
 @functools.cache

@@ -71,6 +71,13 @@ class AdversarialLoss:
         return f"<AdversarialLoss {self.name!r}>"
 
 
+_USE = """`real` and `fake` are the discriminator's outputs, [B]. D and G are the losses of the
+discriminator and the generator, [B], both to be minimised:
+
+    train.adversarial(model, gan.{0}, optimizers)
+    gan.{0}.discriminator(real, fake), gan.{0}.generator(real, fake)"""
+
+
 def _loss(build: Callable[[], AdversarialLoss]) -> AdversarialLoss:
     """Turns a function into the loss that it returns.
 
@@ -84,7 +91,7 @@ def _loss(build: Callable[[], AdversarialLoss]) -> AdversarialLoss:
         _checked(loss.generator),
         _checked(loss.probabilities),
         name=build.__name__,
-        doc=inspect.getdoc(build),
+        doc=f"{inspect.getdoc(build)}\n\n{_USE.format(build.__name__)}",
     )
 
 

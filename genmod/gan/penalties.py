@@ -13,6 +13,7 @@ or pass the function to the learner as it is.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ class Penalty:
       terms: triples (name, weight, function). A weight may be a traced number. Names must
         differ: a term is reported under its name, and draws its noise from a random stream of that
         name, independent of every other use of the keys.
+      doc: text of the penalty for `help(penalty)`, which becomes its `__doc__`.
 
     Raises:
       ValueError: if two terms share a name, or a name is not a non-empty string.
@@ -54,6 +56,7 @@ class Penalty:
     """
 
     terms: tuple[tuple[str, Any, PenaltyFunction], ...]
+    doc: str | None = dataclasses.field(default=None, compare=False, repr=False)
 
     # Without this, NumPy would multiply an array by a penalty element by element.
     __array_ufunc__ = None
@@ -68,16 +71,26 @@ class Penalty:
                 f"penalties that are added must differ in name, got {names}: "
                 "weigh one with *, or name it with Penalty.of(function, name)"
             )
+        if self.doc is not None:
+            object.__setattr__(self, "__doc__", self.doc)
 
     @classmethod
     def of(cls, function: PenaltyFunction, name: str | None = None) -> Penalty:
         """Makes a penalty of weight 1 from a function.
 
         Args:
-          function: the penalty, `(keys, critic, real, fake) -> [B]`.
+          function: the penalty, `(keys, critic, real, fake) -> [B]`. Its docstring is that of the
+            penalty.
           name: its name in reports; the function's own name if None.
+
+        Raises:
+          ValueError: if the function is a lambda and has no name.
         """
-        return cls(((name or getattr(function, "__name__", "penalty"), 1.0, function),))
+        name = name or getattr(function, "__name__", "penalty")
+        if name == "<lambda>":
+            raise ValueError("a lambda has no name to be reported by: Penalty.of(function, name)")
+        doc = inspect.getdoc(function) if inspect.isfunction(function) else None
+        return cls(((name, 1.0, function),), doc)
 
     def __call__(self, keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
         """Returns the weighted sum of the terms.
@@ -181,39 +194,36 @@ def _norms(gradients: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
-def _r1(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+@Penalty.of
+def r1(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+    """R1 penalty: the squared gradient at real images.
+
+        |grad D(x)|^2,    x real
+
+    The paper's weight is gamma / 2: gamma = 1 is `0.5 * r1`.
+
+    References:
+      Mescheder, Geiger & Nowozin, Which Training Methods for GANs do actually Converge?, 2018
+      (arXiv:1801.04406), equation 9.
+    """
     del keys, fake
     return _squared_norms(_gradients(critic, real))
 
 
-def _r2(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+@Penalty.of
+def r2(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+    """R2 penalty: the squared gradient at generated images.
+
+        |grad D(x)|^2,    x generated
+
+    The paper's weight is gamma / 2: gamma = 1 is `0.5 * r2`.
+
+    References:
+      Mescheder, Geiger & Nowozin, Which Training Methods for GANs do actually Converge?, 2018
+      (arXiv:1801.04406), equation 10.
+    """
     del keys, real
     return _squared_norms(_gradients(critic, fake))
-
-
-r1 = Penalty.of(_r1, "r1")
-"""R1 penalty: the squared gradient at real images.
-
-    |grad D(x)|^2,    x real
-
-The paper's weight is gamma / 2: gamma = 1 is `0.5 * r1`.
-
-References:
-  Mescheder, Geiger & Nowozin, Which Training Methods for GANs do actually Converge?, 2018
-  (arXiv:1801.04406), equation 9.
-"""
-
-r2 = Penalty.of(_r2, "r2")
-"""R2 penalty: the squared gradient at generated images.
-
-    |grad D(x)|^2,    x generated
-
-The paper's weight is gamma / 2: gamma = 1 is `0.5 * r2`.
-
-References:
-  Mescheder, Geiger & Nowozin, Which Training Methods for GANs do actually Converge?, 2018
-  (arXiv:1801.04406), equation 10.
-"""
 
 
 def _uniform(keys: Keys, x: Array, shape: tuple[int, ...]) -> Array:
@@ -225,29 +235,45 @@ def _uniform(keys: Keys, x: Array, shape: tuple[int, ...]) -> Array:
     return jax.vmap(lambda key: jax.random.uniform(key, shape, x.dtype))(keys)
 
 
-def _gradient_penalty(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+@Penalty.of
+def gradient_penalty(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+    """Gradient penalty of WGAN-GP, between real and generated images.
+
+        (|grad D(x)| - 1)^2,    x = u real + (1 - u) fake,    u uniform in [0, 1)
+
+    The paper's weight is 10. Each example draws its own point on the line between its real and its
+    generated image. A critic that judges packs (PacGAN) is a function of packs. The norm is then
+    that of its gradient with respect to the whole pack, and the pack's consecutive examples share
+    one value.
+
+    References:
+      Gulrajani et al., Improved Training of Wasserstein GANs, 2017 (arXiv:1704.00028), equation 3.
+      Lin et al., PacGAN: The Power of Two Samples in Generative Adversarial Networks, 2018
+      (arXiv:1712.04086).
+    """
     share = _uniform(keys, real, (1,) * (real.ndim - 1))
     between = share * real + (1 - share) * fake
     return _distance_from_one(critic, between)
 
 
-gradient_penalty = Penalty.of(_gradient_penalty, "gradient_penalty")
-"""Gradient penalty of WGAN-GP, between real and generated images.
+@Penalty.of
+def dragan(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+    """DRAGAN's gradient penalty, near the real images.
 
-    (|grad D(x)| - 1)^2,    x = u real + (1 - u) fake,    u uniform in [0, 1)
+        (|grad D(x)| - 1)^2,    x = real + noise,    noise uniform in [0, s / 2)
 
-The paper's weight is 10. Each example draws its own point on the line between its real and its
-generated image. A critic that judges packs (PacGAN) is a function of packs. The norm is then that
-of its gradient with respect to the whole pack, and the pack's consecutive examples share one value.
+    The paper's weight is 10. s is the standard deviation of all values in the batch, over all
+    devices that share the batch. A microbatch cannot know it, so microbatches are refused
+    (ValueError). If the critic judges packs, the norm is that of the pack, as in
+    `gradient_penalty`.
 
-References:
-  Gulrajani et al., Improved Training of Wasserstein GANs, 2017 (arXiv:1704.00028), equation 3.
-  Lin et al., PacGAN: The Power of Two Samples in Generative Adversarial Networks, 2018
-  (arXiv:1712.04086).
-"""
+    The paper adds Gaussian noise, with a variance to be tuned. The noise here is that of the
+    authors' code: it is drawn for each value and follows the scale of the data. (Their code then
+    moves only a random part of the way to that point; the paper and this penalty do not.)
 
-
-def _dragan(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+    References:
+      Kodali et al., On Convergence and Stability of GANs, 2017 (arXiv:1705.07215), equation 1.
+    """
     del fake
     noise = _uniform(keys, real, real.shape[1:])
     near = real + 0.5 * jax.lax.stop_gradient(_deviation(real)) * noise
@@ -268,24 +294,6 @@ def _deviation(x: Array) -> Array:
     wide = x.astype(checks.summed_as(x.dtype))
     mean = devices.mean(jnp.mean(wide))
     return jnp.sqrt(devices.mean(jnp.mean(jnp.square(wide - mean)))).astype(x.dtype)
-
-
-dragan = Penalty.of(_dragan, "dragan")
-"""DRAGAN's gradient penalty, near the real images.
-
-    (|grad D(x)| - 1)^2,    x = real + noise,    noise uniform in [0, s / 2)
-
-The paper's weight is 10. s is the standard deviation of all values in the batch, over all devices
-that share the batch. A microbatch cannot know it, so microbatches are refused (ValueError). If the
-critic judges packs, the norm is that of the pack, as in `gradient_penalty`.
-
-The paper adds Gaussian noise, with a variance to be tuned. The noise here is that of the authors'
-code: it is drawn for each value and follows the scale of the data. (Their code then moves only a
-random part of the way to that point; the paper and this penalty do not.)
-
-References:
-  Kodali et al., On Convergence and Stability of GANs, 2017 (arXiv:1705.07215), equation 1.
-"""
 
 
 def weighted(*terms: tuple[float, Penalty]) -> Penalty:

@@ -6,8 +6,9 @@
     folder      paths of the files in a run folder
     record      makes and reopens run folders: record.json
     logs        writes and reads the log
-    starts      keeps the sources that a run was started with
-    runner      trains an experiment in a run folder (with progress, watch, ending)
+    kept_sources  keeps the sources that a run was started with
+    recorded    trains an experiment file in a run folder with a record
+    runner      trains an experiment in a folder (with progress, watch, ending)
     loading     builds runs again and restores their states
     observe     makes observations of a GAN in training
     replay      rebuilds one step of a run

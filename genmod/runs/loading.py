@@ -10,7 +10,7 @@ from genmod import checks, train
 from genmod import experiment as experiments
 from genmod.errors import DataError
 from genmod.experiment import Experiment
-from genmod.runs import catalogue, configs, naming, record, runner, starts
+from genmod.runs import catalogue, configs, kept_sources, naming, record, runner
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.types import Key, Keys
@@ -50,14 +50,14 @@ def rebuild(folder: Folder, step: int | None = None) -> Rebuilt:
       DataError: if the data are not found.
     """
     recorded = record.read(folder)
-    module = catalogue.load(folder.path / starts.of_step(recorded, step))
+    module = catalogue.load(folder.path / kept_sources.of_step(recorded, step))
     config = configs.from_json(module.Config, recorded["config"])
     single = _built(module, config, recorded.get("directory"))
     whole = experiments.over(single, config.seed, recorded.get("seeds", 1))
     added = configs.defaults(module.Config, recorded["config"])
     remarks = [f"{folder.path}: {record.without(name, value)}" for name, value in added.items()]
     if step is None:
-        remarks = [*starts.edited(recorded, folder.path), *remarks]
+        remarks = [*kept_sources.edited(recorded, folder.path), *remarks]
     return Rebuilt(recorded, config, single, whole, remarks)
 
 
@@ -118,11 +118,11 @@ class Stages:
     def __init__(self, folder: Folder, opened: Rebuilt):
         """Takes a run that was rebuilt."""
         self._folder, self._recorded = folder, opened.recorded
-        self._built = {starts.of_step(opened.recorded): opened}
+        self._built = {kept_sources.of_step(opened.recorded): opened}
 
     def at(self, step: int) -> Rebuilt:
         """Returns the experiment that took a step, counted from 1."""
-        where = starts.of_step(self._recorded, step)
+        where = kept_sources.of_step(self._recorded, step)
         if where not in self._built:
             self._built[where] = rebuild(self._folder, step)
         return self._built[where]

@@ -8,7 +8,7 @@ record.json      experiment, configuration, versions, device, settings of JAX, f
                  points, and the path of the source that took its steps
 experiment.py    a copy of the experiment file of the first start
 sources/         copies of other experiment files that the run was started with, and of modules
-                 beside them (`genmod.runs.starts`)
+                 beside them (`genmod.runs.kept_sources`)
 metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_per_s if it could be
                  measured; the strings "NaN", "Infinity" and "-Infinity" stand for such numbers
 unlogged.json    a log point that a stopped run left unfinished; the next start finishes it
@@ -33,7 +33,7 @@ from genmod._host import environment
 from genmod._host import source as sources
 from genmod._host.disk import write_json
 from genmod._host.source import Code
-from genmod.runs import catalogue, configs, naming, starts
+from genmod.runs import catalogue, configs, kept_sources, naming
 from genmod.runs.folder import Folder
 
 _FIELDS = {
@@ -113,7 +113,7 @@ def open_folder(
         "device": environment.device(),
         "settings": environment.settings(),
         "code": code(read_now),
-        "source": starts.place(folder.path, read_now),
+        "source": kept_sources.place(folder.path, read_now),
         "command": command,
         "directory": str(Path.cwd()),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -124,7 +124,7 @@ def open_folder(
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.record, now)
-        starts.keep(folder.path, read_now)
+        kept_sources.keep(folder.path, read_now)
     except OSError as error:
         raise ValueError(
             f"run_dir {str(path)!r} cannot be written: {error.strerror or error}; "
@@ -144,14 +144,14 @@ def _reopen(
     before = read(folder)
     _refuse_differences(folder, before, now, kind)
     if not folder.experiment.exists():  # the run was killed between the record and the copy
-        starts.keep(folder.path, source)
+        kept_sources.keep(folder.path, source)
     remarks = [
         *changes(before),
-        *starts.changes(before, folder.path, source, called),
+        *kept_sources.changes(before, folder.path, source, called),
         *_moved(before, now, kind),
         *_tested_on_others(before, now),
     ]
-    starts.keep(folder.path, source)
+    kept_sources.keep(folder.path, source)
     _update(folder, before, now)
     return remarks
 
@@ -256,8 +256,8 @@ def note_start(folder: Folder, start: Mapping[str, Any]) -> None:
     if not folder.record.exists():
         return
     content = read(folder)
-    kept = content.get("source", starts.FIRST)
-    if start["step"] >= start["num_steps"] and kept == starts.of_step(content):
+    kept = content.get("source", kept_sources.FIRST)
+    if start["step"] >= start["num_steps"] and kept == kept_sources.of_step(content):
         return
     noted = [*content.get("starts", []), {**start, "source": kept}]
     write_json(folder.record, {**content, "starts": noted})

@@ -14,7 +14,7 @@ import numpy as np
 
 from genmod import checks, rng, train
 from genmod._host import source
-from genmod.runs import loading, logs, record, runner, starts
+from genmod.runs import kept_sources, loading, logs, record, runner
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.train.chunk import runs_sequentially
@@ -83,15 +83,15 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
             f"with, to {reached}, as far as the run has got; got {steps}"
         )
 
-    starts = opened.recorded.get("starts", [])
-    points = _log_points(starts, rows, reached)
+    begun = opened.recorded.get("starts", [])
+    points = _log_points(begun, rows, reached)
     key, at = runner.keys(whole, seed), 0
     whole = stages.at(1).whole
     carry = train.start(whole.learner, key, whole.batch_at)
     agreed: dict[str, list[int]] = {"log": [], "checkpoints": []}
     num_values, difference = 0, None
     for mark in sorted(step for step in {*points, *rows, *saved} if step <= steps):
-        compiled = all(s.get("compiled", True) for s in starts if s["step"] < mark)
+        compiled = all(s.get("compiled", True) for s in begun if s["step"] < mark)
         try:
             carry = stages.advance(key, carry, mark - at, compiled=compiled)
         except train.NonFiniteError as error:
@@ -204,7 +204,7 @@ def _changes(folder: Folder, opened: loading.Rebuilt) -> list[str]:
             changes.append(f"{folder.experiment} {said}")
         file = Path(code["source"])
         if file.is_file():
-            changes += starts.changes(recorded, folder.path, source.read(file), file)
+            changes += kept_sources.changes(recorded, folder.path, source.read(file), file)
         else:
             changes.append(f"{file} is no longer there (its copy is {folder.experiment})")
     if fingerprint != recorded["data"]:

@@ -1,4 +1,7 @@
-"""Search for the step and the term that became non-finite."""
+"""Search for the step and the term that became non-finite.
+
+The compiled program in `chunk.py` stops at such a step.
+"""
 
 import functools
 from collections.abc import Sequence

@@ -411,7 +411,7 @@ def test_a_wheel_holds_the_package_and_the_experiments(installed):
     built = modules(installed / "genmod")
     assert built == modules(ROOT / "genmod") | {f"shipped_experiments/{name}" for name in shipped}
     assert [path.name for path in installed.iterdir()] == ["genmod"]
-    files = ["py.typed", "report/assets/page.html", "evaluate/judges/mnist.npz"]
+    files = ["py.typed", "report/assets/page.html", "evaluate/weights/mnist.npz"]
     for data in [*files, "data/mnist_archives/train-images-idx3-ubyte.gz"]:
         assert (installed / "genmod" / data).is_file()
 

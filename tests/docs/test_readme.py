@@ -97,9 +97,14 @@ def test_an_experiment_of_ones_own_and_a_script_are_trained(
     ended = genmod("train", "mine.py", "--epochs", 2)
     assert ended.code == 0, ended
     assert "step 20" in ended.out
-    exec(block("runner.run("), {})
+    names = {}
+    exec(block("recorded.train("), names)
     assert capsys.readouterr().out.count("epoch ") == 2
-    assert (tmp_path / "runs" / "from-a-script" / "metrics.jsonl").exists()
+    assert names["built"].sample(rng.root(0), names["state"], 3).shape == (3, 28, 28, 1)
+    other = names["mine"].Config(epochs=2, seed=4)
+    with pytest.raises(ValueError, match="holds another run: seed is 3 there and 4 here"):
+        names["recorded"].train(names["mine"], other, "runs/from-a-script")
+    assert genmod("verify", "runs/from-a-script").code == 0
 
 
 def commands():

@@ -21,7 +21,8 @@ def marked():
                 if ast.unparse(decorator).startswith("pytest.mark.reliability("):
                     name = f"{path.relative_to(ROOT / 'tests').as_posix()}::{node.name}"
                     for number in decorator.args:
-                        found.setdefault(number.value, []).append(name)
+                        known = found.setdefault(number.value, [])
+                        known += [name] * (name not in known)
     return found
 
 

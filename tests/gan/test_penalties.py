@@ -1,6 +1,7 @@
 """Penalties against closed forms, their gradients by the critic's parameters included."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from scipy import stats
 
-from genmod import rng
+from genmod import gan, rng
 from genmod.gan import penalties
 
 PENALTIES = {
@@ -378,3 +379,22 @@ def test_what_weighs_nothing_is_left_out_of_a_weighted_sum():
     assert penalties.weighted((0.0, penalties.r1)).terms == ()
     with pytest.raises(ValueError, match="weight must be a number of at least 0, got -1"):
         penalties.weighted((-1, penalties.r1))
+
+
+def test_a_penalty_has_the_text_of_its_function():
+    for name in ("r1", "r2", "gradient_penalty", "dragan"):
+        penalty = getattr(gan, name)
+        assert "grad D(x)" in penalty.__doc__
+        assert re.search(r"arXiv:\d{4}\.\d{5}", penalty.__doc__)
+        assert penalty.terms[0][0] == name
+
+    def flat(keys, critic, real, fake):
+        """Zero everywhere."""
+
+    assert gan.Penalty.of(flat).__doc__ == "Zero everywhere."
+
+
+def test_a_lambda_needs_a_name():
+    with pytest.raises(ValueError, match="a lambda has no name to be reported by"):
+        gan.Penalty.of(lambda keys, critic, real, fake: real)
+    assert gan.Penalty.of(lambda *_: 0, "zero").terms[0][0] == "zero"

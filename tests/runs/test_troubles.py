@@ -22,6 +22,7 @@ from genmod.experiment import Experiment, Observation, over_seeds
 from genmod.runs import (
     catalogue,
     configs,
+    kept_sources,
     loading,
     logs,
     naming,
@@ -29,7 +30,6 @@ from genmod.runs import (
     record,
     replay,
     runner,
-    starts,
     verify,
 )
 from genmod.runs.folder import Folder
@@ -755,7 +755,7 @@ def test_a_batch_size_that_the_batches_do_not_say_must_be_given():
 def test_a_step_belongs_to_the_last_start_that_took_it():
     """Case 5: a run that went back to an earlier checkpoint."""
     content = {"starts": [{"step": s, "source": str(i)} for i, s in enumerate((0, 8, 4, 12))]}
-    assert [starts.of_step(content, step) for step in (1, 4, 5, 9, 12, 13)] == list("002223")
-    assert starts.of_step(content) == "3"
-    assert starts.of_step({"starts": [{"step": 0}]}, 1) == "experiment.py"
-    assert starts.of_step({}) == "experiment.py"
+    assert [kept_sources.of_step(content, step) for step in (1, 4, 5, 9, 12, 13)] == list("002223")
+    assert kept_sources.of_step(content) == "3"
+    assert kept_sources.of_step({"starts": [{"step": 0}]}, 1) == "experiment.py"
+    assert kept_sources.of_step({}) == "experiment.py"

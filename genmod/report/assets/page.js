@@ -145,7 +145,7 @@ window.genmod = (() => {
     const size = map.width;
     context.fillStyle = "#fff";
     context.fillRect(0, 0, size, size);
-    context.strokeStyle = "#e1e5ea";
+    context.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--line");
     context.lineWidth = 2;
     if (found.normal && !found.points.length) {
       for (const radius of [1, 2, 3]) {
