@@ -44,11 +44,8 @@ class Progress:
         self._step, self._began = step, time.perf_counter()
         self._steps, self._seconds = 0, 0.0
 
-    def reached(self, step: int) -> bool:
-        """Notes the step that the compiled program has reached.
-
-        Returns False: the bar never asks to stop.
-        """
+    def reached(self, step: int) -> None:
+        """Notes the step that a call of the program has reached."""
         now = time.perf_counter()
         if self._calls == 1:  # the first call included compilation: a second replaces it
             self._steps, self._seconds = 0, 0.0
@@ -57,7 +54,6 @@ class Progress:
         self._seconds += now - self._began
         self._step, self._began = step, now
         self._bar.update(step - self._bar.n)
-        return False
 
     @property
     def rate(self) -> float | None:
