@@ -5,10 +5,11 @@ Each raises a ValueError that gives the argument, its value and the rule.
 
 import dataclasses
 import difflib
+import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -125,50 +126,194 @@ def keys(keys: Any, num: int | None = None, *, of: str = "example") -> None:
         raise ValueError(f"keys must be one per {of}, [{'B' if num is None else num}], got {shape}")
 
 
-def objective(returned: Any, size: int) -> tuple[Any, dict[str, Any]]:
-    """Returns the losses and the aux values of an objective's result.
+class Returned(NamedTuple):
+    """Result of an objective, checked.
 
-    Both have one value per example, [size].
-
-    Raises:
-      ValueError: if the result is not (loss [size], aux), with losses of a floating type and aux a
-        dict of numbers [size] by name; the message describes the result.
+    Attributes:
+      losses: one loss per example, [B]; of several parts, those of each by name.
+      aux: further values by name, [B] each.
+      notes: values for `remember`, trees of arrays [B, ...] by name.
     """
 
-    def refuse(expected: str, got: str) -> NoReturn:
-        raise ValueError(f"the objective must return (loss [B], aux): {expected}, got {got}")
+    losses: Any
+    aux: dict[str, Any]
+    notes: dict[str, Any]
 
-    if not isinstance(returned, tuple) or len(returned) != 2:
+
+def objective(
+    returned: Any, size: int | Mapping[str, int], what: str = "the objective"
+) -> Returned:
+    """Returns the losses, aux values and notes of an objective's result.
+
+    Losses have one value per example, and so have aux values. An aux value `name` of shape
+    [size, K] becomes K values, `name/0` to `name/K-1`.
+
+    Args:
+      returned: the objective's result.
+      size: number of examples B; of a batch with several parts, that of each by name.
+      what: name of the objective, for messages.
+
+    Raises:
+      ValueError: if the result is not (loss [size], aux) or (loss [size], aux, notes), with losses
+        of a floating type, aux a dict of numbers [size] or [size, K] by name, and notes a dict of
+        trees of arrays [size, ...]; the message describes the result.
+    """
+
+    def refuse(expected: str, got: Any) -> NoReturn:
+        raise ValueError(f"{what} must return (loss [B], aux): {expected}, got {got}")
+
+    if not isinstance(returned, tuple) or len(returned) not in (2, 3):
         hint = " (loss, {} for a loss without aux)" if _is_array(returned) else ""
         refuse("a tuple of these two", described(returned) + hint)
-    losses, aux = returned
-    per_example = f"one loss per example, of shape ({size},)"
-    if not _is_array(losses):
-        refuse(per_example, described(losses))
-    if losses.shape != (size,):
-        refuse(per_example, str(losses.shape))
-    if not jnp.issubdtype(losses.dtype, jnp.floating):
-        refuse(f"{per_example} and of a floating type, as only those have gradients", losses.dtype)
+    losses, aux, notes = (*returned, {})[:3]
+    if isinstance(size, int):
+        _check_losses(losses, size, "one loss per example", refuse)
+    else:
+        if not isinstance(losses, dict) or set(losses) != set(size):
+            refuse(f"as loss a dict with the losses of {', '.join(size)}", described(losses))
+        for part, number in size.items():
+            _check_losses(losses[part], number, f"one loss per example of {part}", refuse)
+    sizes = {size} if isinstance(size, int) else set(size.values())
     if not isinstance(aux, dict):
         refuse("aux a dict, {} for none", f"{described(aux)} as aux")
-    for name, value in aux.items():
+    if not isinstance(notes, dict):
+        refuse("notes a dict", f"{described(notes)} as notes")
+    for name in (*aux, *notes):
         if not isinstance(name, str):
-            refuse("the names in aux strings", repr(name))
-        if name == "loss":
-            raise ValueError("aux must not use the name 'loss': it is the objective's own")
+            refuse("the names in aux and notes strings", repr(name))
+    if "loss" in aux:
+        raise ValueError("aux must not use the name 'loss': it is the objective's own")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(notes):
+        if not _is_array(leaf) or leaf.shape[:1] not in {(number,) for number in sizes}:
+            where = jax.tree_util.keystr(path)
+            refuse(
+                f"notes one entry per example, [{_any_of(sizes)}, ...]",
+                f"notes{where} = {described(leaf)}",
+            )
+    return Returned(losses, _each_number(aux, sizes, refuse), notes)
+
+
+def _check_losses(losses: Any, size: int, what: str, refuse: Callable[[str, Any], Any]) -> None:
+    what = f"{what}, of shape ({size},)"
+    if not _is_array(losses):
+        refuse(what, described(losses))
+    if losses.shape != (size,):
+        refuse(what, losses.shape)
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        refuse(f"{what} and of a floating type, as only those have gradients", losses.dtype)
+
+
+def _each_number(
+    aux: Mapping[str, Any], sizes: set[int], refuse: Callable[[str, Any], Any]
+) -> dict[str, Any]:
+    """Returns aux values of one number per example.
+
+    Values of K numbers per example become K values.
+    """
+    found = {}
+    for name, value in aux.items():
         if not (_is_array(value) and _is_real(value.dtype)):
-            refuse("aux values numbers [B]", f"aux[{name!r}] = {described(value)}")
-        if value.shape != (size,):
+            refuse("aux values numbers [B] or [B, K]", f"aux[{name!r}] = {described(value)}")
+        if value.ndim not in (1, 2) or value.shape[0] not in sizes:
             hint = (
                 "broadcast one of the whole batch by jnp.broadcast_to(value, loss.shape)"
                 if not value.ndim
                 else "take the mean or sum over the other axes"
             )
             refuse(
-                f"aux values one per example, of shape ({size},)",
+                f"aux values one per example, of shape ({_any_of(sizes)},) or "
+                f"({_any_of(sizes)}, K)",
                 f"aux[{name!r}] of shape {value.shape} ({hint})",
             )
-    return losses, aux
+        columns = (
+            {name: value}
+            if value.ndim == 1
+            else {f"{name}/{k}": value[:, k] for k in range(value.shape[1])}
+        )
+        for column, numbers in columns.items():
+            if column in found:
+                refuse("aux values of different names", f"{column!r} twice")
+            found[column] = numbers
+    return found
+
+
+def _any_of(sizes: set[int]) -> str:
+    return " or ".join(map(str, sorted(sizes)))
+
+
+def networks(networks: Mapping[str, Any], condition: Any) -> None:
+    """Refuses networks that do not agree with a model's `condition`.
+
+    Args:
+      networks: the model's networks (`Net`), by name.
+      condition: function `batch -> (x, c)`; None for a model without condition.
+    """
+    if condition is None:
+        for name, net in networks.items():
+            if net.needs_condition:
+                raise ValueError(
+                    f"condition must be a function batch -> (x, c), as the {name} needs a "
+                    "condition, got None"
+                )
+    elif not callable(condition):
+        raise ValueError(
+            f"condition must be a function batch -> (x, c), got {described(condition)}"
+        )
+    elif not any(net.takes_condition for net in networks.values()):
+        raise ValueError(
+            f"condition must be None, as neither the {' nor the '.join(networks)} takes a "
+            "condition, (params, x, c); nets.conditional makes such networks"
+        )
+
+
+def images_and_condition(batch: Any, condition: Any, *, maker: str) -> tuple[Any, Any]:
+    """Returns the images and the condition of a batch, checked.
+
+    Args:
+      batch: the images [B, ...], or what `condition` splits.
+      condition: function `batch -> (x, c)`; None if the batch is the images.
+      maker: name of the function that takes `condition`, for messages.
+    """
+    split = (batch, None) if condition is None else condition(batch)
+    if not isinstance(split, tuple) or len(split) != 2:
+        raise ValueError(f"condition must return (x, c), got {described(split)}")
+    x, c = split
+    if not getattr(x, "shape", ()):
+        what, hint = "x, which condition returns,", ""
+        if condition is None:
+            what = "the batch"
+            hint = f"; {maker}(..., condition=function) splits a tree into (x, c)"
+        raise ValueError(f"{what} must be images [B, ...], got {described(x)}{hint}")
+    if condition is not None:
+        examples("c, which condition returns,", c, len(x))
+    return x, c
+
+
+def examples(what: str, tree: Any, size: int | None) -> None:
+    """Refuses anything but a tree of arrays [size, ...], one entry per example.
+
+    None accepts any number of examples.
+    """
+    leaves = jax.tree.leaves(tree)
+    lengths = {tuple(getattr(leaf, "shape", ()))[:1] for leaf in leaves}
+    expected = lengths - {()} if size is None else {(size,)}
+    if len(lengths) != 1 or lengths != expected:
+        got = ", ".join(map(described, leaves)) or described(tree)
+        raise ValueError(
+            f"{what} must be arrays [{'N' if size is None else size}, ...], one entry for each "
+            f"example, got {got}"
+        )
+
+
+def takes(function: Callable[..., Any], num: int) -> bool:
+    """Returns whether a function can be called with `num` arguments."""
+    try:
+        inspect.signature(function).bind(*range(num))
+    except TypeError:
+        return False
+    except ValueError:  # a function of C may not tell its arguments
+        return True
+    return True
 
 
 def described(value: Any) -> str:

@@ -9,7 +9,7 @@ that uses these functions is correct in both ways, and on a single device, where
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,24 +25,11 @@ AXIS = "devices"
 A mapped step and a mesh both use it.
 """
 
-MICROBATCHES = "microbatches"
-"""Name of the cut made by gradient accumulation, to save memory."""
-
-
-class Cut(NamedTuple):
-    """Reason why code does not see a whole batch in its order.
-
-    Attributes:
-      what: name of the cut, such as `"microbatches"`.
-      size: number of consecutive examples that stay together; None if they do not, as in parts
-        that hold the examples i, i + num, ... each.
-    """
-
-    what: str
-    size: int | None
-
-
-_cuts: contextvars.ContextVar[tuple[Cut, ...]] = contextvars.ContextVar("cuts", default=())
+_in_microbatch: contextvars.ContextVar[bool] = contextvars.ContextVar("microbatch", default=False)
+_statistics: contextvars.ContextVar[tuple[list[str], ...]] = contextvars.ContextVar(
+    "statistics", default=()
+)
+_whole: contextvars.ContextVar[bool] = contextvars.ContextVar("whole", default=False)
 _partition: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar(
     "partition", default=None
 )
@@ -50,6 +37,8 @@ _partition: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVa
 
 def axis() -> str | None:
     """Returns AXIS inside a mapped step, None elsewhere."""
+    if _whole.get():
+        return None
     try:
         jax.lax.axis_size(AXIS)
     except NameError:
@@ -91,21 +80,52 @@ def split(tree: Any) -> Any:
 
 
 @contextlib.contextmanager
-def cut(what: str, size: int | None = None) -> Iterator[None]:
-    """Records a `Cut` of the batch for code traced inside."""
-    token = _cuts.set((*_cuts.get(), Cut(what, size)))
+def whole() -> Iterator[None]:
+    """Declares that code traced inside sees the whole batch on every device.
+
+    The functions of this module then do nothing, though the step is mapped.
+    """
+    token = _whole.set(True)
     try:
         yield
     finally:
-        _cuts.reset(token)
+        _whole.reset(token)
 
 
-def cuts() -> tuple[Cut, ...]:
-    """Returns the cuts of the batch that the code sees.
+@contextlib.contextmanager
+def microbatch() -> Iterator[None]:
+    """Declares that code traced inside sees a microbatch: not the whole batch."""
+    token = _in_microbatch.set(True)
+    try:
+        yield
+    finally:
+        _in_microbatch.reset(token)
 
-    The outermost cut comes first; a whole batch has none.
+
+def in_microbatch() -> bool:
+    """Returns whether the code sees a microbatch (gradient accumulation)."""
+    return _in_microbatch.get()
+
+
+@contextlib.contextmanager
+def batch_statistics() -> Iterator[list[str]]:
+    """Yields a list of the layers that use statistics of their batch.
+
+    A layer that is traced inside adds its name by `uses_batch_statistics`. What an example becomes
+    then depends on the others, as in training with batch normalisation.
     """
-    return _cuts.get()
+    layers: list[str] = []
+    token = _statistics.set((*_statistics.get(), layers))
+    try:
+        yield layers
+    finally:
+        _statistics.reset(token)
+
+
+def uses_batch_statistics(layer: str) -> None:
+    """Records the name of a layer that uses statistics of its batch."""
+    for layers in _statistics.get():
+        layers.append(layer)
 
 
 @contextlib.contextmanager

@@ -126,3 +126,17 @@ def per_example(key: Key, num: int, *, axis_name: str | None = None) -> Keys:
     if axis_name is not None:
         index = index + jax.lax.axis_index(axis_name).astype(jnp.uint32) * num
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def of_batch(keys: Keys) -> Key:
+    """Returns one key for a draw of the whole batch.
+
+    An objective that permutes its batch, for instance, draws one permutation. Such an objective
+    looks at its batch as a whole, and says so (`whole_batch` of `train.learner`): else the batch
+    may be cut into parts, each with a key of its own.
+
+    Args:
+      keys: keys of all examples of the batch, [B].
+    """
+    checks.keys(keys)
+    return stream(keys, "batch")[0]

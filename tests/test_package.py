@@ -69,7 +69,7 @@ ALLOWED = {
     "devices": {"types"},
     "errors": set(),
     "rng": {"checks", "types"},
-    "types": set(),
+    "types": {"checks"},
     "_host": {"errors"},
     "nets": WORDS,
     "vae": WORDS,

@@ -163,26 +163,28 @@ def missing(
             found = arms(None, *BASELINES)
         else:
             learner = file.build(config(**GENERATORS[generator])).learner
-            num = classes * max(options.synthetic)
-            images_of = functools.partial(_generated, learner, options.steps, num)
-            made = jax.jit(lambda runs, f=images_of: jax.lax.map(f, runs))((keys, batch_at))
+            labels = jnp.tile(jnp.arange(classes), max(options.synthetic))
+            made_of = functools.partial(_generated, learner, options.steps, labels)
+            made = jax.jit(lambda runs, f=made_of: jax.lax.map(f, runs))((keys, batch_at))
             for few in options.synthetic:
-                some = jax.vmap(functools.partial(classifier.made_of_classes, classes=classes))(
-                    made[:, : classes * few]
-                )
+                # As many of each class, since the classes take turns in `labels`.
+                some = jax.tree.map(lambda leaf, num=classes * few: leaf[:, :num], made)
                 found |= arms(some, *(f"{arm}, {few}" for arm in ARMS))
         row = _row(name, images, generator, options)
         yield row, {**found, "seconds": [round(time.perf_counter() - began)]}
 
 
-def _generated(learner: train.Learner, steps: int, num: int, run: Any) -> Any:
-    """Generates images [num, H, W, C] for one fold.
+def _generated(
+    learner: train.Learner, steps: int, labels: jax.Array, run: Any
+) -> classifier.Labelled:
+    """Generates an image of each label [N] for one fold.
 
     They are those of the experiment `augmentation`.
     """
     key, batch_at = run
     state = train.fit(learner, key, batch_at, steps)
-    return learner.sample(rng.stream(rng.stream(key, "evaluate"), "synthetic"), state, num)
+    key = rng.stream(rng.stream(key, "evaluate"), "synthetic")
+    return classifier.labelled(learner.sample(key, state, len(labels), labels), labels)
 
 
 def _stacked(trees: list[Any]) -> Any:

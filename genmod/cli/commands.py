@@ -1,65 +1,19 @@
 """Subcommands for existing runs and for data sets."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from genmod._host import startup
+from genmod.cli import products
+from genmod.cli.options import DataOptions, check_out, print_table, save
 
 _DIFFERS = 1
 _CLASSES = 30
 """Number of classes that a histogram shows."""
-_PICTURES = (".png", ".pdf", ".svg")
-
-
-def sample(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    num: int = 100,
-    seed: int = 0,
-    index: int = 0,
-    out: Path = Path("samples.png"),
-) -> int:
-    """Draws images from a trained run as a grid.
-
-    Args:
-      run: the run folder.
-      num: number of images.
-      seed: seed of the draws.
-      index: index of the run, from 0, if the folder holds several seeds.
-      out: the picture to write; its name ends in .png, .pdf or .svg.
-    """
-    from genmod import checks, report, rng
-    from genmod.runs import loading
-
-    checks.positive_integer("num", num)
-    checks.seed("seed", seed)
-    _check_picture(out)
-    startup.configure()
-    built, state = loading.load_run(run, index)
-    key = rng.stream(rng.root(seed), "sample")
-    images = built.sample(key, state, num)
-    save((built.show or report.image_grid)(images), out)
-    print(out)
-    return 0
-
-
-def save(figure: Any, out: Path) -> None:
-    """Writes a figure to a file.
-
-    A PNG names genmod as its software, so that a data set in the same folder leaves it out.
-    """
-    mark = {"metadata": {"Software": "genmod"}} if out.suffix.lower() == ".png" else {}
-    figure.savefig(out, **mark)
-
-
-def _check_picture(out: Path) -> None:
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
-    if out.suffix.lower() not in _PICTURES:
-        raise ValueError(f"out must end in {', '.join(_PICTURES)}, got {out.name!r}")
 
 
 def runs(
@@ -91,15 +45,16 @@ def runs(
 
 def _run_row(folder: Any) -> list[str]:
     """Returns the table row of one run."""
-    from genmod.runs import logs, record
+    from genmod.runs import goals, logs, record
 
     recorded, rows = record.read(folder), logs.read_metrics(folder)
     last = rows[-1] if rows else {}
+    ended = ", ended" * (goals.recorded(recorded, rows).ended is not None)
     evaluation = logs.readable(logs.read_evaluation(folder))
     return [
         str(folder.path),
         recorded["created"][:16].replace("T", " "),
-        f"{last.get('epoch', 0):g} of {recorded['config'].get('epochs', '?')}",
+        f"{last.get('epoch', 0):g} of {recorded['config'].get('epochs', '?')}{ended}",
         ", ".join(logs.readable(logs.losses(last)).values()) or "-",
         ", ".join(f"{name} {value}" for name, value in evaluation.items()),
     ]
@@ -107,12 +62,7 @@ def _run_row(folder: Any) -> list[str]:
 
 def data(
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
-    split: str = "train",
-    data_dir: Path | None = None,
-    manual_dir: Path | None = None,
-    image_size: int | None = None,
-    skip_corrupt: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    background: Literal["white", "black"] | None = None,
+    source: DataOptions,
     num: int = 100,
     out: Path = Path("data.png"),
 ) -> int:
@@ -123,13 +73,8 @@ def data(
 
     Args:
       name: data set: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR or call:FILE:F.
-      split: train or test, or a part of them such as train[:90%].
-      data_dir: folder to read from instead of the usual one.
-      manual_dir: folder with the original archives of a data set of tensorflow-datasets.
-      image_size: side of the square to which pictures of a folder are resized and cropped.
-      skip_corrupt: whether to leave out, and count, pictures of a folder that cannot be read.
-      background: colour behind the transparent pixels of a folder's pictures; white if not given.
-      num: number of images to draw, spread over the whole split.
+      source: part of the data, and how they are read.
+      num: number of images to draw, spread over all.
       out: the picture to write; its name ends in .png, .pdf or .svg.
     """
     import numpy as np
@@ -138,17 +83,9 @@ def data(
     from genmod import data as sets
 
     checks.positive_integer("num", num)
-    _check_picture(out)
+    check_out(out)
     startup.configure()
-    dataset = sets.load(
-        name,
-        split,
-        data_dir=data_dir,
-        manual_dir=manual_dir,
-        image_size=image_size or None,
-        skip_corrupt=skip_corrupt,
-        background=background,
-    )
+    dataset = source.load(name)
     summary = sets.summary(dataset)
     places = np.linspace(0, summary.num - 1, min(num, summary.num)).astype(int)
     save(report.image_grid(dataset.images[places]), out)
@@ -159,7 +96,7 @@ def data(
     values = [", ".join(f"{x:.4f}" for x in each) for each in (summary.mean, summary.std)]
     megabytes = summary.num_bytes / 1e6
     rows = {
-        "data set": f"{name}, {split}",
+        "data set": f"{name}, {source.split}",
         "images": f"{summary.num:,}, uint8 {list(summary.shape)}, {megabytes:,.1f} MB",
         "mean": f"{values[0]} (grey values in [0, 1])",
         "standard deviation": values[1],
@@ -167,7 +104,7 @@ def data(
         "in training": where.partition(", ")[2],
         "batches": f"{speed:,.0f} images/s, shuffled",
     }
-    _print_table(["", ""], [[key, value] for key, value in rows.items()], right=False)
+    print_table(["", ""], [[key, value] for key, value in rows.items()], right=False)
     most = max(summary.counts.values())
     names = dict(enumerate(dataset.classes))
     names = {label: name for label, name in names.items() if name != str(label)}
@@ -179,7 +116,7 @@ def data(
         ]
         for label, count in list(summary.counts.items())[:_CLASSES]
     ]
-    _print_table(["class", "images", ""], bars, right=False)
+    print_table(["class", "images", ""], bars, right=False)
     if len(summary.counts) > _CLASSES:
         print(f"and {len(summary.counts) - _CLASSES:,} more classes")
     print(out)
@@ -217,7 +154,7 @@ def replay(
     origin = f"the checkpoint of step {again.origin:,}" if again.origin else "the start"
     print(f"{run}: step {step:,} of {again.num_steps:,}, rebuilt from {origin}")
     if again.inspection is None:
-        _print_table(["metric", "value"], [[n, f"{v:.6g}"] for n, v in again.metrics.items()])
+        print_table(["metric", "value"], [[n, f"{v:.6g}"] for n, v in again.metrics.items()])
         print("the learner has no inspect: there is nothing to see of each example")
         return 0
     with np.errstate(all="ignore"):
@@ -225,8 +162,8 @@ def replay(
             [name, *(f"{x:.6g}" for x in (v.mean(), v.min(), v.max())), _share(np.isfinite(v))]
             for name, (v, _) in replaying.by_example(again).items()
         ]
-    _print_table(["term", "mean", "min", "max", "not finite"], rows)
-    _print_table(
+    print_table(["term", "mean", "min", "max", "not finite"], rows)
+    print_table(
         ["gradient", "norm", "not finite"],
         [
             [path, f"{gradient.norm:.6g}", f"{gradient.num_bad:,} of {gradient.size:,}"]
@@ -236,11 +173,14 @@ def replay(
     offenders = replaying.offenders(again, top)
     what = "that are not finite" if offenders.term is None else f"of the largest {offenders.term}"
     print(f"examples {what}: {len(offenders.places)} of {offenders.num}")
-    _print_table(*_example_rows(again, offenders.places))
-    if again.images is not None and len(offenders.places):
+    print_table(*_example_rows(again, offenders))
+    images: Any = again.images
+    if offenders.part is not None:
+        images = images[offenders.part]
+    if images is not None and len(offenders.places):
         picture = Folder(run).replay / f"step-{step}.png"
         picture.parent.mkdir(exist_ok=True)
-        report.image_grid(again.images[offenders.places]).savefig(picture)
+        report.image_grid(images[offenders.places]).savefig(picture)
         print(picture)
     return 0
 
@@ -249,15 +189,16 @@ def _share(finite: Any) -> str:
     return f"{(~finite).sum():,} of {finite.size:,}"
 
 
-def _example_rows(again: Any, places: Any) -> tuple[list[str], list[list[str]]]:
+def _example_rows(again: Any, offenders: Any) -> tuple[list[str], list[list[str]]]:
     """Returns the columns and the rows of a table of examples.
 
     A row has the index in the batch, the index in the data set, and the mean of each term.
     """
     from genmod.runs import replay as replaying
 
-    terms = replaying.by_example(again)
-    indices = again.indices
+    part = offenders.part
+    terms = replaying.by_example(again, part)
+    indices = again.indices if part is None else (again.indices or {}).get(part)
     rows = [
         [
             str(place),
@@ -267,23 +208,10 @@ def _example_rows(again: Any, places: Any) -> tuple[list[str], list[list[str]]]:
                 for values, at in terms.values()
             ),
         ]
-        for place in places
+        for place in offenders.places
     ]
-    return ["in the batch", "in the data set", *terms], rows
-
-
-def _print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = True
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None, pad_edge=False, show_header=any(columns))
-    for column in table.columns[1:] if right else ():
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    where = "in the batch" if part is None else f"in the part {part}"
+    return [where, "in the data set", *terms], rows
 
 
 def verify(
@@ -367,49 +295,15 @@ def report(
     return 0
 
 
-def export(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    num: int = 100,
-    index: int = 0,
-    out: Path | None = None,
-) -> int:
-    """Exports a run's sampler as StableHLO.
-
-    Other programs can run it without genmod; the parameters are written beside it. The files are
-    loaded again, and their images are compared with the run's own, bit for bit. The exit code is 0
-    if every bit agrees, and 1 if not.
-
-    Args:
-      run: the run folder.
-      num: number of images that a call of the sampler draws.
-      index: index of the run, from 0, if the folder holds several seeds.
-      out: the folder to write; RUN/export by default.
-    """
-    from genmod.runs import export as exporting
-
-    startup.configure()
-    folder, loaded, same = exporting.run(run, out, num=num, index=index)
-    images = loaded.about["images"]
-    size = sum(value.nbytes for value in loaded.parameters.values())
-    for path in sorted(folder.iterdir()):
-        print(f"{path} ({path.stat().st_size / 1e6:,.2f} MB)")
-    print(
-        f"{len(loaded.parameters)} parameters, {size / 1e6:,.2f} MB; images {images['dtype']} "
-        f"{images['shape']}, on {', '.join(loaded.about['platforms'])}"
-    )
-    print(
-        "loaded again: " + ("every bit agrees" if same else "the images DIFFER from the run's own")
-    )
-    return 0 if same else _DIFFERS
-
-
 COMMANDS: dict[str, Callable[..., int]] = {
-    "sample": sample,
+    "sample": products.sample,
+    "encode": products.encode,
+    "reconstruct": products.reconstruct,
     "report": report,
     "runs": runs,
     "data": data,
     "replay": replay,
     "verify": verify,
-    "export": export,
+    "export": products.export,
 }
 """Subcommands by their names on the command line."""

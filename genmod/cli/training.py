@@ -33,7 +33,8 @@ class RunOptions:
     By default runs/EXPERIMENT/ and a name made of the seed and the changed flags.
     The same command continues a run that was stopped."""
     log_every: int | None = None
-    """Steps between log points; by default one epoch."""
+    """Steps between log points; by default one epoch.
+    If an experiment ends by patience or keeps its best state, these are where it decides."""
     checkpoint_every: int | None = None
     """Steps between checkpoints, written at log points; by default five epochs."""
     keep: int = 2

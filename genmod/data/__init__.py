@@ -11,15 +11,24 @@ from genmod.data.augment import (
     saturation,
     translate,
 )
-from genmod.data.batches import batch_at, batches, describe, indices_of, placement
+from genmod.data.batches import (
+    batch_at,
+    batch_size_of,
+    batches,
+    describe,
+    indices_of,
+    placement,
+)
 from genmod.data.cache import fingerprint
-from genmod.data.classes import balanced_batches, fold
+from genmod.data.classes import fold
 from genmod.data.dataset import Dataset, from_arrays
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import indices_at, shuffled
 from genmod.data.protocols import (
+    Prepare,
     binarized,
     binarized_once,
+    by_field,
     dequantized,
     padded,
     signed_unit_interval,
@@ -39,6 +48,7 @@ from genmod.data.stacked import (
 )
 from genmod.data.stores import StreamedImages
 from genmod.data.summary import Summary, batches_per_second, mean_image, summary
+from genmod.data.together import together
 from genmod.errors import DataError
 
 __all__ = [
@@ -48,18 +58,20 @@ __all__ = [
     "Dataset",
     "Division",
     "Mixture",
+    "Prepare",
     "Source",
     "StreamedImages",
     "Summary",
     "all_digits",
     "augmented",
-    "balanced_batches",
     "batch_at",
+    "batch_size_of",
     "batches",
     "batches_per_second",
     "binarized",
     "binarized_once",
     "brightness",
+    "by_field",
     "compose",
     "contrast",
     "cutout",
@@ -89,6 +101,7 @@ __all__ = [
     "stacked_modes",
     "summary",
     "thresholded",
+    "together",
     "train_and_test",
     "translate",
     "triples",

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import checks, rng
-from genmod.data.protocols import Prepare, name_of
+from genmod.data.protocols import Prepare, Preprocessing, as_function, name_of
 from genmod.types import Array, Batch, Key, Keys
 
 Augmentation = Callable[[Keys, Array], Array]
@@ -203,14 +203,21 @@ def diffaugment(policy: str = "color,translation,cutout", *, fill: float = 0) ->
     return compose(*(parts[name] for name in names))
 
 
-def augmented(augment: Augmentation, prepare: Prepare) -> Prepare:
+def augmented(augment: Augmentation, prepare: Prepare) -> Preprocessing:
     """Puts an augmentation before `prepare`, for `data.batches`.
+
+    To augment one field of examples that are a dict, give the result for this field:
+    `prepare={"image": data.augmented(data.flip, data.unit_interval)}`.
 
     Args:
       augment: augmentation of the images as they are stored, such as `flip` for uint8.
       prepare: `(keys [B], raw examples) -> batch`; its random numbers are independent of those of
         `augment`.
+
+    Raises:
+      ValueError: if prepare is neither a function nor a dict of functions by field.
     """
+    prepare = as_function(prepare)
 
     def both(keys: Keys, images: Batch) -> Batch:
         images = augment(rng.stream(keys, "augment"), images)
@@ -234,8 +241,9 @@ def _pixels(size: int, share: float) -> int:
 
 
 def _check(keys: Keys, images: Array, *, floating: bool = False) -> None:
-    if images.ndim != 4:
-        raise ValueError(f"images must be [B, H, W, C], got {list(images.shape)}")
+    if getattr(images, "ndim", None) != 4:
+        got = list(images.shape) if hasattr(images, "shape") else checks.described(images)
+        raise ValueError(f"images must be [B, H, W, C], got {got}")
     if floating and not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating, got {images.dtype} (scale the images first)")
     checks.keys(keys, len(images), of="image")

@@ -224,7 +224,18 @@ def cached(
     find: Callable[[], Facts],
     store: Callable[[Facts], Store] | None = None,
 ) -> tuple[np.ndarray | StreamedImages, np.ndarray, str]:
-    """Returns images, labels and fingerprint, cached if possible.
+    """Returns images, labels and fingerprint, cached if possible, as `recalled` does."""
+    images, known = recalled(where, identity, find, store)
+    return images, known.labels, known.fingerprint
+
+
+def recalled(
+    where: str,
+    identity: Any,
+    find: Callable[[], Facts],
+    store: Callable[[Facts], Store] | None = None,
+) -> tuple[np.ndarray | StreamedImages, Facts]:
+    """Returns images, and what the first read yields, cached if possible.
 
     The result of `find` is kept on disk, with the images as a file that is mapped into memory. The
     kept images are used only if they still have the fingerprint with which they were written. If no
@@ -262,7 +273,7 @@ def cached(
     elif isinstance(images, np.memmap) and known.num_bytes > device_budget():
         mapped = MappedStore(folder / "images.npy", images.offset, len(images), known.shape)
         images = StreamedImages(mapped, np.arange(len(images)))
-    return images, known.labels, known.fingerprint
+    return images, known
 
 
 def _recall(folder: Path) -> Facts | None:

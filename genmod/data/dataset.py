@@ -25,6 +25,8 @@ class Dataset(NamedTuple):
       classes: names of the labels 0, 1, ...; empty if they have no names.
       held_out: description of the hold-out set that was taken from these examples for testing, with
         the hash of its indices; empty if the data have a part to test on.
+      files: paths of the pictures, in the order of the images, for a folder of pictures; empty for
+        any other data.
     """
 
     images: np.ndarray | StreamedImages
@@ -32,6 +34,7 @@ class Dataset(NamedTuple):
     fingerprint: str
     classes: tuple[str, ...] = ()
     held_out: str = ""
+    files: tuple[str, ...] = ()
 
 
 Part = Callable[[], Dataset]
@@ -71,24 +74,26 @@ def select(name: str, parts: Mapping[str, Part], split: str) -> Dataset:
         return chosen(parts[part](), slice(first, last))
     pieces = [(parts[part](), slice(first, last)) for part, first, last in ranges]
     labels = np.concatenate([whole.labels[index] for whole, index in pieces])
+    own = tuple(path for whole, index in pieces for path in whole.files[index])
     views = [w.images.view(index) for w, index in pieces if isinstance(w.images, StreamedImages)]
     if len(views) == len(pieces) and all(view.store == views[0].store for view in views):
         # All pieces come from one store: the result is a view of it, so no image is read here.
         indices = np.concatenate([view.indices for view in views])
         seen = "+".join(whole.fingerprint for whole, _ in pieces)
         together = Dataset(
-            StreamedImages(views[0].store, indices), labels, seen, pieces[0][0].classes
+            StreamedImages(views[0].store, indices), labels, seen, pieces[0][0].classes, files=own
         )
         return chosen(together, slice(None))
     images = np.concatenate([whole.images[index] for whole, index in pieces])
-    return of_arrays(images, labels, pieces[0][0].classes)
+    return of_arrays(images, labels, pieces[0][0].classes)._replace(files=own)
 
 
 def chosen(whole: Dataset, index: Any) -> Dataset:
     """Returns the examples at an index."""
     labels = whole.labels[index]
+    own = tuple(np.array(whole.files, object)[index]) if whole.files else ()
     if not isinstance(whole.images, StreamedImages):
-        return of_arrays(whole.images[index], labels, whole.classes)
+        return of_arrays(whole.images[index], labels, whole.classes)._replace(files=own)
     some = whole.images.view(index)
 
     def find() -> Facts:
@@ -98,4 +103,4 @@ def chosen(whole: Dataset, index: Any) -> Dataset:
 
     identity = ["of", whole.fingerprint, hashlib.sha256(some.indices.tobytes()).hexdigest()]
     found = cached("", identity, find, lambda known: some.store)
-    return Dataset(*found, whole.classes)
+    return Dataset(*found, whole.classes, files=own)

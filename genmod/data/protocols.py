@@ -3,11 +3,14 @@
 A preprocessing function is a pure function:
 
     (keys [B], examples) -> x
+
+Examples that are a dict can be prepared field by field, each by a function of its own.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +19,95 @@ import numpy as np
 from genmod import checks, rng
 from genmod.types import Array, Batch, Key, Keys
 
-Prepare = Callable[[Keys, Batch], Batch]
+Preprocessing: TypeAlias = Callable[[Keys, Any], Any]
 """Function `(keys [B], raw examples) -> batch`; one key per example."""
+Prepare: TypeAlias = Preprocessing | Mapping[str, Preprocessing]
+"""Preprocessing function, or such functions by field for examples that are a dict.
+
+Fields without a function stay unchanged, as in `by_field`.
+"""
 
 _CHUNK = 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class ByField:
+    """Preprocessing of examples that are a dict, as `by_field` makes it.
+
+    Attributes:
+      functions: pairs of a field and its preprocessing function.
+    """
+
+    functions: tuple[tuple[str, Preprocessing], ...]
+
+    def __call__(self, keys: Keys, examples: Batch) -> Batch:
+        """Prepares the fields that have a function."""
+        functions = dict(self.functions)
+        named = ", ".join(map(repr, functions)) or "none"
+        if not isinstance(examples, dict):
+            raise ValueError(
+                f"prepare has functions for the fields {named}, which expects examples that are a "
+                f"dict, got {checks.described(examples)}"
+            )
+        if not functions.keys() <= examples.keys():
+            raise ValueError(
+                f"prepare must name fields of the examples, got {named} where the examples have "
+                f"{', '.join(map(repr, examples)) or 'none'}"
+            )
+        return {
+            field: functions[field](rng.stream(keys, field), values)
+            if field in functions
+            else values
+            for field, values in examples.items()
+        }
+
+
+def by_field(functions: Mapping[str, Preprocessing]) -> ByField:
+    """Makes a preprocessing function of one function per field.
+
+    `prepare={"image": data.binarized}` is short for `prepare=by_field({"image": data.binarized})`.
+    Fields without a function stay unchanged. Each function has its own stream of keys, so that
+    preparing one field more changes no other.
+
+    Args:
+      functions: preprocessing functions `(keys [B], values [B, ...]) -> prepared` by field.
+
+    Raises:
+      ValueError: if a field is not a string or its function not callable; on use, if the examples
+        are not a dict or lack a field.
+
+    Example:
+      >>> import numpy as np
+      >>> from genmod import data, rng
+      >>> examples = {"image": np.full((3, 1, 1, 1), 255, np.uint8), "label": np.array([7, 7, 7])}
+      >>> prepare = {"image": data.unit_interval}
+      >>> batch = data.batches(examples, batch_size=2, prepare=prepare)(rng.root(0), 0)
+      >>> batch["image"].ravel().tolist(), batch["label"].tolist()
+      ([1.0, 1.0], [7, 7])
+    """
+    for field, function in functions.items():
+        if not isinstance(field, str) or not callable(function):
+            raise ValueError(
+                "prepare must be a function (keys [B], examples) -> batch, or a dict of such "
+                f"functions by field, got {checks.described(function)} for {field!r}"
+            )
+    return ByField(tuple(functions.items()))
+
+
+def as_function(prepare: Prepare) -> Preprocessing:
+    """Returns the function that `prepare` means.
+
+    Raises:
+      ValueError: if it is neither a function nor a dict of functions by field.
+    """
+    if isinstance(prepare, Mapping):
+        return by_field(prepare)
+    if not callable(prepare):
+        raise ValueError(
+            "prepare must be a function (keys [B], examples) -> batch, or a dict of such functions "
+            f"by field, got {checks.described(prepare)}"
+        )
+    return prepare
 
 
 def prepared(prepare: Prepare, key: Key, step: int | Array, examples: Batch) -> Batch:
@@ -28,14 +116,18 @@ def prepared(prepare: Prepare, key: Key, step: int | Array, examples: Batch) -> 
     Each example gets its own key at each step.
     """
     size = checks.leading_axis("examples", examples)
-    return prepare(rng.per_example(rng.at_step(rng.stream(key, "prepare"), step), size), examples)
+    keys = rng.per_example(rng.at_step(rng.stream(key, "prepare"), step), size)
+    return as_function(prepare)(keys, examples)
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str | dict[str, Any]:
     """Returns a preprocessing function's name, as written to record.json.
 
-    For a function made by a genmod factory, this is the factory's name.
+    For a function made by a genmod factory, this is the factory's name; for one made of functions
+    by field, a dict of their names.
     """
+    if isinstance(function, ByField):
+        return {field: name_of(one) for field, one in function.functions}
     name = getattr(function, "__qualname__", type(function).__name__)
     ours = getattr(function, "__module__", "").startswith("genmod.")
     return name.partition(".<locals>")[0] if ours else name
@@ -219,6 +311,12 @@ def padded(images: Any, size: int, value: int = 0) -> Any:
 
 
 def _check(images: Any) -> None:
+    if not hasattr(images, "dtype"):
+        raise ValueError(
+            f"images must be uint8 [B, H, W, C], got {checks.described(images)}; expected prepare="
+            '{"image": data.unit_interval}, which prepares that field of a dict and passes on the '
+            "others, or a function (keys, examples) -> batch of such examples"
+        )
     if images.dtype != jnp.uint8 or images.ndim != 4:
         raise ValueError(
             f"images must be uint8 [B, H, W, C], got {images.dtype} {list(images.shape)}"

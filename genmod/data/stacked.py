@@ -17,8 +17,9 @@ import numpy as np
 from genmod import checks, rng
 from genmod.data.batches import batch_at
 from genmod.data.cache import fingerprint
+from genmod.data.compiled import Compiled
 from genmod.data.dataset import Dataset
-from genmod.data.protocols import Prepare, prepared, unit_interval
+from genmod.data.protocols import Prepare, Preprocessing, as_function, prepared, unit_interval
 from genmod.data.sources import load
 from genmod.types import Array, Batch, BatchAt, Key, Keys
 
@@ -162,18 +163,26 @@ def stacked_batches(
     """
     images = jnp.asarray(images)
     _check_images(images)
+    prepare = as_function(prepare)
     if triples is None:
         checks.positive_integer("batch_size", batch_size)
-        at = jax.tree_util.Partial(functools.partial(_fresh, batch_size, prepare), images)
+        fresh = Compiled(functools.partial(_fresh, batch_size, prepare))
+        at = jax.tree_util.Partial(fresh, images)
     else:
-        fixed = jnp.asarray(_checked_triples(triples, len(images)))
-        at = jax.tree_util.Partial(functools.partial(_fixed, batch_size, prepare), images, fixed)
+        chosen = jnp.asarray(_checked_triples(triples, len(images)))
+        fixed = Compiled(functools.partial(_fixed, batch_size, prepare))
+        at = jax.tree_util.Partial(fixed, images, chosen)
     jax.eval_shape(at, rng.root(0), 0)
     return at
 
 
 def _fixed(
-    batch_size: int, prepare: Prepare, images: Array, fixed: Array, key: Key, step: int | Array
+    batch_size: int,
+    prepare: Preprocessing,
+    images: Array,
+    fixed: Array,
+    key: Key,
+    step: int | Array,
 ) -> Batch:
     def prepare_stacks(keys: Keys, chosen: Array) -> Batch:
         return prepare(keys, _stacks(images, chosen))
@@ -181,7 +190,9 @@ def _fixed(
     return batch_at(key, step, fixed, batch_size=batch_size, prepare=prepare_stacks)
 
 
-def _fresh(batch_size: int, prepare: Prepare, images: Array, key: Key, step: int | Array) -> Batch:
+def _fresh(
+    batch_size: int, prepare: Preprocessing, images: Array, key: Key, step: int | Array
+) -> Batch:
     drawn = triples(rng.at_step(rng.stream(key, "triples"), step), batch_size, len(images))
     return prepared(prepare, key, step, _stacks(images, drawn))
 

@@ -10,7 +10,16 @@ import numpy as np
 
 from genmod._host.examples import Prepared
 from genmod.data import folders
-from genmod.data.cache import DARK, Facts, cached, file_state, fingerprint, is_dark, scan
+from genmod.data.cache import (
+    DARK,
+    Facts,
+    cached,
+    file_state,
+    fingerprint,
+    is_dark,
+    recalled,
+    scan,
+)
 from genmod.data.dataset import Dataset
 from genmod.data.stores import (
     DecodedStore,
@@ -39,10 +48,11 @@ def pictures(folder: folders.Folder, part: str, skip_corrupt: bool) -> Dataset:
 
     root, background = folder.state[0], folder.pictures.background
     identity = ["folder", part, folder.state, size, skip_corrupt, background]
-    images, labels, seen = cached(root, identity, find, store)
+    images, known = recalled(root, identity, find, store)
     if isinstance(images, StreamedImages) and isinstance(images.store, DecodedStore):
         images = StreamedImages(images.store, images.indices + indices.start)
-    return Dataset(images, labels, seen, folder.classes)
+    files = tuple(folder.pictures.files[indices[place]] for place in known.indices.tolist())
+    return Dataset(images, known.labels, known.fingerprint, folder.classes, files=files)
 
 
 def prepared(examples: Prepared) -> Dataset:

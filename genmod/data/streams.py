@@ -15,8 +15,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from genmod import checks, rng
+from genmod.data.compiled import Compiled
 from genmod.data.order import indices_at
-from genmod.data.protocols import Prepare, prepared
+from genmod.data.protocols import Preprocessing, prepared
 from genmod.data.stores import StreamedImages
 from genmod.types import Array, Batch, Key, Keys
 
@@ -41,11 +42,11 @@ class Batches:
       prepare: `(keys [B], raw examples) -> batch`.
     """
 
-    def __init__(self, examples: Any, batch_size: int, prepare: Prepare):
+    def __init__(self, examples: Any, batch_size: int, prepare: Preprocessing):
         self.examples, self.batch_size, self.prepare = examples, batch_size, prepare
         self._leaves, self._tree = jax.tree.flatten(examples)
         self._num = checks.leading_axis("examples", examples)
-        self._look_up = functools.partial(_look_up, prepare)
+        self._look_up = Compiled(functools.partial(_look_up, prepare))
         at = functools.partial(indices_at, num=self._num, batch_size=batch_size)
         self._indices = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))
         key = rng.root(0)
@@ -119,7 +120,7 @@ class Batches:
 
 
 def _look_up(
-    prepare: Prepare, arrays: Batch, words: Array, first: Array, key: Key, step: int | Array
+    prepare: Preprocessing, arrays: Batch, words: Array, first: Array, key: Key, step: int | Array
 ) -> Batch:
     """Looks up a step's batch in a part of the stream."""
     run: int | Array = 0

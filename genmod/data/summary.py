@@ -10,8 +10,7 @@ import numpy as np
 from genmod import rng
 from genmod.data.dataset import Dataset
 from genmod.data.stores import StreamedImages, in_turn
-from genmod.data.streams import Batches
-from genmod.types import BatchAt
+from genmod.types import BatchAt, Stream
 
 
 class Summary(NamedTuple):
@@ -65,16 +64,16 @@ def mean_image(images: np.ndarray | StreamedImages) -> np.ndarray:
 
 
 def batches_per_second(batch_at: BatchAt, *, seconds: float = 0.5) -> float:
-    """Measures how many batches of images are produced per second.
+    """Measures how many batches are produced per second.
 
-    For images on the device this measures preprocessed batches in a compiled loop; for streamed
-    images, raw bytes as they are read.
+    For examples on the device this measures preprocessed batches in a compiled loop; for streamed
+    ones, raw bytes as they are read.
 
     Args:
-      batch_at: result of `batches`.
+      batch_at: result of `batches` or `together`.
       seconds: duration of the measurement in seconds, after a warm-up.
     """
-    if isinstance(batch_at, Batches):
+    if isinstance(batch_at, Stream):
         parts = batch_at.parts(rng.root(0)[None], 0, 2**30)
         jax.block_until_ready(next(parts)[0])
         num, began = 0, time.perf_counter()
@@ -89,7 +88,8 @@ def batches_per_second(batch_at: BatchAt, *, seconds: float = 0.5) -> float:
     @jax.jit
     def take(batch_at: jax.tree_util.Partial, num: jax.Array) -> jax.Array:
         def one(step: jax.Array, total: jax.Array) -> jax.Array:
-            return total + batch_at(rng.root(0), step).sum()
+            leaves = jax.tree.leaves(batch_at(rng.root(0), step))
+            return sum((leaf.sum(dtype=jnp.float32) for leaf in leaves), total)
 
         return jax.lax.fori_loop(0, num, one, jnp.zeros(()))
 

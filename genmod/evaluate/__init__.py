@@ -14,11 +14,13 @@ from genmod.evaluate.modes import (
     mixture_modes,
     mode_counts,
 )
+from genmod.evaluate.units import bits_per_dim
 
 __all__ = [
     "Estimate",
     "ModeFloor",
     "ModeScores",
+    "bits_per_dim",
     "duplicate_tolerance",
     "estimate",
     "expected_reverse_kl",

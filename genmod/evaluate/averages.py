@@ -3,8 +3,8 @@
 Every example is used once; none is dropped.
 """
 
-import contextlib
 import functools
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod import checks, devices, rng
-from genmod.types import Array, Batch, Key, Keys, Objective, Params
+from genmod import checks, rng
+from genmod.data.protocols import Prepare, Preprocessing, as_function
+from genmod.types import Array, Batch, Key, Keys, Objective, Params, Parts
 
 
 class Estimate(NamedTuple):
@@ -56,38 +57,53 @@ def over_examples(
     *,
     objective: Objective,
     batch_size: int = 500,
-    prepare: Callable[[Keys, Batch], Batch] | None = None,
+    prepare: Prepare | None = None,
 ) -> dict[str, np.ndarray]:
     """Computes an objective's loss and aux values for each example.
 
-    Example i has its own key, so the result does not depend on batch_size (except for rounding). A
-    network that knows an example's class by its index in the batch refuses batches whose size is
-    not a multiple of the number of classes.
+    Example i has its own key, so the result does not depend on batch_size (except for rounding).
+    Objectives that compute the same share one compiled program, even if each call makes a new one,
+    such as `objective=vae.elbo(model)`.
 
     Args:
       key: single key.
       params: parameters of the model.
-      examples: array [N, ...], or a tree of such arrays; images may be streamed.
-      objective: function `(keys [B], params, batch) -> (loss [B], aux)`.
+      examples: array [N, ...], or a tree of such arrays, such as {"image": ..., "label": ...};
+        images may be streamed.
+      objective: function `(keys [B], params, batch) -> (loss [B], aux)`. Notes, if it returns any,
+        are not used.
       batch_size: number of examples in a batch; the last batch may be smaller.
-      prepare: function `(keys [B], raw examples) -> batch`, as in `data.batch_at`; raw examples are
-        the batch if None.
+      prepare: function `(keys [B], raw examples) -> batch`, or such functions by field, as in
+        `data.batch_at`; raw examples are the batch if None.
 
     Returns:
-      `loss` and each aux value by name, [N], not averaged.
+      `loss` and each aux value by name, [N], not averaged. An aux value `name` [B, K] becomes
+      `name/0` to `name/K-1`.
 
     Raises:
-      ValueError: if batch_size is not positive, or the objective does not return what is described
-        above.
+      ValueError: if batch_size is not positive, the examples are of several parts, the objective
+        looks at its whole batch (it has a true attribute `whole_batch`) and batch_size is smaller
+        than N, or it does not return what is described above.
     """
+    if prepare is not None:
+        prepare = as_function(prepare)
+    _refuse_parts("examples", examples)
     num = checks.leading_axis("examples", examples)
     batch_size = min(num, checks.positive_integer("batch_size", batch_size))
-    chunk = batch_size if batch_size < num else None
+    if batch_size < num and getattr(objective, "whole_batch", False):
+        raise ValueError(
+            f"batch_size must be at least the number of examples {num}, as the objective looks at "
+            f"its whole batch, got {batch_size}"
+        )
+    programs: dict[int, _Program] = {}
     parts = []
     for first in range(0, num, batch_size):
         rows = slice(first, min(first + batch_size, num))
         some = jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples)
-        parts.append(_values(objective, prepare, chunk, key, params, some, first))
+        size = rows.stop - first
+        if size not in programs:
+            programs[size] = _Program(objective, prepare, (key, params, some, first))
+        parts.append(_run(programs[size], key, params, some, first))
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
@@ -95,7 +111,7 @@ def on_test(
     objective: Objective,
     examples: Batch,
     *,
-    prepare: Callable[[Keys, Batch], Batch] | None = None,
+    prepare: Prepare | None = None,
     loss: str = "loss",
 ) -> Callable[[Key, Any], dict[str, float]]:
     """Returns the evaluation of an experiment by an objective on test data.
@@ -120,21 +136,15 @@ def on_test(
     return evaluate
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "prepare", "chunk"))
 def _values(
     objective: Objective,
-    prepare: Callable[[Keys, Batch], Batch] | None,
-    chunk: int | None,
+    prepare: Preprocessing | None,
     key: Key,
     params: Params,
     batch: Batch,
     first: int | Array,
 ) -> dict[str, Array]:
-    """Computes loss and aux values of one batch.
-
-    The batch holds all examples if chunk is None; else it is one of several chunks of them, of this
-    size (the last may be smaller).
-    """
+    """Computes loss and aux values of the examples from number `first` on."""
     index = first + jnp.arange(checks.leading_axis("batch", batch))
 
     def keys_of(name: str) -> Keys:
@@ -142,7 +152,64 @@ def _values(
 
     if prepare is not None:
         batch = prepare(keys_of("prepare"), batch)
+        _refuse_parts("what prepare returns", batch)
     keys = keys_of("objective")
-    with devices.cut("batch_size", chunk) if chunk else contextlib.nullcontext():
-        loss, aux = checks.objective(objective(keys, params, batch), len(keys))
-    return {"loss": loss, **aux}
+    returned = checks.objective(objective(keys, params, batch), len(keys))
+    return {"loss": returned.losses, **returned.aux}
+
+
+def _refuse_parts(what: str, batch: Batch) -> None:
+    """Refuses batches side by side, whose parts have a length of their own."""
+    if isinstance(batch, Parts):
+        raise ValueError(
+            f"{what} must be an array [N, ...] or a tree of such arrays, got types.Parts of "
+            f"{', '.join(map(repr, batch))}; give one part, and an objective of it"
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _traceable(objective: Objective, prepare: Preprocessing | None) -> Any:
+    """Returns `_values` of an objective as a compiled function.
+
+    JAX keeps the function's traces as long as the function lives. Its program takes all arguments,
+    also those without a use: else that of `params["a"]` and that of `params["b"]` would be equal.
+    """
+    return jax.jit(functools.partial(_values, objective, prepare), keep_unused=True)
+
+
+class _Program:
+    """Objective with its preprocessing, equal to all that compute the same.
+
+    Two compute the same if XLA gets the same StableHLO for these shapes. Their Python functions
+    tell less: one that looks like another may read a variable that has changed since. Tracing takes
+    a tenth of the time of compiling.
+    """
+
+    def __init__(
+        self, objective: Objective, prepare: Preprocessing | None, arguments: tuple[Any, ...]
+    ):
+        self.values = _traceable(objective, prepare)
+        traced = self.values.trace(*arguments)
+        lowered = traced.lower()
+        text = lowered.as_text()
+        # The text does not say which Python function a callback of JAX calls.
+        calls_back = traced.jaxpr.effects or "callback" in text or "host_transfer" in text
+        digest = hashlib.sha256(text.encode()).digest()
+        names = jax.tree.structure(lowered.out_info)
+        self._identity = (objective, prepare) if calls_back else (digest, names)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both compute the same."""
+        return isinstance(other, _Program) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        """Returns a number that equal programs share."""
+        return hash(self._identity)
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _run(
+    program: _Program, key: Key, params: Params, batch: Batch, first: int | Array
+) -> dict[str, Array]:
+    """Computes what `_values` does; equal programs are compiled once."""
+    return program.values(key, params, batch, first)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genmod import data, rng, train
+from genmod import checks, data, rng, train
 from genmod.train import Learner
 from genmod.types import Array, Batch, Key, Keys, Metrics, Net, Params
 
@@ -84,16 +84,27 @@ def accuracy(net: Net, params: Params, images: Array, labels: Array, *, chunk: i
     return jnp.mean(found.ravel()[:num] == labels)
 
 
-def made_of_classes(images: Array, classes: int) -> Labelled:
-    """Converts generated images to uint8 and labels them by index.
+def labelled(images: Array, labels: Array) -> Labelled:
+    """Returns generated images as `Labelled`.
 
     Args:
-      images: generated images, floating in [0, 1], [N, H, W, C]; image i must have been generated
-        for class i mod classes.
-      classes: number of classes.
+      images: generated images, floating, [N, H, W, C]. They become uint8: values are clipped to
+        [0, 1], and scaled and rounded to 0 to 255.
+      labels: classes that the images were generated for, integers [N].
+
+    Raises:
+      ValueError: if images or labels are not as above.
     """
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floating [N, H, W, C], got {checks.described(images)}")
+    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be integers [{len(images)}], one for each image, "
+            f"got {checks.described(labels)}"
+        )
     pixels = jnp.round(255 * jnp.clip(images, 0, 1)).astype(jnp.uint8)
-    return {"images": pixels, "labels": jnp.arange(len(images), dtype=jnp.int32) % classes}
+    return {"images": pixels, "labels": labels}
 
 
 def score(

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from genmod import devices
 from genmod.types import Array
 
 Logits = Callable[[Array, Array], Array]
@@ -244,6 +245,12 @@ def relativistic() -> AdversarialLoss:
 
 
 def _relative_to_mean(real: Array, fake: Array) -> Array:
+    if devices.in_microbatch():
+        raise ValueError(
+            "relativistic_average needs the mean logits of the whole batch, which microbatches do "
+            "not know: microbatches must be 1 with it (relativistic compares pairs of examples, "
+            "and is the same in microbatches)"
+        )
     return jax.nn.softplus(jnp.mean(fake) - real) + jax.nn.softplus(fake - jnp.mean(real))
 
 
@@ -255,8 +262,9 @@ def relativistic_average() -> AdversarialLoss:
         G: -log sigma(fake - mean(real)) - log(1 - sigma(real - mean(fake)))
 
     The means are over the batch that is passed. So examples interact: the loss of one depends on
-    the others, and on how a batch is split. At the optimum both losses are log 4. `probabilities`
-    are those of being more realistic than the other kind's average.
+    the others. Microbatches are refused (ValueError), as a microbatch does not know these means.
+    At the optimum both losses are log 4. `probabilities` are those of being more realistic than
+    the other kind's average.
 
     References:
       Jolicoeur-Martineau, The Relativistic Discriminator: a Key Element Missing from Standard GAN,

@@ -1,16 +1,17 @@
 """The generative adversarial network (GAN), as pure functions."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod import checks, rng
-from genmod.types import Array, Key, Keys, Net, Params
+from genmod import checks, devices, rng
+from genmod.types import Array, Batch, Condition, Key, Keys, Net, Params
 
 Latent = Callable[[Keys], Array]
 
@@ -29,35 +30,47 @@ class GanParams(NamedTuple):
     discriminator: Params
 
 
+def _unconditional(batch: Batch) -> tuple[Array, Any]:
+    return batch, None
+
+
 class Gan(NamedTuple):
     """Generative adversarial network, as pure functions.
 
+    A condition c is a tree of arrays [B, ...], such as labels [B]; it is None for a GAN made
+    without `condition`. It goes to each network that takes one.
+
     Attributes:
-      init: initial parameters, `(key, x [B, ...]) -> GanParams`, after a check that all shapes fit.
-      generate: the generator, `(params, z [B, L]) -> images [B, ...]`.
-      discriminate: the discriminator, `(params, x [B, ...]) -> logits [B]`; logits [B / num] if it
-        judges packs of `num`.
+      init: initial parameters, `(key, batch) -> GanParams`, after a check that all shapes fit.
+      generate: the generator, `(params, z [B, L], c=None) -> images [B, ...]`.
+      discriminate: the discriminator, `(params, x [B, ...], c=None) -> logits [B]`; logits [B /
+        num] if it judges packs of `num`.
       latent: one draw per key, `keys [B] -> z [B, L]`.
-      standing: function `(key, params) -> params` that fixes the generator's batch-norm statistics
-        for sampling. These standing statistics come from a thousand draws (16 batches of the
-        network's `standing_size`, which is 64 for a network without classes). A generator that does
-        not depend on batch statistics keeps its parameters.
-      check: function `images [B, ...] -> None` that raises ValueError if the generator cannot reach
-        the real images' values. It needs concrete values: `train.run` calls it with the first
-        batch.
+      standing: function `(key, params, conditions=None) -> params` that fixes the generator's
+        batch-norm statistics for sampling. These standing statistics come from a thousand draws (16
+        batches of the network's `standing_size`, which is 64 by default). Those of a generator that
+        takes a condition draw it from the examples of `conditions`, a tree [N, ...] of any N. A
+        generator that does not depend on batch statistics keeps its parameters.
+      check: function `batch -> None` that raises ValueError if the generator cannot reach the real
+        images' values, or a network refuses the values of the condition. It needs concrete values:
+        `train.run` calls it with the first batch.
       image_range: least and largest value of images, as given to `make`.
+      condition: images and condition of a batch, `batch -> (x [B, ...], c)`, after a check of both;
+        (batch, None) for a GAN made without `condition`.
 
     References:
       Goodfellow et al., Generative Adversarial Networks, 2014 (arXiv:1406.2661).
+      Mirza & Osindero, Conditional Generative Adversarial Nets, 2014 (arXiv:1411.1784).
     """
 
-    init: Callable[[Key, Array], GanParams]
-    generate: Callable[[GanParams, Array], Array]
-    discriminate: Callable[[GanParams, Array], Array]
+    init: Callable[[Key, Batch], GanParams]
+    generate: Callable[..., Array]
+    discriminate: Callable[..., Array]
     latent: Latent
-    standing: Callable[[Key, GanParams], GanParams]
-    check: Callable[[Array], None]
+    standing: Callable[..., GanParams]
+    check: Callable[[Batch], None]
     image_range: tuple[float, float] = (-math.inf, math.inf)
+    condition: Condition = _unconditional
 
 
 def normal_latent(latent_dim: int) -> Latent:
@@ -89,6 +102,7 @@ def make(
     latent_dim: int,
     latent: Callable[[int], Latent] = normal_latent,
     image_range: tuple[float, float] = (-math.inf, math.inf),
+    condition: Condition | None = None,
 ) -> Gan:
     """Makes a GAN from two networks.
 
@@ -102,11 +116,17 @@ def make(
         Real images outside it are refused: a discriminator would know them by their range alone. If
         the range has negative values and real images have none, such as those in [0, 1], a warning
         says so.
+      condition: function `batch -> (x, c)` that returns the images of a batch and the condition c,
+        a tree of arrays [B, ...]. It makes the GAN conditional, such as
+        `lambda batch: (batch["images"], batch["labels"])` with networks of `nets.conditional`. None
+        for batches that are the images.
 
     Raises:
-      ValueError: if latent_dim is not positive or image_range is empty; when called, if the latents
-        have another width, a network's output does not have the shape above, or real images lie
-        outside image_range.
+      ValueError: if latent_dim is not positive, image_range is empty, or `condition` is given but
+        no network takes one, or missing but one needs it; when called, if the batch is not as
+        above, the latents have another width, a condition is missing, not expected or not of B
+        examples, a network's output does not have the shape above, the generator uses batch
+        statistics but has no `standing`, or real images lie outside image_range.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -122,60 +142,105 @@ def make(
     low, high = image_range
     if not low < high:
         raise ValueError(f"image_range must be (low, high) with low < high, got {image_range}")
+    networks = {"generator": generator, "discriminator": discriminator}
+    checks.networks(networks, condition)
     draw = latent(latent_dim)
 
-    def init(key: Key, x: Array) -> GanParams:
-        z = jnp.zeros((x.shape[0], latent_dim))
-        params = GanParams(
-            generator=generator.init(rng.stream(key, "generator"), z),
-            discriminator=discriminator.init(rng.stream(key, "discriminator"), x),
-        )
-        made = jax.eval_shape(generate, params, z)
+    def split(batch: Batch) -> tuple[Array, Any]:
+        return checks.images_and_condition(batch, condition, maker="gan.make")
+
+    def accept(name: str, c: Any, size: int | None, *, argument: str = "c") -> None:
+        conditional = condition is not None
+        networks[name].check_condition(name, c, size, conditional=conditional, argument=argument)
+
+    def init(key: Key, batch: Batch) -> GanParams:
+        return initial(key, *split(batch))
+
+    def initial(key: Key, x: Array, c: Any) -> GanParams:
+        accept("generator", c, len(x))
+        accept("discriminator", c, len(x))
+        z = jnp.zeros((len(x), latent_dim))
+        with devices.batch_statistics() as layers:
+            own = generator.initial(rng.stream(key, "generator"), z, c)
+            # The lambda is new, so that JAX traces the generator and does not remember its shape.
+            made = jax.eval_shape(lambda own: generator(own, z, c), own)
+        if layers and generator.standing is None:
+            raise ValueError(
+                "the generator must have a standing, got None though it uses the statistics of its "
+                f"batch ({', '.join(dict.fromkeys(layers))}): each sample would depend on the "
+                "others. nets.wrapped changes input or output of a Net and keeps its standing"
+            )
         if made.shape != x.shape:
             raise ValueError(
                 f"the generator must return images of the data's shape {list(x.shape)}, "
                 f"got {list(made.shape)}"
             )
-        jax.eval_shape(discriminate, params, x)
+        judge = discriminator.initial(rng.stream(key, "discriminator"), x, c)
+        params = GanParams(generator=own, discriminator=judge)
+        jax.eval_shape(discriminate, params, x, c)
         # A generator that does not support `standing` must raise its error before training.
-        jax.eval_shape(standing, key, params)
+        jax.eval_shape(standing, key, params, c)
         return params
 
-    def generate(params: GanParams, z: Array) -> Array:
+    def generate(params: GanParams, z: Array, c: Any = None) -> Array:
         if z.ndim != 2 or z.shape[1] != latent_dim:
             raise ValueError(f"z must have the shape [B, {latent_dim}], got {list(z.shape)}")
-        return generator.apply(params.generator, z)
+        accept("generator", c, len(z))
+        return generator(params.generator, z, c)
 
-    def discriminate(params: GanParams, x: Array) -> Array:
-        logits = discriminator.apply(params.discriminator, x)
-        if logits.ndim == 2 and logits.shape[1] == 1:
-            return logits[:, 0]
-        if logits.ndim != 1:
-            raise ValueError(
-                "the discriminator must return logits [B] or [B, 1] for images "
-                f"{list(x.shape)}, got {list(logits.shape)}"
-            )
-        return logits
+    def discriminate(params: GanParams, x: Array, c: Any = None) -> Array:
+        accept("discriminator", c, len(x))
+        return _one_per_example(discriminator(params.discriminator, x, c), x)
 
-    def standing(key: Key, params: GanParams) -> GanParams:
+    def standing(key: Key, params: GanParams, conditions: Any = None) -> GanParams:
         if generator.standing is None:
             return params
-        z = draw(rng.per_example(key, _STANDING_BATCHES * generator.standing_size))
-        z = z.reshape(_STANDING_BATCHES, generator.standing_size, latent_dim)
-        return params._replace(generator=generator.standing(params.generator, z))
+        batches = (_STANDING_BATCHES, generator.standing_size)
+        z = draw(rng.per_example(key, math.prod(batches))).reshape(*batches, latent_dim)
+        accept("generator", conditions, None, argument="conditions")
+        if conditions is None or not generator.takes_condition:
+            return params._replace(generator=generator.standing(params.generator, z))
+        num = len(jax.tree.leaves(conditions)[0])
+        index = jax.random.randint(rng.stream(key, "condition"), batches, 0, num)
+        c = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], conditions)
+        return params._replace(generator=generator.standing(params.generator, z, c))
 
-    def check(images: Array) -> None:
-        checks.values_within("images", images, (low, high), "the generator")
-        least = float(np.min(images))
-        if low < 0 <= least and math.isfinite(high):
-            warnings.warn(
-                f"no value of the first batch's images is below {least:g}, though the generator's "
-                f"range is [{low:g}, {high:g}]: are they scaled to another range? "
-                "prepare=data.signed_unit_interval makes [-1, 1] of uint8 images",
-                stacklevel=2,
-            )
+    def check(batch: Batch) -> None:
+        images, c = split(batch)
+        _check_range(images, low, high)
+        if c is not None:
+            # A step sees traced values; here a network can refuse those of the condition.
+            jax.eval_shape(lambda key: initial(key, images, c), rng.root(0))
 
-    return Gan(init, generate, discriminate, draw, standing, check, (low, high))
+    return Gan(init, generate, discriminate, draw, standing, check, (low, high), split)
+
+
+def _one_per_example(logits: Array, x: Array) -> Array:
+    """Returns logits [B] or [B, 1] as [B], and refuses others."""
+    if logits.ndim == 2 and logits.shape[1] == 1:
+        return logits[:, 0]
+    if logits.ndim != 1:
+        raise ValueError(
+            "the discriminator must return logits [B] or [B, 1] for images "
+            f"{list(x.shape)}, got {list(logits.shape)}"
+        )
+    return logits
+
+
+def _check_range(images: Array, low: float, high: float) -> None:
+    """Refuses images outside [low, high].
+
+    It warns of images that seem to be scaled to another range.
+    """
+    checks.values_within("images", images, (low, high), "the generator")
+    least = float(np.min(images))
+    if low < 0 <= least and math.isfinite(high):
+        warnings.warn(
+            f"no value of the first batch's images is below {least:g}, though the generator's "
+            f"range is [{low:g}, {high:g}]: are they scaled to another range? "
+            "prepare=data.signed_unit_interval makes [-1, 1] of uint8 images",
+            stacklevel=3,
+        )
 
 
 def packed(discriminator: Net, num: int) -> Net:
@@ -184,6 +249,9 @@ def packed(discriminator: Net, num: int) -> Net:
     Consecutive examples of the batch form a pack, concatenated along the last axis: [B, H, W, C]
     becomes [B / num, H, W, num * C], and [B, D] becomes [B / num, num * D]. The logits are
     [B / num]. A lack of variety in the batch is then visible within a single pack.
+
+    If the discriminator takes a condition, it gets those of each pack on an axis of their own:
+    [B, ...] becomes [B / num, num, ...].
 
     Args:
       discriminator: network of packs.
@@ -197,17 +265,33 @@ def packed(discriminator: Net, num: int) -> Net:
       (arXiv:1712.04086).
     """
     num = checks.positive_integer("num", num)
+    if num == 1:
+        return discriminator
 
-    def pack(x: Array) -> Array:
+    def grouped(x: Array) -> Array:
         if len(x) % num:
             raise ValueError(f"a batch of {len(x)} cannot be cut into packs of {num}")
-        packs = jnp.moveaxis(x.reshape(len(x) // num, num, *x.shape[1:]), 1, -2)
+        return x.reshape(len(x) // num, num, *x.shape[1:])
+
+    def pack(x: Array) -> Array:
+        packs = jnp.moveaxis(grouped(x), 1, -2)
         return packs.reshape(*packs.shape[:-2], -1)
+
+    def of_packs(function: Callable[..., Any], batches: bool = False) -> Callable[..., Any]:
+        """Returns a function of examples; with `batches`, of several batches of examples."""
+        each = jax.vmap if batches else lambda function: function
+
+        # The signature of the inner function says whether the network takes a condition.
+        @functools.wraps(function)
+        def of_examples(first: Any, x: Array, *condition: Any) -> Any:
+            return function(first, each(pack)(x), *jax.tree.map(each(grouped), condition))
+
+        return of_examples
 
     standing = discriminator.standing
     return Net(
-        init=lambda key, x: discriminator.init(key, pack(x)),
-        apply=lambda params, x: discriminator.apply(params, pack(x)),
-        standing=standing and (lambda params, x: standing(params, jax.vmap(pack)(x))),
+        init=of_packs(discriminator.init),
+        apply=of_packs(discriminator.apply),
+        standing=standing and of_packs(standing, batches=True),
         standing_size=discriminator.standing_size * num,
     )

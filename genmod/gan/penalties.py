@@ -116,7 +116,7 @@ class Penalty:
             if not jnp.issubdtype(x.dtype, jnp.floating):
                 raise ValueError(f"{name} must be floating, got {x.dtype} (scale the images first)")
         checks.keys(keys, len(real))
-        total = jnp.zeros(len(real), real.dtype)
+        total = jnp.zeros(len(real), checks.summed_as(real.dtype))
         for name, weight, function in self.terms:
             own = rng.stream(keys, f"penalty {name}")
             total = total + weight * function(own, critic, real, fake)
@@ -181,7 +181,13 @@ def _distance_from_one(critic: Critic, x: Array) -> Array:
 
 
 def _squared_norms(gradients: Array) -> Array:
-    return jnp.einsum("bd,bd->b", gradients, gradients, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(
+        "bd,bd->b",
+        gradients,
+        gradients,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=checks.summed_as(gradients.dtype),
+    )
 
 
 def _norms(gradients: Array) -> Array:
@@ -285,7 +291,7 @@ def _deviation(x: Array) -> Array:
 
     If devices share the batch, it is that of all their shares together.
     """
-    if any(cut.what == devices.MICROBATCHES for cut in devices.cuts()):
+    if devices.in_microbatch():
         raise ValueError(
             "dragan needs the standard deviation of the whole batch, which microbatches do not "
             "know: microbatches must be 1 with it (r1, r2 and gradient_penalty are the same in "

@@ -3,7 +3,7 @@
 This is the only package of genmod that imports flax.
 """
 
-from genmod.nets.classes import conditional, per_class
+from genmod.nets.conditions import conditional, per_class
 from genmod.nets.convert import from_linen, from_nnx
 from genmod.nets.convolution import conv, conv_transpose
 from genmod.nets.dcgan import dcgan_discriminator, dcgan_generator
@@ -11,6 +11,7 @@ from genmod.nets.fourier import fourier_features
 from genmod.nets.initial import Initializer, glorot_uniform, he_normal, normal
 from genmod.nets.mlp import maxout, mlp
 from genmod.nets.normalization import BatchNorm
+from genmod.nets.wrapping import wrapped
 from genmod.types import Net
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "mlp",
     "normal",
     "per_class",
+    "wrapped",
 ]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from genmod import checks
-from genmod.types import Array, Key, Net, Params
+from genmod.nets.wrapping import wrapped
+from genmod.types import Array, Net
 
 
 def fourier_features(net: Net, frequencies: Sequence[float]) -> Net:
@@ -23,7 +24,7 @@ def fourier_features(net: Net, frequencies: Sequence[float]) -> Net:
       frequencies: numbers of periods per unit of x, such as (0.25, 0.5, 1, 2).
 
     Returns:
-      A Net with the parameters of `net`.
+      A Net with the parameters of `net`, which takes a condition if `net` does.
 
     Raises:
       ValueError: if there is no frequency, or one is not positive; when called, if the points are
@@ -40,26 +41,10 @@ def fourier_features(net: Net, frequencies: Sequence[float]) -> Net:
         checks.positive("frequencies", frequency)
 
     def features(x: Array) -> Array:
+        if x.ndim != 2:
+            raise ValueError(f"points must be [B, D], got shape {x.shape}")
         angles = [2 * jnp.pi * frequency * x for frequency in frequencies]
         waves = [wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)]
         return jnp.concatenate([x, *waves], axis=-1)
 
-    def of_points(x: Array) -> Array:
-        if x.ndim != 2:
-            raise ValueError(f"points must be [B, D], got shape {x.shape}")
-        return features(x)
-
-    def init(key: Key, x: Array) -> Params:
-        return net.init(key, of_points(x))
-
-    def apply(params: Params, x: Array) -> Array:
-        return net.apply(params, of_points(x))
-
-    inner = net.standing
-    if inner is None:
-        return Net(init, apply)
-
-    def standing(params: Params, x: Array) -> Params:
-        return inner(params, features(x))
-
-    return Net(init, apply, standing)
+    return wrapped(net, before=features)

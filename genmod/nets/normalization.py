@@ -22,6 +22,7 @@ class BatchNorm(linen.Module):
     hold a "mean" and a "variance", as `Net.standing` returns them, these standing statistics
     replace those of the batch, and examples no longer interact. In a step that is mapped over
     devices the statistics are those of the whole batch, of which each device holds an equal part.
+    A microbatch cannot know them, so microbatches are refused (ValueError).
 
     Attributes:
       epsilon: number added to the variance.
@@ -44,7 +45,15 @@ class BatchNorm(linen.Module):
             mean = self.get_variable("params", "mean")
             variance = self.get_variable("params", "variance")
         else:
+            layer = "/".join(self.path) or type(self).__name__
+            if devices.in_microbatch():
+                raise ValueError(
+                    f"batch normalisation ({layer}) needs the statistics of the whole batch, which "
+                    "microbatches do not know: microbatches must be 1 with it (norm='group' is the "
+                    "same in microbatches)"
+                )
             mean, variance = moments(x)
+            devices.uses_batch_statistics(layer)
             if gathering:
                 self.put_variable(MOMENTS, "mean", mean)
                 self.put_variable(MOMENTS, "variance", variance)

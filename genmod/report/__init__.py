@@ -7,14 +7,31 @@ shows nothing on the screen.
 from genmod.report.autoencoders import autoencoder_figures
 from genmod.report.curves import compared, curves, game, is_game
 from genmod.report.errorbars import Panel, error_bars
-from genmod.report.grids import comparison, generator_figures, image_grid, picture, save_grid
-from genmod.report.latents import LatentAxes, latent_axes, latent_plane, manifold_points
+from genmod.report.grids import (
+    class_columns,
+    column_title,
+    comparison,
+    generator_figures,
+    image_grid,
+    picture,
+    save_grid,
+)
+from genmod.report.latents import (
+    LatentAxes,
+    class_names,
+    latent_axes,
+    latent_plane,
+    manifold_points,
+)
 from genmod.report.planes import plane, planes
 
 __all__ = [
     "LatentAxes",
     "Panel",
     "autoencoder_figures",
+    "class_columns",
+    "class_names",
+    "column_title",
     "compared",
     "comparison",
     "curves",

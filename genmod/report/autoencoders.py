@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genmod.data import Dataset
-from genmod.report.grids import comparison, image_grid
-from genmod.report.latents import latent_plane, manifold_points
+from genmod.report.grids import column_title, comparison, image_grid
+from genmod.report.latents import class_names, latent_plane, manifold_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,48 +22,63 @@ def autoencoder_figures(
     train: Dataset,
     test: Dataset,
     *,
-    encode: Callable[[np.ndarray], Any],
-    decode: Callable[[Any], Any],
+    encode: Callable[..., Any],
+    decode: Callable[..., Any],
     samples: Any | None = None,
     manifold: bool = True,
+    conditional: bool = False,
+    columns: Sequence[str] = (),
 ) -> dict[str, Figure]:
     """Draws data, samples, reconstructions, the latent plane and the manifold.
 
-    The manifold is the decoded latent plane, drawn only if the codes are two-dimensional.
+    The manifold is the decoded latent plane, drawn only if the codes are two-dimensional. That of a
+    conditional model is of one class, the least label.
 
     Args:
       train: data set for the grid of training data.
       test: data set for the reconstructions and the latent plane.
       encode: function from images in [0, 1], float32 [N, H, W, C], to codes [N, L].
       decode: function from codes [N, L] to images [N, H, W, C] in [0, 1].
-      samples: draws from the model, [N, H, W, C] in [0, 1]; not drawn if None.
+      samples: draws from the model, as for `image_grid`; not drawn if None.
       manifold: whether to draw the manifold. Its points are quantiles of N(0, I), so use False if
         this is not the prior.
+      conditional: whether `encode` and `decode` take the images' labels [N] as a second argument.
+      columns: names of the classes of the samples, if they have a class in each column.
 
     Returns:
       Figures by name: `data`, `samples`, `reconstructions`, `latents`, `manifold`.
     """
     shown = np.asarray(test.images[:_MOST_CODES])
-    codes = np.asarray(encode(shown.astype(np.float32) / 255))
+    labels = np.asarray(test.labels[:_MOST_CODES])
+
+    def given(labels: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (labels,) if conditional else ()
+
+    codes = np.asarray(encode(shown.astype(np.float32) / 255, *given(labels)))
     dimensions = codes.shape[1]
     figures = {
         "data": image_grid(train.images[:100], title="training data"),
         "reconstructions": comparison(
             shown[:50],
-            decode(codes[:50]),
+            decode(codes[:50], *given(labels[:50])),
             title="test images, each above its reconstruction",
         ),
         "latents": latent_plane(
             codes,
-            test.labels[:_MOST_CODES],
+            labels,
             title=f"codes of the test set ({dimensions} dimensions), by class",
             classes=test.classes,
         ),
     }
     if samples is not None:
-        figures["samples"] = image_grid(samples, title="decoded draws from the prior")
+        title = column_title("decoded draws from the prior", columns)
+        figures["samples"] = image_grid(samples, title=title)
     if manifold and dimensions == 2:
+        points, least = manifold_points(20), labels.min()
+        (name,) = class_names([least], test.classes)
         figures["manifold"] = image_grid(
-            decode(manifold_points(20)), title="the latent plane, decoded at normal quantiles"
+            decode(points, *given(np.full(len(points), least))),
+            title=f"the latent plane{f' of class {name}' * conditional}, decoded at normal "
+            "quantiles",
         )
     return figures

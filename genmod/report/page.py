@@ -65,6 +65,8 @@ class Explorer:
       labels: classes of the points, [N].
       classes: names of the classes, by label; empty if they have no names.
       caption: description of the points.
+      choices: names of the classes to choose from, if the decoder is conditional.
+      choice: index of the class that is chosen first.
     """
 
     program: Mapping[str, Any] | None
@@ -78,6 +80,8 @@ class Explorer:
     labels: np.ndarray
     classes: Sequence[str] = ()
     caption: str = ""
+    choices: Sequence[str] = ()
+    choice: int = 0
 
 
 @dataclass(frozen=True)

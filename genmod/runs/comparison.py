@@ -10,6 +10,7 @@ import numpy as np
 
 from genmod import evaluate, report
 from genmod.report import canvas, page
+from genmod.report.curves import family_of
 from genmod.runs import logs
 from genmod.runs.gathered import Gathered
 from genmod.runs.pictures import Pictures, by_step
@@ -41,10 +42,11 @@ def comparison_of(runs: Sequence[Gathered], pictures: Pictures) -> page.Comparis
     arms = _arms(runs)
     names = [canvas.spelt(name) for name in _names([arm.recorded for arm in arms])]
     logs = {name: _joined(arm.rows) for name, arm in zip(names, arms, strict=True)}
-    logged = [name for rows in logs.values() for name in {n for row in rows for n in row}]
+    logged = [name for rows in logs.values() for name in {family_of(n) for r in rows for n in r}]
     shared = {name for name in logged if logged.count(name) > 1 or len(arms) == 1}
+    # A family is shown whole, also where runs have different numbers of members.
     logs = {
-        name: [{n: v for n, v in row.items() if n in shared} for row in rows]
+        name: [{n: v for n, v in row.items() if family_of(n) in shared} for row in rows]
         for name, rows in logs.items()
     }
     logs = {n: rows for n, rows in logs.items() if {m for row in rows for m in row} - _NO_METRICS}

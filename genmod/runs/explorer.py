@@ -20,6 +20,8 @@ _TRIED = 16
 
 Their pixels are compared with the decoder's.
 """
+_MOST_CHOICES = 100
+"""Largest number of classes to choose from."""
 
 
 def explorer_of(run: Gathered) -> tuple[page.Explorer | None, list[str]]:
@@ -54,6 +56,9 @@ def _walked(
     if not len(codes) and not latents.standard_normal_prior:
         why = "no codes tell where in its latent space images lie"
         return None, [*notes, f"There is no explorer: {why}."]
+    labels, why_none = _choices(built)
+    if why_none and not len(codes):
+        return None, [*notes, f"There is no explorer: {why_none}."]
     draws = np.asarray(jax.random.normal(key, (_TRIED, latents.dim)), np.float64)
     centre = np.zeros(latents.dim) if latents.standard_normal_prior else codes.mean(0)
     start = codes[0] if len(codes) else draws[0]
@@ -64,9 +69,16 @@ def _walked(
     tried = [codes[:_TRIED], centre[None] + reach, centre[None] - reach]
     program = None
     try:
+        if why_none:
+            raise programs.UnsupportedError(why_none)
         decode = latents.decoder(key, state)
         tried += [draws] * latents.standard_normal_prior
-        program = programs.program(decode, latents.dim, tried=np.concatenate(tried))
+        program = programs.program(
+            decode,
+            latents.dim,
+            conditions=None if labels is None else list(labels[:, None]),
+            tried=np.concatenate(tried),
+        )
     except programs.UnsupportedError as error:
         notes.append(f"There are no sliders: {error}.")
     except Exception as error:
@@ -92,8 +104,32 @@ def _walked(
         labels=found.labels if plane else np.zeros(0, int),
         classes=_classes(run, built),
         caption=found.caption,
+        choices=() if labels is None else built.class_names(labels),
+        choice=_first_choice(labels, found.labels),
     )
     return explorer, notes
+
+
+def _choices(built: Experiment) -> tuple[np.ndarray | None, str]:
+    """Returns the labels to choose from, [K], or why there is no choice.
+
+    A model without condition has neither.
+    """
+    labels = built.labels
+    if built.learner.conditions is None:
+        return None, ""
+    if labels is None:
+        return None, "its conditions are no classes, of which one could be chosen here"
+    if len(labels) > _MOST_CHOICES:
+        return None, f"its {len(labels):,} classes are too many to choose from here"
+    return labels, ""
+
+
+def _first_choice(labels: np.ndarray | None, of_codes: np.ndarray) -> int:
+    """Returns the index of the class of the first code, which is shown first."""
+    if labels is None or not len(of_codes):
+        return 0
+    return int(np.argmax(labels == of_codes[0]))  # 0 if the model does not know this class
 
 
 class _Codes(NamedTuple):
@@ -126,12 +162,18 @@ def _codes(run: Gathered, built: Experiment, state: Any) -> _Codes:
         return none
     if changed := _changed(run, built):
         return none._replace(note=f"There is no map: {changed}.", are_wrong=True)
+    conditional = built.learner.conditions is not None
+    if conditional and not built.is_given_labels:
+        why = "the conditions of test images are not known, as they are not their labels"
+        return none._replace(note=f"There is no map: {why}.", are_wrong=True)
     # The images are spread evenly over the test set, which may be sorted by class.
     num = len(test.images)
     places = np.unique(np.linspace(0, num - 1, min(num, _CODES)).round().astype(int))
+    labels = np.asarray(test.labels)[places]
     try:
         images = np.asarray(test.images[places], np.float32) / 255
-        codes = np.asarray(jax.jit(functools.partial(latents.encode, state))(images), np.float64)
+        encode = jax.jit(functools.partial(latents.encode, state))
+        codes = np.asarray(encode(images, *[labels] * conditional), np.float64)
     except Exception as error:
         note = f"There is no map: its codes cannot be computed ({in_words(error)})."
         return none._replace(note=note, are_wrong=True)
@@ -139,7 +181,7 @@ def _codes(run: Gathered, built: Experiment, state: Any) -> _Codes:
     lost = int((~finite).sum())
     return _Codes(
         codes[finite],
-        np.asarray(test.labels)[places][finite],
+        labels[finite],
         f"{len(places):,} of {num:,} test images",
         f"{lost:,} of {len(codes):,} codes are not finite and not on the map." if lost else "",
     )

@@ -46,6 +46,11 @@ class Folder:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """Folder of the checkpoint of the best log point."""
+        return self.path / "best"
+
+    @property
     def pictures(self) -> Path:
         """Folder of pictures."""
         return self.path / "pictures"

@@ -10,7 +10,7 @@ from genmod import checks, train
 from genmod import experiment as experiments
 from genmod.errors import DataError
 from genmod.experiment import Experiment
-from genmod.runs import catalogue, configs, kept_sources, naming, record, runner
+from genmod.runs import catalogue, configs, goals, kept_sources, naming, record, runner
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.types import Key, Keys
@@ -85,28 +85,53 @@ def _built(module: Any, config: Any, directory: str | None) -> Experiment:
     ) from first
 
 
-def load_run(path: str | Path, index: int = 0) -> tuple[Experiment, Any]:
-    """Rebuilds a run and restores its newest checkpoint.
+def load_run(path: str | Path, index: int = 0, *, best: bool = False) -> tuple[Experiment, Any]:
+    """Rebuilds a run and restores its newest checkpoint, or its best.
 
     Args:
       path: the run folder.
       index: index of the run, from 0, if the folder holds several seeds.
+      best: whether to restore the checkpoint of the best log point, as `Experiment.best` says,
+        rather than the newest. The experiment is then that which took this step.
 
     Returns:
       The experiment as a single run, and its state.
 
     Raises:
-      ValueError: if the folder does not hold a run, or has no run of that index.
+      ValueError: if the folder does not hold a run, has no run of that index, or keeps no best
+        checkpoint.
       CheckpointError: if no checkpoint can be restored.
       DataError: if the data are not found.
     """
     folder = Folder(Path(path))
-    opened = rebuild(folder)
+    step = _best_step(folder) if best else None
+    opened = rebuild(folder, step)
     say(opened.remarks)
+    if step is not None:
+        say([f"{folder.path}: the state of step {step:,}, {goals.from_json(opened.recorded)[1]}"])
     seeds = opened.whole.learner.seeds
     checks.index_of_run(index, seeds or 1)
-    carry = checkpoint.restore(folder.checkpoints, runner.check(opened.whole, opened.config.seed))
+    shapes = runner.check(opened.whole, opened.config.seed)
+    carry = checkpoint.restore(folder.best if best else folder.checkpoints, shapes)
     return opened.single, (carry if seeds is None else train.select_run(carry, index)).state
+
+
+def _best_step(folder: Folder) -> int:
+    """Returns the step of a run's best checkpoint.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    keeps = "best" in record.read(folder)
+    saved = checkpoint.steps(folder.best)
+    if keeps and saved:
+        return saved[-1]
+    why = (
+        "has none yet: it is saved at the first log point that holds the number of its goal"
+        if keeps
+        else "keeps none: its experiment does not say which is best (Experiment.best)"
+    )
+    raise ValueError(f"best needs a checkpoint of the best log point, and {folder.path} {why}")
 
 
 class Stages:

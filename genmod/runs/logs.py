@@ -226,16 +226,15 @@ def summary(values: Mapping[str, Any]) -> dict[str, Any]:
     of_runs = {name: np.asarray(value) for name, value in values.items() if np.ndim(value)}
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in of_runs:
-            try:
+        try:
+            if name in of_runs:
+                found[name], found[f"{name}_se"] = evaluate.estimate(of_runs[name])
+            else:
                 found[name] = float(value)
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"what is logged must be numbers by name, got {name!r}: "
-                    f"{checks.described(value)}"
-                ) from None
-            continue
-        found[name], found[f"{name}_se"] = evaluate.estimate(of_runs[name])
+        except (TypeError, ValueError):
+            said = checks.described(value)
+            message = f"what is logged must be numbers by name, got {name!r}: {said}"
+            raise ValueError(message) from None
     if of_runs:
         found["seeds"] = {name: value.tolist() for name, value in of_runs.items()}
     return found

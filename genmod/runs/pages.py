@@ -15,7 +15,7 @@ from pathlib import Path
 
 from genmod import report
 from genmod.report import canvas, page
-from genmod.runs import comparison, explorer, logs, pictures
+from genmod.runs import comparison, explorer, goals, logs, pictures
 from genmod.runs.gathered import Gathered, below, gather, in_words
 
 MOST_BYTES = 6_000_000
@@ -176,7 +176,8 @@ def _of_an_earlier_end(run: Gathered) -> list[str]:
     """
     end = max((start.get("num_steps", 0) for start in run.recorded.get("starts", [])), default=0)
     step = run.rows[-1]["step"] if run.rows else 0
-    if not run.evaluation or step >= end:
+    ended = goals.recorded(run.recorded, run.rows).ended is not None
+    if not run.evaluation or step >= end or ended:
         return []
     return [
         f"This run goes on to step {end:,} and is at {step:,}: the numbers and pictures of its end "
@@ -196,6 +197,7 @@ def _facts(run: Gathered) -> dict[str, str]:
         ),
         "epochs": f"{last.get('epoch', 0):g} of {config.get('epochs', '?')}",
         **logs.readable(logs.losses(last)),
+        **goals.facts(recorded, run.rows),
         "begun": recorded["created"][:16].replace("T", " "),
         "device": f"{device.get('kind', '?')}, {device.get('cores', '?')} cores",
         **(

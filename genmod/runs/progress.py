@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from genmod.experiment import Experiment
-from genmod.runs import logs
+from genmod.runs import goals, logs
 
 
 class Progress:
@@ -69,12 +69,17 @@ class Progress:
 
     def log_point(self, row: Mapping[str, Any]) -> None:
         """Shows a log point."""
-        shown = logs.readable(logs.losses(row))
+        names = [n for m in goals.metrics(self._experiment).values() for n in (m, f"{m}_se")]
+        shown = logs.readable({**logs.losses(row), **{n: row[n] for n in names if n in row}})
         self._bar.set_postfix(shown)
         if self._lines:
             losses = "  ".join(f"{n} {v}" for n, v in shown.items())
             line = f"epoch {row['epoch']:g}  step {row['step']:,}  {losses}"
             print(f"{line}{self._pace(row)}", flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.write(text)
 
     def _pace(self, row: Mapping[str, Any]) -> str:
         """Formats the rate and the time left, if known."""

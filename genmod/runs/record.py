@@ -4,8 +4,9 @@ A run folder holds everything needed to judge a run, to continue it and to repea
 
 record.json      experiment, configuration, versions, device, settings of JAX, fingerprint of the
                  data and what is done with them, command and the folder where it was given, hashes
-                 of the code, and the starts: the first step of each, the interval of its log
-                 points, and the path of the source that took its steps
+                 of the code, the starts: the first step of each, the interval of its log points,
+                 and the path of the source that took its steps; and the goals, `until` and `best`,
+                 if the experiment has any
 experiment.py    a copy of the experiment file of the first start
 sources/         copies of other experiment files that the run was started with, and of modules
                  beside them (`genmod.runs.kept_sources`)
@@ -14,6 +15,7 @@ metrics.jsonl    one line a log point: step, epoch, loss, its terms, examples_pe
 unlogged.json    a log point that a stopped run left unfinished; the next start finishes it
 evaluation.json  numbers taken at the end
 checkpoints/     checkpoints from which the run continues
+best/            checkpoint of the best log point, if the experiment says which is best
 pictures/        PNG files
 tensorboard/     the same metrics as TensorBoard events
 replay/          pictures of the examples of a step that was replayed
@@ -33,7 +35,7 @@ from genmod._host import environment
 from genmod._host import source as sources
 from genmod._host.disk import write_json
 from genmod._host.source import Code
-from genmod.runs import catalogue, configs, kept_sources, naming
+from genmod.runs import catalogue, configs, goals, kept_sources, naming
 from genmod.runs.folder import Folder
 
 _FIELDS = {
@@ -56,7 +58,10 @@ _OPTIONAL_FIELDS = {
     "source": str,
     "classes": list,
     "test_data": str,
+    "until": dict,
+    "best": dict,
 }
+_GOALS = ("until", "best")
 
 
 def open_folder(
@@ -72,6 +77,7 @@ def open_folder(
     protocol: Mapping[str, Any] | None = None,
     kind: type | None = None,
     classes: Sequence[str] = (),
+    aims: Mapping[str, Any] | None = None,
 ) -> tuple[Folder, list[str]]:
     """Makes a run folder, or reopens that of the same run.
 
@@ -90,6 +96,8 @@ def open_folder(
       protocol: the way in which the data are divided and prepared, in JSON form.
       kind: class of the configuration, which knows its defaults and its paths of data.
       classes: names of the data's classes, by label, if they have names.
+      aims: the goals `until` and `best`, in JSON form. Others than in the record replace those,
+        with a remark.
 
     Returns:
       The folder, and remarks on changes since the run began that may change bits.
@@ -109,6 +117,7 @@ def open_folder(
         "protocol": dict(protocol or {}),
         **({"classes": list(classes)} if classes else {}),
         **({"test_data": test_fingerprint} if test_fingerprint else {}),
+        **(aims or {}),
         "versions": environment.versions(),
         "device": environment.device(),
         "settings": environment.settings(),
@@ -150,6 +159,7 @@ def _reopen(
         *kept_sources.changes(before, folder.path, source, called),
         *_moved(before, now, kind),
         *_tested_on_others(before, now),
+        *_other_goals(before, now),
     ]
     kept_sources.keep(folder.path, source)
     _update(folder, before, now)
@@ -185,13 +195,22 @@ def _tested_on_others(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
     ]
 
 
+def _other_goals(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    there, here = goals.from_json(before), goals.from_json(now)
+    return [
+        f"{name} was {old or 'none'} when the run began and is {new or 'none'} now"
+        for name, old, new in zip(_GOALS, there, here, strict=True)
+        if old != new
+    ]
+
+
 def without(name: str, default: Any) -> str:
     """Returns the remark on a field that a record lacks."""
     return f"the record has no {name}, which the experiment did not have then: it is {default!r}"
 
 
 def _update(folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Records a longer run and its present paths.
+    """Records a longer run, its present goals and its present paths.
 
     These are the paths of its data and of its source.
     """
@@ -201,8 +220,9 @@ def _update(folder: Folder, before: Mapping[str, Any], now: Mapping[str, Any]) -
         kept = {name: v for name, v in before["config"].items() if name == "epochs"}
         config = {name: config.get(name) for name in before["config"]} | kept
     command = before["command"] if config == before["config"] else now["command"]
-    places = {name: now[name] for name in ("source", "directory")}
-    after = {**before, "config": config, "command": command, **places}
+    present = {n: now[n] for n in ("source", "directory", *_GOALS) if n in now}
+    kept = {name: value for name, value in before.items() if name not in _GOALS}
+    after = {**kept, "config": config, "command": command, **present}
     if after != before:
         write_json(folder.record, after)
 

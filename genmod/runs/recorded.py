@@ -12,7 +12,7 @@ from typing import Any
 from genmod import data
 from genmod._host import lock, source
 from genmod.experiment import Experiment
-from genmod.runs import configs, naming, record, runner
+from genmod.runs import configs, goals, naming, record, runner
 from genmod.runs.folder import Folder
 
 
@@ -79,6 +79,7 @@ def opened(
             protocol=_protocol(config, built),
             kind=type(config),
             classes=built.dataset.classes,
+            aims=goals.as_json(built),
         )
         for remark in remarks:
             print(f"note: {remark}", file=sys.stderr)

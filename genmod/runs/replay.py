@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import checks, data, rng, train
-from genmod.runs import loading, logs, runner
+from genmod.runs import goals, loading, logs, runner
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
-from genmod.types import Batch, Key
+from genmod.types import Batch, Key, Parts
 
 
 class Replayed(NamedTuple):
@@ -35,9 +35,10 @@ class Replayed(NamedTuple):
       inspection: its terms example by example, which agree with the metrics up to rounding; None
         for a learner without `inspect`.
       indices: indices of the examples in the data set, [B]; None if the batches do not come from
-        `data.batches`.
+        `data.batches`. For batches of `data.together`, those of each part by name.
       images: the examples as images [B, H, W, C], taken from the data set if their indices are
-        known; None if they are not images.
+        known; None if they are not images. For batches of `data.together`, those of each part by
+        name, as they are in the batch.
     """
 
     step: int
@@ -48,8 +49,8 @@ class Replayed(NamedTuple):
     batch: Batch
     metrics: dict[str, Any]
     inspection: train.Inspection | None
-    indices: np.ndarray | None
-    images: np.ndarray | None
+    indices: np.ndarray | dict[str, np.ndarray | None] | None
+    images: np.ndarray | dict[str, np.ndarray | None] | None
 
 
 class Offenders(NamedTuple):
@@ -60,11 +61,13 @@ class Offenders(NamedTuple):
       term: the term of which they have the largest values; None if they have values that are not
         finite.
       num: number of all such examples, which is more than n if fewer were asked for.
+      part: the part of the batch that they belong to, for batches of `data.together`; else None.
     """
 
     places: np.ndarray
     term: str | None
     num: int
+    part: str | None = None
 
 
 class Gradient(NamedTuple):
@@ -105,8 +108,11 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     loading.say(opened.remarks)
     stages = loading.Stages(folder, opened)
     whole, seeds = opened.whole, opened.whole.learner.seeds
-    if step > whole.num_steps:
-        raise ValueError(f"step must be one of the run's {whole.num_steps} steps, got {step}")
+    rows = logs.read_metrics(folder)
+    ended = goals.recorded(opened.recorded, rows).ended
+    num_steps = whole.num_steps if ended is None else rows[-1]["step"]
+    if step > num_steps:
+        raise ValueError(f"step must be one of the run's {num_steps} steps, got {step}")
     checks.index_of_run(index, seeds or 1)
     if whole.dataset.fingerprint != opened.recorded["data"]:
         raise ValueError(
@@ -132,12 +138,15 @@ def step(run_folder: str | Path, step: int, *, index: int = 0) -> Replayed:
     inspect = took.single.learner.inspect
     inspection = None if inspect is None else jax.jit(inspect)(seen.key, state, seen.batch)
     places = data.indices_of(whole.batch_at, rng.stream(key, "data"), step - 1)
-    indices = None if places is None else np.asarray(places)
-    images = _images(seen.batch if indices is None else whole.dataset.images[indices])
+    indices = jax.tree.map(np.asarray, places)
+    if isinstance(indices, dict):
+        images = {name: _images(part) for name, part in seen.batch.items()}
+    else:
+        images = _images(seen.batch if indices is None else whole.dataset.images[indices])
     return Replayed(
         step=step,
         origin=origin,
-        num_steps=opened.whole.num_steps,
+        num_steps=num_steps,
         key=seen.key,
         state=state,
         batch=seen.batch,
@@ -162,36 +171,55 @@ def offenders(replayed: Replayed, num: int = 8) -> Offenders:
       ValueError: if num is not positive, or the learner has no `inspect`.
     """
     num = checks.positive_integer("num", num)
-    terms = by_example(replayed)
-    bad = [places[~np.isfinite(values)] for values, places in terms.values()]
-    found = np.unique(np.concatenate([np.zeros(0, np.int32), *bad]))
-    if len(found):
-        return Offenders(found[:num], None, len(found))
-    term = next(iter(terms), None)
-    if term is None:
-        return Offenders(found, None, 0)
-    values, places = terms[term]
-    ordered = np.array(list(dict.fromkeys(places[np.argsort(-values, kind="stable")].tolist())))
-    return Offenders(ordered[:num], term, len(ordered))
+    parts = list(replayed.batch) if isinstance(replayed.batch, Parts) else [None]
+    for part in parts:
+        bad = [places[~np.isfinite(v)] for v, places in by_example(replayed, part).values()]
+        found = np.unique(np.concatenate([np.zeros(0, np.int32), *bad]))
+        if len(found):
+            return Offenders(found[:num], None, len(found), part)
+    for part in parts:
+        for term, (values, places) in by_example(replayed, part).items():
+            worst = places[np.argsort(-values, kind="stable")]
+            ordered = np.array(list(dict.fromkeys(worst.tolist())))
+            return Offenders(ordered[:num], term, len(ordered), part)
+    return Offenders(np.zeros(0, np.int32), None, 0)
 
 
-def by_example(replayed: Replayed) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def by_example(
+    replayed: Replayed, part: str | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns the values of each term, with their examples.
 
     A term has its values [n] and the indices in the batch [n] of the examples that they belong to.
     The losses come first. Terms without a value for each example are left out.
+
+    Args:
+      replayed: a step of a learner with `inspect`.
+      part: the part of the batch whose terms are returned, for batches of `data.together`: its
+        losses, and the terms of as many values if no other part has as many. None for all terms.
 
     Raises:
       ValueError: if the learner has no `inspect`.
     """
     if replayed.inspection is None:
         raise ValueError("the learner has no inspect: its step cannot be taken apart")
-    size = checks.leading_axis("batch", replayed.batch)
     known: Mapping[str, Any] = replayed.inspection.examples or {}
     values = replayed.inspection.terms
     terms = {n: np.asarray(v) for n, v in {**logs.losses(values), **values}.items()}
+    if isinstance(replayed.batch, Parts):
+        sizes = {name: checks.leading_axis(name, own) for name, own in replayed.batch.items()}
+        terms = {n: v for n, v in terms.items() if part in (None, _part_of(n, v, sizes))}
+        return {name: (value, np.arange(len(value))) for name, value in terms.items()}
+    size = checks.leading_axis("batch", replayed.batch)
     places = {name: np.asarray(known.get(name, np.arange(size))) for name in terms}
     return {n: (terms[n], places[n]) for n in terms if terms[n].shape == places[n].shape}
+
+
+def _part_of(term: str, values: np.ndarray, sizes: Mapping[str, int]) -> str | None:
+    """Returns the part that a term's values belong to; None if several could be."""
+    named = [name for name in sizes if term.endswith(f"/{name}")]
+    fitting = named or [name for name, size in sizes.items() if values.shape == (size,)]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def gradients(replayed: Replayed) -> dict[str, Gradient]:
@@ -213,6 +241,10 @@ def gradients(replayed: Replayed) -> dict[str, Gradient]:
 
 
 def _images(examples: Any) -> np.ndarray | None:
+    """Returns the images among the examples of a batch; None if there are none or several."""
+    if isinstance(examples, dict):
+        found = [own for own in map(_images, examples.values()) if own is not None]
+        return found[0] if len(found) == 1 else None
     if not hasattr(examples, "ndim") or examples.ndim != 4 or examples.shape[-1] not in (1, 3):
         return None
     pixels = examples.dtype == np.uint8 or jnp.issubdtype(examples.dtype, jnp.floating)

@@ -5,8 +5,9 @@ It takes care of the log, the checkpoints, the observations, the pictures and th
 
 import contextlib
 import functools
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -16,7 +17,7 @@ from genmod._host import cluster, disk, terminal
 from genmod._host.stop import Cut, Phase, Stop
 from genmod.errors import DataError
 from genmod.experiment import Experiment
-from genmod.runs import ending, logs, record
+from genmod.runs import ending, goals, logs, record
 from genmod.runs.folder import Folder
 from genmod.runs.progress import Progress
 from genmod.runs.watch import Watch
@@ -29,7 +30,7 @@ class Outcome(NamedTuple):
 
     Attributes:
       step: number of steps taken.
-      signal: the signal that stopped the run; None if it was finished.
+      signal: the signal that stopped the run; None if it was finished, by its patience or not.
     """
 
     step: int
@@ -51,8 +52,12 @@ def run(
 ) -> Outcome:
     """Trains an experiment from its newest checkpoint to its end.
 
+    A run may end before, by the patience of `Experiment.until`. If `Experiment.best` is given, the
+    checkpoint of the best log point is kept in a folder of its own.
+
     An observation, a picture or a logger that fails during training gives a warning, and training
-    goes on. If the evaluation or a picture fails at the end, everything else is done first.
+    goes on. A validation that fails ends it with its error, once the run is saved: what it gives
+    may decide. If the evaluation or a picture fails at the end, everything else is done first.
 
     Args:
       experiment: the experiment to run.
@@ -69,6 +74,8 @@ def run(
         `lambda step, values: wandb.log(values, step=step)`.
 
     Raises:
+      ValueError: if the parts of the experiment do not fit together, its validation does not give
+        numbers by name, or it has a goal whose number is not logged.
       train.NonFiniteError: when training diverges; the last good state has been saved.
       DataError: if streamed data cannot be read any more; the last log point is saved.
       CheckpointError: if every checkpoint is damaged, or the newest holds another model.
@@ -83,19 +90,27 @@ def run(
     key = keys(experiment, seed)
     with terminal.guarded(), stop or Stop() as stop:
         # 1. Go back to the newest intact checkpoint, and cut the log back to it.
-        newest = checkpoint.restore_newest(folder.checkpoints, check(experiment, seed))
+        shapes = check(experiment, seed)
+        newest = checkpoint.restore_newest(folder.checkpoints, shapes)
         at, carry = (newest.step, newest.tree) if newest else (0, None)
-        _announce(experiment, folder, at, newest.remarks if newest else ())
-        with _Session(experiment, folder, key, at, every, stop, loggers, progress) as session:
+        standing = _standing(experiment, folder, at)
+        _announce(experiment, folder, at, newest.remarks if newest else (), standing.ended)
+        with _Session(
+            experiment, folder, key, at, every, stop, loggers, progress, standing
+        ) as session:
+            if experiment.validate is not None and carry is None:
+                carry = train.start(experiment.learner, key, experiment.batch_at)
+            session.check(carry, shapes.totals)
             session.finish_log_point(carry)
-            _note_start(experiment, folder, at, every.log, compiled)
+            end = at if session.ended else experiment.num_steps
+            _note_start(experiment, folder, at, end, every.log, compiled)
             # 2. Train. Calls of the compiled program are followed only by the bar and the check for
             #    signals; everything else happens at log points.
             points = train.run(
                 experiment.learner,
                 key,
                 experiment.batch_at,
-                num_steps=experiment.num_steps,
+                num_steps=end,
                 log_every=every.log,
                 carry=carry,
                 compiled=compiled,
@@ -144,8 +159,8 @@ def check(experiment: Experiment, seed: int) -> train.Carry:
       The shapes and types of what its run carries.
 
     Raises:
-      ValueError: if seed is not a valid seed, the parts do not fit together, or a metric has a name
-        that the log itself uses.
+      ValueError: if seed is not a valid seed, the parts do not fit together, a metric has a name
+        that the log itself uses, or metrics are all that is logged and a goal names none of them.
     """
     shapes = train.abstract_carry(experiment.learner, keys(experiment, seed), experiment.batch_at)
     for name in shapes.totals:
@@ -155,6 +170,8 @@ def check(experiment: Experiment, seed: int) -> train.Carry:
                 f"{', '.join(logs.RESERVED)}, and none that ends in _se: call it otherwise, such "
                 f"as {logs.renamed(name)!r}"
             )
+    if experiment.validate is None and experiment.observe is None:
+        goals.refuse_unknown(experiment, shapes.totals)
     return shapes
 
 
@@ -186,6 +203,7 @@ class _Session:
 
     Attributes:
       last_saved: step of the newest checkpoint.
+      ended: whether the run has ended by its patience.
     """
 
     def __init__(
@@ -198,16 +216,19 @@ class _Session:
         stop: Stop,
         loggers: Sequence[logs.Logger],
         progress: bool,
+        standing: goals.Standing,
     ):
         self._experiment, self._folder, self._every, self._stop = experiment, folder, every, stop
         self._leads = cluster.leads()
         self._loggers = loggers if self._leads else ()
-        self._watch = Watch(experiment, folder, rng.stream(key, "observe"), every.log)
+        self._watch = Watch(experiment, folder, key, every.log)
         recorded = self._leads and folder.record.exists()
         self._config_hash = record.config_hash(folder) if recorded else None
         self._log = logs.Log(folder, step) if self._leads else None
+        self._standing = standing
         self._bar = Progress(experiment, step, progress and self._leads)
         self._first = self.last_saved = step
+        self._decide(step)
 
     def __enter__(self) -> Self:
         return self
@@ -226,38 +247,55 @@ class _Session:
         self._bar.reached(step)
         return self._stop.signal is not None
 
+    def check(self, carry: train.Carry | None, metrics: Iterable[str]) -> None:
+        """Checks what the run will log, before its first step."""
+        goes_on = not self.ended and self._first < self._experiment.num_steps
+        state = carry.state if carry is not None and goes_on else None
+        self._watch.check(state, metrics, self._standing.logged)
+
     def finish_log_point(self, carry: train.Carry | None) -> None:
-        """Writes the log point that a stopped run left unfinished."""
+        """Completes the log point at which a stopped run was saved."""
         row = logs.read_unlogged(self._folder, self._first) if self._leads else None
         if devices.agree(row is not None) and carry is not None:
-            row = row or {}
-            self._write(logs.joined(row, self._watch.look(self._first, carry.state, row)))
+            self._write(self._seen(self._first, carry.state, row or {}))
         if self._leads:
             self._folder.unlogged.unlink(missing_ok=True)
+        if carry is not None and self._is_best:  # the run may have been killed between two saves
+            self._save_best(self._first, carry)
 
     def log(self, point: train.LogPoint) -> bool:
-        """Logs a log point with its observation.
+        """Logs a log point with its validation and its observation.
 
-        Returns False if a signal cut the observation short. The log point is then saved beside the
-        checkpoint, and the next start takes the observation again.
+        Returns False if a signal cut these short. The log point is then saved beside the
+        checkpoint, and the next start takes them again.
         """
+        self._is_best = False
         if not point.metrics:
             return True
         row = log_row(self._experiment, point.step, point.metrics)
         if self._bar.rate is not None:
             row["examples_per_s"] = self._bar.rate
-        self._bar.log_point(row)
         save = functools.partial(self.save, point.step, point.carry, row)
         # Several processes wait for each other, so their observations are not cut short.
         alone = jax.process_count() == 1
         try:
             with self._stop.looking(save) if alone else contextlib.nullcontext():
-                seen = self._watch.look(point.step, point.state, row)
+                row = self._seen(point.step, point.state, row)
         except Cut:
             save()
             return False
-        self._write(logs.joined(row, seen))
+        except Exception:  # the validation failed
+            if alone:
+                save()
+            raise
+        self._write(row)
         return True
+
+    def _seen(self, step: int, state: Any, row: dict[str, Any]) -> dict[str, Any]:
+        """Returns the row of a log point with its validation and its observation."""
+        row = logs.joined(row, self._watch.validate(step, state, row))
+        self._bar.log_point(row)
+        return logs.joined(row, self._watch.look(step, state, row))
 
     def save_and_stop(self, point: train.LogPoint) -> bool:
         """Saves a log point that is due, or after a signal.
@@ -266,13 +304,17 @@ class _Session:
         """
         due = point.step - self.last_saved >= self._every.checkpoint
         due = due or point.step == self._experiment.num_steps
+        # No checkpoint is older than the best, so a run never goes back to before that.
+        due = due or self._is_best or self.ended
         if due or devices.agree(self._stop.signal or 0):
             self.save(point.step, point.carry)
+        if self._is_best:
+            self._save_best(point.step, point.carry)
         # Signals are checked again, as one may have come during the save.
         stops = self.last_saved == point.step and bool(devices.agree(self._stop.signal or 0))
         if not stops:
             self._bar.resume(point.step)
-        return stops
+        return stops or self.ended
 
     def save(self, step: int, carry: train.Carry, unlogged: Mapping[str, Any] | None = None) -> int:
         """Writes a checkpoint; returns its step."""
@@ -280,47 +322,82 @@ class _Session:
             disk.write_json(self._folder.unlogged, unlogged)
         if self._log is not None:
             self._log.sync()
-        checkpoint.save(
-            self._folder.checkpoints,
-            step,
-            carry,
-            keep=self._every.keep,
-            config_hash=self._config_hash,
-        )
+        kept = {"keep": self._every.keep, "config_hash": self._config_hash}
+        checkpoint.save(self._folder.checkpoints, step, carry, **kept)
         self.last_saved = step
         return step
+
+    def _save_best(self, step: int, carry: train.Carry) -> None:
+        checkpoint.save(self._folder.best, step, carry, keep=1, config_hash=self._config_hash)
 
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._log is not None:
             self._log.write(row)
+            self._standing.add(row)
+        self._decide(row.get("step", 0))
+        if self._standing.ended is not None:
+            self._bar.say(str(self._standing.ended))
         for logger in self._loggers:
             self._watch.tell(logger, row)
 
+    def _decide(self, step: int) -> None:
+        """Notes whether a log point is the best and the last.
 
-def _announce(experiment: Experiment, folder: Folder, step: int, remarks: Sequence[str]) -> None:
+        The leader alone has the log, and all processes follow it.
+        """
+        self._is_best = bool(devices.agree(0 < step == self._standing.best.step))
+        self.ended = bool(devices.agree(self._standing.ended is not None))
+
+
+def _standing(experiment: Experiment, folder: Folder, step: int) -> goals.Standing:
+    """Returns how far a run has got with its goals at its newest checkpoint.
+
+    A best checkpoint that is not that of the log is removed: the goal was another, or the newest
+    checkpoint was damaged and the run will come to that step again.
+    """
+    if not cluster.leads():
+        return goals.Standing(experiment.until, experiment.best)
+    rows = [row for row in logs.read_metrics(folder) if row["step"] <= step]
+    standing = goals.Standing(experiment.until, experiment.best, rows)
+    checkpoint.clean(folder.best)
+    saved = checkpoint.steps(folder.best)
+    if experiment.best is not None and saved and saved[-1] != standing.best.step:
+        shutil.rmtree(folder.best)
+    return standing
+
+
+def _announce(
+    experiment: Experiment,
+    folder: Folder,
+    step: int,
+    remarks: Sequence[str],
+    ended: goals.Ended | None,
+) -> None:
     """Makes the run folder and prints what will happen."""
     if cluster.leads():
         with disk.writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
-        print(_first_line(experiment, folder, step), flush=True)
-        if where := data.placement(experiment.batch_at):
+        print(f"{folder.path}: {_what_follows(experiment, step, ended)}", flush=True)
+        for where in data.placement(experiment.batch_at).splitlines():
             print(f"data: {where}", flush=True)
     for remark in remarks:
         print(f"warning: {remark}", file=sys.stderr, flush=True)
 
 
-def _first_line(experiment: Experiment, folder: Folder, step: int) -> str:
+def _what_follows(experiment: Experiment, step: int, ended: goals.Ended | None) -> str:
+    if ended is not None:
+        return f"already trained: {ended}"
     total = f"{experiment.num_steps:,} steps ({experiment.epochs:g} epochs)"
     reached = f"step {step:,} (epoch {experiment.epoch(step):g})"
     if step >= experiment.num_steps:
-        return f"{folder.path}: already trained, to {reached} of {total}"
+        return f"already trained, to {reached} of {total}"
     if step:
-        return f"{folder.path}: continuing at {reached} of {total}"
-    return f"{folder.path}: a new run of {total}"
+        return f"continuing at {reached} of {total}"
+    return f"a new run of {total}"
 
 
 def _note_start(
-    experiment: Experiment, folder: Folder, step: int, log_every: int, compiled: bool
+    experiment: Experiment, folder: Folder, step: int, end: int, log_every: int, compiled: bool
 ) -> None:
     """Notes a start of the run in its record."""
     if not cluster.leads():
@@ -328,7 +405,7 @@ def _note_start(
     mesh = experiment.learner.mesh
     start = {
         "step": step,
-        "num_steps": experiment.num_steps,
+        "num_steps": end,
         "log_every": log_every,
         "compiled": compiled,
         "devices": 1 if mesh is None else mesh.size,

@@ -14,10 +14,12 @@ import numpy as np
 
 from genmod import checks, rng, train
 from genmod._host import source
-from genmod.runs import kept_sources, loading, logs, record, runner
+from genmod.experiment import Experiment
+from genmod.runs import goals, kept_sources, loading, logs, record, runner, watch
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.train.chunk import runs_sequentially
+from genmod.types import Key, Keys
 
 _TIMINGS = ("examples_per_s",)
 
@@ -47,9 +49,9 @@ class Verified(NamedTuple):
 def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = False) -> Verified:
     """Repeats the first steps of a run in memory.
 
-    Log points and checkpoints are compared bit for bit; timings are left out. A run on several
-    devices is repeated on one. If the experiment was edited between two starts, each step is
-    repeated by the source of the start that took it.
+    Log points and checkpoints, the best one among them, are compared bit for bit; timings are left
+    out. A run on several devices is repeated on one. If the experiment was edited between two
+    starts, each step is repeated by the source of the start that took it.
 
     Args:
       run_folder: the run folder; nothing in it is changed.
@@ -65,8 +67,9 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
     opened = loading.rebuild(folder)
     stages = loading.Stages(folder, opened)
     whole, seed = opened.whole, opened.config.seed
-    saved = checkpoint.steps(folder.checkpoints)
-    rows = _rows(folder, saved)
+    places = {place: checkpoint.steps(place) for place in (folder.checkpoints, folder.best)}
+    saved = places[folder.checkpoints]
+    rows, unlogged = _rows(folder, saved)
     reached = max([0, *rows, *saved])
     if steps is not None and everything:
         raise ValueError("steps cannot be given together with everything")
@@ -90,7 +93,8 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
     carry = train.start(whole.learner, key, whole.batch_at)
     agreed: dict[str, list[int]] = {"log": [], "checkpoints": []}
     num_values, difference = 0, None
-    for mark in sorted(step for step in {*points, *rows, *saved} if step <= steps):
+    marks = sorted({*points, *rows, *(step for there in places.values() for step in there)})
+    for mark in [step for step in marks if step <= steps]:
         compiled = all(s.get("compiled", True) for s in begun if s["step"] < mark)
         try:
             carry = stages.advance(key, carry, mark - at, compiled=compiled)
@@ -102,32 +106,36 @@ def run(run_folder: str | Path, *, steps: int | None = None, everything: bool = 
         if mark in points or mark in rows:
             metrics, carry = train.pop_metrics(carry)
             row = runner.log_row(whole, mark, metrics)
-            if mark in rows and set(rows[mark]) - set(row) - set(
-                _TIMINGS
-            ):  # the row has an observation
-                seen = whole.observation(rng.stream(key, "observe"), carry.state)
-                row = logs.joined(row, logs.summary(logs.named(seen.numbers, row)[0]))
+            if mark != unlogged:
+                took = [start["log_every"] for start in begun if start["step"] < mark]
+                row = _observed(whole, key, carry.state, row, rows.get(mark, {}), took[-1:])
             difference = _row_difference(mark, rows.get(mark), row)
             num_values += len(row)
             agreed["log"] += [mark] * (difference is None)
-        if difference is None and mark in saved:
-            difference = _checkpoint_difference(folder, mark, carry)
+        found = [place for place, there in places.items() if mark in there]
+        for place in found:
+            difference = difference or _checkpoint_difference(place, mark, carry)
             num_values += sum(leaf.size for leaf in jax.tree.leaves(carry))
-            agreed["checkpoints"] += [mark] * (difference is None)
+        if difference is None and folder.best in found:
+            difference = _best_difference(opened, mark, rows)
+        agreed["checkpoints"] += [mark] * (bool(found) and difference is None)
         if difference is not None:
             break
     changed = _changes(folder, opened)
     return Verified(at, agreed["log"], agreed["checkpoints"], num_values, difference, changed)
 
 
-def _rows(folder: Folder, saved: Sequence[int]) -> dict[int, dict[str, Any]]:
+def _rows(folder: Folder, saved: Sequence[int]) -> tuple[dict[int, dict[str, Any]], int | None]:
     """Returns the log points by their step.
 
-    One that a stopped run left unfinished is among them.
+    One that a stopped run left unfinished is among them; its step is returned as well. It has
+    neither validation nor observation.
     """
-    rows = logs.read_metrics(folder)
+    rows = {row["step"]: row for row in logs.read_metrics(folder)}
     unlogged = logs.read_unlogged(folder, saved[-1]) if saved else None
-    return {row["step"]: row for row in [*rows, *([unlogged] if unlogged else [])]}
+    if unlogged is None:
+        return rows, None
+    return {**rows, unlogged["step"]: unlogged}, unlogged["step"]
 
 
 def _log_points(
@@ -148,6 +156,45 @@ def _log_points(
     return sorted(set(points))
 
 
+def _observed(
+    experiment: Experiment,
+    key: Key | Keys,
+    state: Any,
+    row: dict[str, Any],
+    logged: Mapping[str, Any],
+    log_every: Sequence[int],
+) -> dict[str, Any]:
+    """Returns the row of a log point with its validation and its observation.
+
+    It has an observation if the row in the log has further numbers.
+
+    Args:
+      experiment: the experiment that took the step.
+      key: the run's key.
+      state: the learner's state.
+      row: row without them.
+      logged: row in the log.
+      log_every: interval of the log points; empty if the record does not have it.
+    """
+    every = log_every[0] if log_every else experiment.steps_per_epoch
+    if watch.validation_is_due(experiment, row["step"], every):
+        row = logs.joined(row, watch.validated(experiment, key, state, row))
+    if not set(logged) - set(row) - set(_TIMINGS):
+        return row
+    seen = experiment.observation(rng.stream(key, "observe"), state)
+    return logs.joined(row, logs.summary(logs.named(seen.numbers, row)[0]))
+
+
+def _best_difference(
+    opened: loading.Rebuilt, step: int, rows: Mapping[int, Mapping[str, Any]]
+) -> str | None:
+    before = [row for at, row in sorted(rows.items()) if at <= step]
+    best = goals.recorded(opened.recorded, before).best.step
+    if best == step:
+        return None
+    return f"step {step}: the best checkpoint is of this step, and the best log point is {best}"
+
+
 def _row_difference(
     step: int, logged: Mapping[str, Any] | None, row: Mapping[str, Any]
 ) -> str | None:
@@ -162,9 +209,9 @@ def _row_difference(
     return None
 
 
-def _checkpoint_difference(folder: Folder, step: int, carry: train.Carry) -> str | None:
+def _checkpoint_difference(folder: Path, step: int, carry: train.Carry) -> str | None:
     try:
-        stored = checkpoint.restore(folder.checkpoints, _shapes(carry), step=step)
+        stored = checkpoint.restore(folder, _shapes(carry), step=step)
     except checkpoint.CheckpointError as error:
         return f"step {step}: {error}"
     pairs = zip(jax.tree_util.tree_leaves_with_path(stored), jax.tree.leaves(carry), strict=True)

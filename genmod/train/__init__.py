@@ -3,7 +3,15 @@
 from genmod.train.adversarial import adversarial
 from genmod.train.chunk import Carry
 from genmod.train.finite import NonFiniteError
-from genmod.train.learner import Inspection, Learner, TrainState, learner
+from genmod.train.game import GameState, Player, game
+from genmod.train.learner import (
+    Conditions,
+    Inspection,
+    Learner,
+    NoSampler,
+    TrainState,
+    learner,
+)
 from genmod.train.loop import (
     LogPoint,
     StepTrace,
@@ -22,11 +30,15 @@ from genmod.train.seeds import combinations, over_grid, over_seeds, select_run
 __all__ = [
     "AdversarialState",
     "Carry",
+    "Conditions",
+    "GameState",
     "Inspection",
     "Learner",
     "LogPoint",
+    "NoSampler",
     "NonFiniteError",
     "Optimizers",
+    "Player",
     "StepTrace",
     "TrainState",
     "abstract_carry",
@@ -34,6 +46,7 @@ __all__ = [
     "adversarial",
     "combinations",
     "fit",
+    "game",
     "learner",
     "next_step",
     "over_devices",

@@ -14,23 +14,23 @@ from genmod.types import Array, Batch, Metrics, Params
 
 
 def of_mean(
-    function: Callable[[Params, Batch], tuple[Array, Metrics]],
+    function: Callable[[Params, Batch], tuple[Array, Any]],
     params: Params,
     examples: Batch,
     *,
     microbatches: int = 1,
-) -> tuple[tuple[Array, Metrics], Params]:
+) -> tuple[tuple[Array, Any], Params]:
     """Returns value and gradient of a mean over examples.
 
     This is `jax.value_and_grad(function, has_aux=True)` with `microbatches` times less memory: the
     examples are cut into equal microbatches (gradient accumulation). Value and gradient are the
     means over the microbatches; the terms are those of all examples, in their order. If the
     function is itself a mean over examples, the result is the same up to rounding. If examples
-    interact (batch normalisation), it is not.
+    interact, it is not: batch normalisation, for instance, refuses microbatches.
 
     Args:
       function: function `(params, examples) -> (value [], terms)`, which returns a mean over the
-        examples, and each example's values by name, [B] each.
+        examples, and a tree of each example's values, [B, ...] each.
       params: parameters to differentiate by.
       examples: tree of arrays [B, ...], keys included.
       microbatches: number of equal parts into which the batch is cut.
@@ -47,7 +47,7 @@ def of_mean(
         (value, terms), gradient = take(params, microbatch)
         return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, (value, gradient)), terms
 
-    with devices.cut(devices.MICROBATCHES):
+    with devices.microbatch():
         microbatch = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cut
         )
@@ -68,14 +68,20 @@ def split_batch(name: str, examples: Batch, num: int, what: str) -> Batch:
     Part i holds the examples i, i + num, ... If consecutive examples lie on several devices, each
     device then has its share of every part.
 
+    Args:
+      name: name of the examples, for the message.
+      examples: tree of arrays [B, ...]; those of several parts (`Parts`) have a B each.
+      num: number of parts.
+      what: name of the parts, for the message.
+
     Raises:
       ValueError: if num does not divide B.
     """
-    size = checks.leading_axis(name, examples)
-    if size % num:
-        raise ValueError(f"{name} of {size} examples cannot be cut into {num} equal {what}")
 
     def cut(leaf: Array) -> Array:
+        size = len(leaf)
+        if size % num:
+            raise ValueError(f"{name} of {size} examples cannot be cut into {num} equal {what}")
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # Keys are cut as words: JAX's check that no key is used twice counts a transposition.
             words = cut(jax.random.key_data(leaf))

@@ -9,9 +9,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genmod import checks, rng
-from genmod.devices import AXIS, cut, partitioned
+from genmod.devices import AXIS, partitioned
 from genmod.train.learner import Learner
-from genmod.types import Batch, Key, Metrics
+from genmod.types import Batch, Key, Metrics, Parts
 
 
 def over_devices(
@@ -80,11 +80,7 @@ def _mapped(learner: Learner, mesh: Mesh) -> Learner:
         jax.pmap, axis_name=AXIS, in_axes=(None, None, 0), devices=list(mesh.devices)
     )
 
-    def share_of(key: Key, state: Any, share: Batch) -> tuple[Any, Metrics]:
-        with cut(f"pmap over {mesh.size} devices", checks.leading_axis("share", share)):
-            return learner.step(key, state, share)
-
-    mapped = pmap(share_of, out_axes=None)
+    mapped = pmap(learner.step, out_axes=None)
 
     def shares(batch: Batch) -> Batch:
         return jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
@@ -100,7 +96,7 @@ def _mapped(learner: Learner, mesh: Mesh) -> Learner:
         # a mean would go unnoticed, so the states of all devices are compared here.
         key = rng.root(0)
         state = jax.jit(learner.init)(key, batch)
-        _check_same(pmap(share_of, out_axes=0)(key, state, shares(batch))[0])
+        _check_same(pmap(learner.step, out_axes=0)(key, state, shares(batch))[0])
 
     return learner._replace(step=step, check=check, mesh=mesh)
 
@@ -117,9 +113,11 @@ def _check_same(states: Any) -> None:
 
 
 def _check_batch(batch: Batch, num: int) -> None:
-    size = checks.leading_axis("batch", batch)
-    if size % num:
-        _refuse_shares(f"a batch of {size} examples", num)
+    for name, part in batch.items() if isinstance(batch, Parts) else [("batch", batch)]:
+        size = checks.leading_axis(name, part)
+        if size % num:
+            what = "a batch" if part is batch else f"the part {name!r}"
+            _refuse_shares(f"{what} of {size} examples", num)
 
 
 def _refuse_shares(what: str, num: int) -> NoReturn:

@@ -11,7 +11,8 @@ from genmod.types import Array, Key, Keys, Params
 class Players(Protocol):
     """The model to train, as `gan.make` returns it.
 
-    Its parameters have the fields `generator` and `discriminator`.
+    Its parameters have the fields `generator` and `discriminator`. A conditional model also has a
+    function `condition`, `batch -> (x, c)`.
     """
 
     @property
@@ -19,20 +20,29 @@ class Players(Protocol):
         """Initialiser: `(key, x [B, ...]) -> params`."""
 
     @property
-    def generate(self) -> Callable[[Any, Array], Array]:
-        """Generator: `(params, z [B, L]) -> images [B, ...]`."""
+    def generate(self) -> Callable[..., Array]:
+        """Generator: `(params, z [B, L]) -> images [B, ...]`.
+
+        That of a conditional model has the condition as its third argument.
+        """
 
     @property
-    def discriminate(self) -> Callable[[Any, Array], Array]:
-        """Discriminator: `(params, x [B, ...]) -> logits [B]`."""
+    def discriminate(self) -> Callable[..., Array]:
+        """Discriminator: `(params, x [B, ...]) -> logits [B]`.
+
+        That of a conditional model has the condition as its third argument.
+        """
 
     @property
     def latent(self) -> Callable[[Keys], Array]:
         """Sampler of latents: `keys [B] -> z [B, L]`."""
 
     @property
-    def standing(self) -> Callable[[Key, Any], Any]:
-        """Parameters to sample with: `(key, params) -> params`."""
+    def standing(self) -> Callable[..., Any]:
+        """Parameters to sample with: `(key, params) -> params`.
+
+        That of a conditional model has conditions that occur in the data as its third argument.
+        """
 
     @property
     def check(self) -> Callable[[Array], None]:
@@ -86,6 +96,7 @@ class AdversarialState(NamedTuple):
       ema: exponential moving average (EMA) of the generator's parameters; `()` if none is kept.
       opt_state: both optimizers' states.
       hyper: the constant entries of the learner's `hyper`.
+      memory: the fields that no gradient moves, by name.
     """
 
     step: Array
@@ -93,3 +104,4 @@ class AdversarialState(NamedTuple):
     ema: Params
     opt_state: OptStates
     hyper: dict[str, Array]
+    memory: dict[str, Any]

@@ -21,6 +21,13 @@ _NUMBERS = ("hyper", "hyperparams")
 
 A learner's state has `hyper`; `optax.inject_hyperparams` puts `hyperparams` into an optimizer's.
 """
+_OF_SCHEDULES = (
+    "to sweep a schedule, sweep a number of which it is made, such as peak in "
+    "optax.inject_hyperparams(lambda peak: optax.adam(optax.cosine_decay_schedule(peak, 1000)))"
+    "(peak=1e-3), or factor in hyper={'beta': schedule, 'factor': 1.0} with "
+    "hyper['factor'] * hyper['beta'] as the weight"
+)
+"""Advice on how to sweep a schedule."""
 
 
 def over_seeds(learner: Learner, num: int, *, sequential: bool | None = None) -> Learner:
@@ -81,9 +88,10 @@ def over_seeds(learner: Learner, num: int, *, sequential: bool | None = None) ->
     def step(keys: Keys, state: Any, batch: Batch) -> tuple[Any, Metrics]:
         return jax.vmap(learner.step)(keys, state, batch)
 
-    def sample(key: Key | Keys, state: Any, images: int) -> Array:
+    def sample(key: Key | Keys, state: Any, images: int, condition: Any = None) -> Array:
         in_axes = (0 if key.ndim else None, 0)
-        return jax.vmap(lambda key, one: learner.sample(key, one, images), in_axes)(key, state)
+        draw = lambda key, one: learner.sample(key, one, images, condition)  # noqa: E731
+        return jax.vmap(draw, in_axes)(key, state)
 
     def check(batch: Batch) -> None:
         if learner.check is not None:
@@ -99,6 +107,7 @@ def over_seeds(learner: Learner, num: int, *, sequential: bool | None = None) ->
         single=learner,
         sequential=sequential,
         inspect=learner.inspect and jax.vmap(learner.inspect),
+        conditions=learner.conditions,
     )
     return many
 
@@ -113,6 +122,10 @@ def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
     initialisation, batches and noise, so that they differ by the numbers alone. State and metrics
     have a leading axis, in the order of `combinations(grid)`. For several seeds as well, apply
     `over_seeds` to the result.
+
+    A schedule is no number, but it can be made of one. The peak of a learning rate is swept in
+    `optax.inject_hyperparams(lambda peak: optax.adam(optax.cosine_decay_schedule(peak, 1000)))`,
+    called with `peak=1e-3`; a factor of a weight in `hyper={"beta": schedule, "factor": 1.0}`.
 
     Raises:
       ValueError: if the grid is empty or holds a value that is not finite; when traced, if the
@@ -150,8 +163,8 @@ def over_grid(learner: Learner, grid: Mapping[str, Sequence[float]]) -> Learner:
     def step(key: Key, state: Any, batch: Batch) -> tuple[Any, Metrics]:
         return jax.vmap(learner.step, (None, 0, None))(key, state, batch)
 
-    def sample(key: Key, state: Any, images: int) -> Array:
-        return jax.vmap(lambda one: learner.sample(key, one, images))(state)
+    def sample(key: Key, state: Any, images: int, condition: Any = None) -> Array:
+        return jax.vmap(lambda one: learner.sample(key, one, images, condition))(state)
 
     inspect = learner.inspect and jax.vmap(learner.inspect, (None, 0, None))
     parts = {"step": step, "sample": sample, "inspect": inspect, "decoder": no_decoder}
@@ -242,9 +255,9 @@ def _path_of(name: str, state: Any) -> str:
     found = [path for path in numbers if means(path)]
     if not found:
         raise ValueError(
-            f"the state holds no number {name!r} to sweep, only {sorted(numbers)}; give it to "
-            "the learner as hyper={...}, or to the optimizer by optax.inject_hyperparams, "
-            "as a number and not as a schedule"
+            f"the state holds no number {name!r} to sweep, only {sorted(numbers)}. It holds what "
+            "the learner gets as a number in hyper={...}, or the optimizer by "
+            "optax.inject_hyperparams, but not what they get as a schedule; " + _OF_SCHEDULES
         )
     if len(found) > 1:
         raise ValueError(
@@ -265,7 +278,7 @@ def _check_sweep(grid: Mapping[str, Sequence[float]], paths: Mapping[str, str], 
         if path in scheduled:
             raise ValueError(
                 f"{name!r} cannot be swept: {path} follows a schedule, which sets it anew at every "
-                "update; give optax.inject_hyperparams a number"
+                f"update. Give a number in place of the schedule; {_OF_SCHEDULES}"
             )
         whole = not jnp.issubdtype(numbers[path].dtype, jnp.inexact)
         if whole and any(value != int(value) for value in grid[name]):

@@ -4,22 +4,33 @@ A model is a few pure functions (`Vae`); an objective is one function (`elbo`).
 """
 
 from genmod.vae.likelihoods import Likelihood, bernoulli, mean_logits
-from genmod.vae.model import Vae, decode_mean, generate, make
-from genmod.vae.objectives import article_loss, elbo
-from genmod.vae.posteriors import kl_divergence
+from genmod.vae.model import Vae, VaeParams, decode_mean, generate, make, reconstruct
+from genmod.vae.normal import kl_divergence, kl_normal, log_normal
+from genmod.vae.objectives import article_loss, elbo, log_weight
+from genmod.vae.paths import interpolate, traverse
+from genmod.vae.posteriors import Posterior, diagonal_normal
 from genmod.vae.priors import Prior, standard_normal
 
 __all__ = [
     "Likelihood",
+    "Posterior",
     "Prior",
     "Vae",
+    "VaeParams",
     "article_loss",
     "bernoulli",
     "decode_mean",
+    "diagonal_normal",
     "elbo",
     "generate",
+    "interpolate",
     "kl_divergence",
+    "kl_normal",
+    "log_normal",
+    "log_weight",
     "make",
     "mean_logits",
+    "reconstruct",
     "standard_normal",
+    "traverse",
 ]

@@ -48,7 +48,7 @@ def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
       x: floating images [B, H, W, C], in [0, 1].
 
     Returns:
-      [B], at most 0.
+      [B], at most 0, in float32 at least.
 
     Raises:
       ValueError: if the shapes differ, or x is not floating.
@@ -66,7 +66,12 @@ def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
     flat = (x.shape[0], -1)
     per_pixel = _cross_entropy(logits.reshape(flat), x.reshape(flat))
     ones = jnp.ones(per_pixel.shape[1], per_pixel.dtype)
-    return -jnp.matmul(per_pixel, ones, precision=jax.lax.Precision.HIGHEST)
+    return -jnp.matmul(
+        per_pixel,
+        ones,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=checks.summed_as(per_pixel.dtype),
+    )
 
 
 bernoulli = Likelihood(log_prob=_bernoulli_log_prob, mean=jax.nn.sigmoid, support=(0, 1))

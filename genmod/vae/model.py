@@ -1,16 +1,19 @@
 """The variational autoencoder (VAE), as pure functions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genmod import checks, rng
-from genmod.types import Array, Key, Keys, Net, Params
-from genmod.vae import posteriors
+from genmod.types import Array, Batch, Condition, Key, Keys, Net, Params
+from genmod.vae import normal
 from genmod.vae.likelihoods import Likelihood, bernoulli
+from genmod.vae.posteriors import Posterior, diagonal_normal
 from genmod.vae.priors import Prior, standard_normal
 
 
@@ -30,52 +33,63 @@ class VaeParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-    """Initial parameters `(key, x) -> params`, with a check.
+    """Initial parameters `(key, batch) -> params`, with a check.
 
     Of a model, `train.learner` takes only this function and an objective. So the check of the
     images' values is an attribute of the function.
 
     Attributes:
       function: the function.
-      check: function `x -> None` that raises ValueError if the values of x are out of range.
+      check: function `batch -> None` that raises ValueError if the values of the images are out of
+        range, or a network refuses those of the condition.
     """
 
-    function: Callable[[Key, Array], VaeParams]
-    check: Callable[[Array], None]
+    function: Callable[[Key, Batch], VaeParams]
+    check: Callable[[Batch], None]
 
-    def __call__(self, key: Key, x: Array) -> VaeParams:
+    def __call__(self, key: Key, batch: Batch) -> VaeParams:
         """Returns the initial parameters."""
-        return self.function(key, x)
+        return self.function(key, batch)
 
 
 class Vae(NamedTuple):
     """Variational autoencoder, as pure functions.
 
+    A condition c is a tree of arrays [B, ...], such as labels [B]; it is None for a VAE made
+    without `condition`. It goes to each network that takes one.
+
     Attributes:
-      init: initial parameters, `(key, x [B, H, W, C]) -> VaeParams`, after a check that all shapes
-        fit. Its attribute `check` is a function `x -> None` that refuses images outside the
-        likelihood's `support`. It needs concrete values: `train.run` calls it with the first batch.
-      encode: the approximate posterior q(z|x), `(params, x [B, H, W, C]) -> (mean [B, L],
-        logvar [B, L])`.
+      init: initial parameters, `(key, batch) -> VaeParams`, after a check that all shapes fit. Its
+        attribute `check` is a function `batch -> None` that refuses images outside the likelihood's
+        `support`. It needs concrete values: `train.run` calls it with the first batch.
+      encode: the approximate posterior q(z|x), `(params, x [B, H, W, C], c=None) -> (mean [B, L],
+        logvar [B, L])`, or other parameters of another `posterior`.
       sample: reparametrised draw from q(z|x), `(keys [B], mean [B, L], logvar [B, L]) ->
         z [B, L]`.
-      decode: parameters of the likelihood, `(params, z [B, L]) -> output`; for `bernoulli` the
-        output are logits [B, H, W, C].
+      decode: parameters of the likelihood, `(params, z [B, L], c=None) -> output`; for `bernoulli`
+        the output are logits [B, H, W, C].
       likelihood: p(x|z), as a function of that output.
-      prior: p(z).
+      prior: p(z). Its `kl_divergence` is None if it does not fit the posterior.
       latent_dim: number of latent dimensions L.
+      posterior: q(z|x), as a function of the encoder's output.
+      condition: images and condition of a batch, `batch -> (x [B, H, W, C], c)`, after a check of
+        both; (batch, None) for a VAE made without `condition`.
 
     References:
       Kingma & Welling, Auto-Encoding Variational Bayes, 2014 (arXiv:1312.6114).
+      Sohn et al., Learning Structured Output Representation using Deep Conditional Generative
+      Models, NeurIPS 2015.
     """
 
     init: Init
-    encode: Callable[[VaeParams, Array], tuple[Array, Array]]
-    sample: Callable[[Keys, Array, Array], Array]
-    decode: Callable[[VaeParams, Array], Array]
+    encode: Callable[..., tuple[Array, ...]]
+    sample: Callable[..., Array]
+    decode: Callable[..., Any]
     likelihood: Likelihood
     prior: Prior
     latent_dim: int
+    posterior: Posterior
+    condition: Condition
 
 
 def make(
@@ -85,20 +99,30 @@ def make(
     latent_dim: int,
     likelihood: Likelihood = bernoulli,
     prior: Callable[[int], Prior] = standard_normal,
+    posterior: Callable[[int], Posterior] = diagonal_normal,
+    condition: Condition | None = None,
 ) -> Vae:
     """Makes a VAE from two networks.
 
     Args:
-      encoder: network [B, H, W, C] -> [B, 2 * latent_dim]; its output holds the posterior's means,
-        then the log-variances.
+      encoder: network [B, H, W, C] -> the parameters of the posterior; for `diagonal_normal` its
+        output [B, 2 * latent_dim] holds the means, then the log-variances.
       decoder: network [B, latent_dim] -> the parameters of the likelihood.
       latent_dim: number of latent dimensions L.
       likelihood: p(x|z), as a function of the decoder's output.
-      prior: p(z), as a function `latent_dim -> Prior`.
+      prior: p(z), as a function `latent_dim -> Prior`. Its `kl_divergence` is of a diagonal
+        Gaussian, and is used with a posterior whose `log_prob` is `vae.log_normal`.
+      posterior: q(z|x), as a function `latent_dim -> Posterior`.
+      condition: function `batch -> (x, c)` that returns the images of a batch and the condition c,
+        a tree of arrays [B, ...]. It makes the VAE conditional: p(x|z, c) and q(z|x, c). None for
+        batches that are the images.
 
     Raises:
-      ValueError: if latent_dim is not positive; when called, if a network's output does not have
-        the shape above; when training begins, if images lie outside the likelihood's support.
+      ValueError: if latent_dim is not positive, or `condition` is given but no network takes one,
+        or missing but one needs it; when called, if the batch is not as above, a condition is
+        missing, not expected or not of B examples, or a network, the likelihood, the posterior or
+        the prior returns another shape than theirs; when training begins, if images lie outside the
+        likelihood's support.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -112,57 +136,145 @@ def make(
       ((3, 2), (3, 2))
       >>> vae.generate(model)(rng.per_example(rng.root(1), 5), params).shape
       (5, 6, 6, 1)
+
+      A conditional VAE, of images and labels:
+
+      >>> model = vae.make(
+      ...     nets.conditional(encoder, 10),
+      ...     nets.conditional(decoder, 10),
+      ...     latent_dim=2,
+      ...     condition=lambda batch: (batch["images"], batch["labels"]),
+      ... )
+      >>> batch = {"images": jnp.zeros((3, 6, 6, 1)), "labels": jnp.array([7, 0, 9])}
+      >>> params = model.init(rng.root(2), batch)
+      >>> sevens = jnp.full(5, 7)
+      >>> vae.generate(model)(rng.per_example(rng.root(3), 5), params, sevens).shape
+      (5, 6, 6, 1)
     """
     latent_dim = checks.positive_integer("latent_dim", latent_dim)
-    p_z = prior(latent_dim)
+    networks = {"encoder": encoder, "decoder": decoder}
+    checks.networks(networks, condition)
+    p_z, q_z = prior(latent_dim), posterior(latent_dim)
+    if q_z.log_prob is not normal.log_normal:
+        p_z = p_z._replace(kl_divergence=None)
 
-    def split(moments: Array, x: Array) -> tuple[Array, Array]:
-        expected = (x.shape[0], 2 * latent_dim)
-        if moments.shape != expected:
-            raise ValueError(
-                f"the encoder must return [B, 2 * latent_dim] = {expected} for images "
-                f"{x.shape}, got {moments.shape}"
-            )
-        return moments[:, :latent_dim], moments[:, latent_dim:]
+    def split(batch: Batch) -> tuple[Array, Any]:
+        return checks.images_and_condition(batch, condition, maker="vae.make")
 
-    def init(key: Key, x: Array) -> VaeParams:
+    def check_condition(name: str, c: Any, size: int) -> None:
+        conditional = condition is not None
+        networks[name].check_condition(name, c, size, conditional=conditional)
+
+    def initial(key: Key, x: Array, c: Any) -> VaeParams:
+        for name in networks:
+            check_condition(name, c, len(x))
         z = jnp.zeros((x.shape[0], latent_dim))
-        params = VaeParams(
-            encoder=encoder.init(rng.stream(key, "encoder"), x),
-            decoder=decoder.init(rng.stream(key, "decoder"), z),
-            prior=p_z.init(rng.stream(key, "prior")),
+        return VaeParams(
+            encoder=encoder.initial(rng.stream(key, "encoder"), x, c),
+            decoder=decoder.initial(rng.stream(key, "decoder"), z, c),
+            prior=p_z.init(rng.stream(key, "prior"), x),
         )
-        jax.eval_shape(encode, params, x)
-        jax.eval_shape(lambda: likelihood.log_prob(decode(params, z), x))
+
+    def init(key: Key, batch: Batch) -> VaeParams:
+        x, c = split(batch)
+        params = initial(key, x, c)
+        jax.eval_shape(functools.partial(_check_shapes, model), key, params, x, c)
         return params
 
-    def encode(params: VaeParams, x: Array) -> tuple[Array, Array]:
-        return split(encoder.apply(params.encoder, x), x)
+    def encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Array, ...]:
+        check_condition("encoder", c, len(x))
+        output = encoder(params.encoder, x, c)
+        checks.examples("the encoder's output", output, len(x))
+        return q_z.split(output)
 
-    def decode(params: VaeParams, z: Array) -> Array:
+    def decode(params: VaeParams, z: Array, c: Any = None) -> Any:
         if z.ndim != 2 or z.shape[1] != latent_dim:
             raise ValueError(f"z must have the shape [B, {latent_dim}], got {z.shape}")
-        return decoder.apply(params.decoder, z)
+        check_condition("decoder", c, len(z))
+        return decoder(params.decoder, z, c)
 
-    def check(x: Array) -> None:
+    def check(batch: Batch) -> None:
+        x, c = split(batch)
         if likelihood.support is not None:
             checks.values_within("images", x, likelihood.support, "the likelihood")
+        if c is not None:
+            # A step sees traced values; here a network can refuse those of the condition. NumPy's
+            # functions of a jax.Array are traced too, those of a NumPy array are not.
+            known = jax.tree.map(np.asarray, c)
+            jax.eval_shape(lambda key: initial(key, x, known), rng.root(0))
 
-    return Vae(Init(init, check), encode, posteriors.sample, decode, likelihood, p_z, latent_dim)
+    model = Vae(
+        Init(init, check), encode, q_z.sample, decode, likelihood, p_z, latent_dim, q_z, split
+    )
+    return model
 
 
-def decode_mean(model: Vae) -> Callable[[VaeParams, Array], Array]:
+def _check_shapes(model: Vae, key: Key, params: VaeParams, x: Array, c: Any) -> None:
+    """Refuses densities and draws of a wrong shape, such as a mean over the batch."""
+    size = len(x)
+
+    def expect(what: str, returned: Any, shape: tuple[int, ...], names: str) -> None:
+        if getattr(returned, "shape", None) != shape:
+            raise ValueError(
+                f"{what} must return {names} = {list(shape)} for a batch of {size}, "
+                f"got {checks.described(returned)}"
+            )
+
+    def of_example(what: str, returned: Any) -> None:
+        expect(what, returned, (size,), "one number per example, [B]")
+
+    def draw(what: str, returned: Any) -> None:
+        expect(what, returned, (size, model.latent_dim), "[B, latent_dim]")
+
+    keys = rng.per_example(rng.stream(key, "check"), size)
+    posterior = functools.partial(model.encode, params)
+    parameters = posterior(x, c)
+    z = model.posterior.sample(rng.stream(keys, "posterior"), *parameters)
+    draw("posterior.sample", z)
+    of_example("posterior.log_prob", model.posterior.log_prob(z, *parameters))
+    output = model.decode(params, z, c)
+    of_example("likelihood.log_prob", model.likelihood.log_prob(output, x))
+    draw("prior.sample", model.prior.sample(rng.stream(keys, "prior"), params.prior, posterior))
+    of_example("prior.log_prob", model.prior.log_prob(params.prior, z, posterior))
+    if model.prior.kl_divergence is not None:
+        kl = model.prior.kl_divergence(params.prior, *parameters)
+        of_example("prior.kl_divergence", kl)
+
+
+def decode_mean(model: Vae) -> Callable[..., Array]:
     """Returns the function that decodes latents to mean images.
 
-    The function is `(params, z [B, L]) -> images [B, H, W, C]`. An image is the mean of p(x|z).
+    The function is `(params, z [B, L], c=None) -> images [B, H, W, C]`. An image is the mean of
+    p(x|z).
     """
-    return lambda params, z: model.likelihood.mean(model.decode(params, z))
+    return lambda params, z, c=None: model.likelihood.mean(model.decode(params, z, c))
 
 
-def generate(model: Vae) -> Callable[[Keys, VaeParams], Array]:
+def generate(model: Vae) -> Callable[..., Array]:
     """Returns a sampler of the model's images.
 
-    The sampler is `(keys [B], params) -> images [B, H, W, C]`. An image is the mean of p(x|z) at a
-    draw z ~ p(z).
+    The sampler is `(keys [B], params, condition=None) -> images [B, H, W, C]`. An image is the mean
+    of p(x|z) at a draw z ~ p(z). A condition has one entry per key. If the decoder needs one and
+    none is given, the sampler raises ValueError.
     """
-    return lambda keys, params: decode_mean(model)(params, model.prior.sample(keys, params.prior))
+
+    def sampler(keys: Keys, params: VaeParams, condition: Any = None) -> Array:
+        z = model.prior.sample(keys, params.prior, functools.partial(model.encode, params))
+        return decode_mean(model)(params, z, condition)
+
+    return sampler
+
+
+def reconstruct(model: Vae) -> Callable[[VaeParams, Batch], Array]:
+    """Returns the function that reconstructs images.
+
+    The function is `(params, batch) -> images [B, H, W, C]`. An image is the mean of p(x|z) at the
+    mean z of q(z|x), not at a draw, so that it has no noise. That of another posterior than
+    `diagonal_normal` is at its first parameter.
+    """
+
+    def reconstruction(params: VaeParams, batch: Batch) -> Array:
+        x, c = model.condition(batch)
+        return decode_mean(model)(params, model.encode(params, x, c)[0], c)
+
+    return reconstruction

@@ -2,17 +2,20 @@
 
 An objective is a function
 
-    (keys [B], params, x [B, H, W, C]) -> (loss [B], aux)
+    (keys [B], params, batch) -> (loss [B], aux)
 
-with one loss per image; aux is a dict of named numbers [B].
+with one loss per image; aux is a dict of named numbers [B]. The batch are the images [B, H, W, C],
+or what the model's `condition` splits into images and their condition.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 
 from genmod import checks
-from genmod.types import Array, Keys, Metrics, Objective
+from genmod.types import Array, Batch, Keys, Metrics, Objective
 from genmod.vae.model import Vae, VaeParams
 
 
@@ -22,6 +25,8 @@ def elbo(model: Vae, *, beta: float | Array = 1.0) -> Objective:
         loss = -log p(x | z) + beta * KL(q(z | x) || p(z)),    z ~ q(z | x), one draw
 
     The loss is in nats. With beta = 1 it is that of a VAE, with another weight that of a beta-VAE.
+    The KL term is in closed form if the prior has a `kl_divergence`, as N(0, I) has; else it is
+    estimated at the same draw, by log q(z | x) - log p(z).
 
     Args:
       model: the VAE.
@@ -54,11 +59,8 @@ def elbo(model: Vae, *, beta: float | Array = 1.0) -> Objective:
     if not isinstance(beta, jax.core.Tracer):
         checks.not_negative("beta", beta)
 
-    def objective(keys: Keys, params: VaeParams, x: Array) -> tuple[Array, Metrics]:
-        mean, logvar = model.encode(params, x)  # q(z | x) = N(mean, exp(logvar))
-        z = model.sample(keys, mean, logvar)
-        reconstruction = -model.likelihood.log_prob(model.decode(params, z), x)
-        kl = model.prior.kl_divergence(params.prior, mean, logvar)
+    def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
+        reconstruction, kl = _terms(model, keys, params, batch)
         return reconstruction + beta * kl, {"reconstruction": reconstruction, "kl": kl}
 
     return objective
@@ -90,13 +92,64 @@ def article_loss(model: Vae, *, kl_weight: float | Array = 1e-4) -> Objective:
     if not isinstance(kl_weight, jax.core.Tracer):
         checks.not_negative("kl_weight", kl_weight)
 
-    def objective(keys: Keys, params: VaeParams, x: Array) -> tuple[Array, Metrics]:
-        mean, logvar = model.encode(params, x)
-        z = model.sample(keys, mean, logvar)
-        reconstruction = -model.likelihood.log_prob(model.decode(params, z), x)
-        kl = model.prior.kl_divergence(params.prior, mean, logvar)
-        num_pixels, num_latents = math.prod(x.shape[1:]), mean.shape[1]
-        loss = reconstruction / num_pixels + kl_weight * 2 * kl / num_latents
+    def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
+        x, _ = model.condition(batch)
+        reconstruction, kl = _terms(model, keys, params, batch)
+        num_pixels = math.prod(x.shape[1:])
+        loss = reconstruction / num_pixels + kl_weight * 2 * kl / model.latent_dim
         return loss, {"reconstruction": reconstruction, "kl": kl}
 
     return objective
+
+
+def log_weight(model: Vae) -> Callable[[Keys, VaeParams, Batch], Array]:
+    """Returns the function that draws an importance weight per image.
+
+        log w = log p(x, z) - log q(z | x),    z ~ q(z | x), one draw
+
+    The function is `(keys [B], params, batch) -> log w [B]`, in nats. The mean of w over draws is
+    p(x), and the mean of log w is the ELBO, so bounds and estimates of the likelihood rest on this
+    function. All its densities are evaluated at the draw; no closed form is used. A hierarchical
+    model with several layers of latents has a function of its own with this signature.
+
+    Args:
+      model: the VAE.
+
+    References:
+      Burda et al., Importance Weighted Autoencoders, 2016 (arXiv:1509.00519), equation 7.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from genmod import nets, rng, vae
+      >>> model = vae.make(nets.mlp((8,), 4), nets.mlp((8,), (6, 6, 1)), latent_dim=2)
+      >>> x = jnp.zeros((3, 6, 6, 1))
+      >>> params = model.init(rng.root(0), x)
+      >>> vae.log_weight(model)(rng.per_example(rng.root(1), 3), params, x).shape
+      (3,)
+    """
+
+    def weight(keys: Keys, params: VaeParams, batch: Batch) -> Array:
+        reconstruction, kl = _terms(model, keys, params, batch, closed_form=False)
+        return -(reconstruction + kl)
+
+    return weight
+
+
+def _terms(
+    model: Vae, keys: Keys, params: VaeParams, batch: Batch, *, closed_form: bool = True
+) -> tuple[Array, Array]:
+    """Returns the two terms of the negative ELBO at one draw, in nats.
+
+    They are -log p(x|z) and the KL divergence, [B] each. The KL divergence is in closed form if the
+    prior has one and `closed_form` is True, else estimated by log q(z|x) - log p(z).
+    """
+    x, c = model.condition(batch)
+    parameters = model.encode(params, x, c)  # q(z | x) = N(mean, exp(logvar)), unless another
+    z = model.sample(keys, *parameters)
+    reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
+    if closed_form and model.prior.kl_divergence is not None:
+        return reconstruction, model.prior.kl_divergence(params.prior, *parameters)
+    posterior = functools.partial(model.encode, params)
+    log_ratio = model.posterior.log_prob(z, *parameters)
+    log_ratio -= model.prior.log_prob(params.prior, z, posterior)
+    return reconstruction, log_ratio

@@ -1,10 +1,31 @@
-"""The approximate posterior q(z|x), a diagonal Gaussian."""
+"""Approximate posteriors q(z|x), as functions of the encoder's output."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from genmod import checks
 from genmod.types import Array, Keys
+from genmod.vae import normal
+
+
+class Posterior(NamedTuple):
+    """Distribution over latents, given the encoder's output.
+
+    Its parameters are a tuple, such as (mean, logvar). The first of them is the mean or another
+    central point [B, L], which `reconstruct` decodes.
+
+    Attributes:
+      split: parameters of q(z|x), `output -> tuple of arrays [B, ...]`.
+      sample: reparametrised draw, `(keys [B], *parameters) -> z [B, L]`.
+      log_prob: log q(z|x) in nats, `(z [B, L], *parameters) -> [B]`.
+    """
+
+    split: Callable[[Any], tuple[Array, ...]]
+    sample: Callable[..., Array]
+    log_prob: Callable[..., Array]
 
 
 def sample(keys: Keys, mean: Array, logvar: Array) -> Array:
@@ -34,36 +55,25 @@ def sample(keys: Keys, mean: Array, logvar: Array) -> Array:
     return mean + jnp.exp(0.5 * logvar) * noise
 
 
-def kl_divergence(mean: Array, logvar: Array) -> Array:
-    """Returns the KL divergence from N(0, I), in nats.
+def diagonal_normal(latent_dim: int) -> Posterior:
+    """Returns the diagonal Gaussian, whose parameters are (mean, logvar).
 
-        KL(N(mean, exp(logvar)) || N(0, I)) = 1/2 sum(mean^2 + var - 1 - log var)
-
-    This closed form is computed with expm1 for var - 1, which stays exact if the posterior is close
-    to the prior.
+    Its encoder returns [B, 2 * latent_dim]: the means, then the logarithms of the variances. An
+    output of any other shape is refused (ValueError).
 
     Args:
-      mean: means, [B, L].
-      logvar: logarithms of the variances, [B, L].
-
-    Returns:
-      [B], at least 0.
-
-    Raises:
-      ValueError: if the shapes differ or are not [B, L].
+      latent_dim: number of latent dimensions L.
 
     References:
-      Kingma & Welling, Auto-Encoding Variational Bayes, 2014 (arXiv:1312.6114), appendix B.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from genmod import vae
-      >>> mean, logvar = jnp.array([[0.0, 0.0], [1.0, 2.0]]), jnp.zeros((2, 2))
-      >>> vae.kl_divergence(mean, logvar).tolist()
-      [0.0, 2.5]
+      Kingma & Welling, Auto-Encoding Variational Bayes, 2014 (arXiv:1312.6114), equation 9.
     """
-    if mean.ndim != 2 or mean.shape != logvar.shape:
-        raise ValueError(
-            f"mean and logvar must have one shape [B, L], got {mean.shape} and {logvar.shape}"
-        )
-    return 0.5 * jnp.sum(jnp.square(mean) + jnp.expm1(logvar) - logvar, axis=-1)
+
+    def split(moments: Array) -> tuple[Array, Array]:
+        if moments.ndim != 2 or moments.shape[1] != 2 * latent_dim:
+            raise ValueError(
+                f"the encoder must return [B, 2 * latent_dim] = [B, {2 * latent_dim}], "
+                f"got {list(moments.shape)}"
+            )
+        return moments[:, :latent_dim], moments[:, latent_dim:]
+
+    return Posterior(split, sample, normal.log_normal)

@@ -446,7 +446,7 @@ def test_a_start_that_cannot_be_is_refused_and_leaves_nothing(genmod, tmp_path, 
         (
             "2 * config.latent_dim, heads=2",
             "config.latent_dim, heads=2",
-            "the encoder must return [B, 2 * latent_dim] = (16, 4)",
+            "the encoder must return [B, 2 * latent_dim] = [B, 4]",
         ),
         (
             "data.batches(pixels,",

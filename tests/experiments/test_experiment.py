@@ -412,8 +412,9 @@ def test_a_shipped_experiment_is_built_and_fits_together(name):
     key = rng.root(0)
     carry = train.abstract_carry(built.learner, key, built.batch_at)
     batch = jax.jit(lambda at, key: at(key, 0))(built.batch_at, key)  # the data are an argument
-    assert (batch.shape, batch.dtype) == ((config.batch_size, *shape), np.float32)
-    assert low <= float(batch.min()) < float(batch.max()) <= high
+    x = batch["image"] if isinstance(batch, dict) else batch
+    assert (x.shape, x.dtype) == ((config.batch_size, *shape), np.float32)
+    assert low <= float(x.min()) < float(x.max()) <= high
     state, metrics = jax.eval_shape(built.learner.step, key, carry.state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), carry.state

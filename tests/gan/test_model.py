@@ -114,6 +114,23 @@ def test_standing_statistics_let_every_image_be_made_alone():
     assert plain.standing(rng.root(2), params) is params
 
 
+def test_a_generator_that_mixes_its_batch_must_be_able_to_stand():
+    """Wrapped by hand it lost its standing, and each sample depended on the others."""
+    inner = nets.mlp((8,), (4, 4, 2), norm="batch")
+    by_hand = nets.Net(inner.init, lambda params, z: inner.apply(params, 2 * z))
+    critic = nets.mlp((8,), 1, norm="batch")
+    model = gan.make(by_hand, nets.Net(critic.init, critic.apply), latent_dim=3)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"must have a standing, got None .* \(norm_0\)"):
+            model.init(rng.root(0), images())
+    good = nets.wrapped(inner, before=lambda z: 2 * z)
+    model = gan.make(good, nets.Net(critic.init, critic.apply), latent_dim=3)
+    params = model.standing(rng.root(1), model.init(rng.root(0), images()))
+    z = model.latent(rng.per_example(rng.root(2), 4))
+    alone = model.generate(params, z[:1])
+    np.testing.assert_allclose(alone, model.generate(params, z)[:1], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("width", [2, 4])
 def test_a_latent_of_the_wrong_width_is_refused(width):
     model = make()

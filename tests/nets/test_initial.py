@@ -66,7 +66,9 @@ def test_weights_have_the_distribution_that_they_are_named_after(initial, shape,
 def test_weights_of_two_layers_and_of_two_classes_have_nothing_in_common():
     two = weights(nets.mlp((30, 30), 30), width=30)
     first, second = (np.asarray(two[f"layer_{i}"]["kernel"]).ravel() for i in range(2))
-    each = weights(nets.per_class(nets.mlp((30,), 2), 2), width=30)["layer_0"]["kernel"]
+    of_classes = nets.per_class(nets.mlp((30,), 2), 2)
+    x, labels = jnp.zeros((1, 30)), jnp.zeros(1, jnp.int32)
+    each = jax.jit(of_classes.init)(rng.root(0), x, labels)["layer_0"]["kernel"]
     for a, b in ((first, second), np.asarray(each).reshape(2, -1)):
         assert abs(np.corrcoef(a, b)[0, 1]) < 4 / math.sqrt(len(a))
 

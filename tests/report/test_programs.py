@@ -12,7 +12,7 @@ from browser import INTERPRETER, followed, kinds, node
 from flax import linen
 
 from genmod import nets, rng, vae
-from genmod.report import programs
+from genmod.report import operations, programs
 
 
 def decoder_of(net, dim, scale=1.0):
@@ -98,6 +98,66 @@ def test_what_does_not_depend_on_the_latents_is_no_work_for_the_browser():
     assert [step["f"] for step in program["steps"]] == ["sum", "add"]
 
 
+def embedded(net, classes, width):
+    """A network that looks up a vector for its class, which no browser needs to do."""
+
+    def init(key, z, c):
+        table = jax.random.normal(rng.stream(key, "table"), (classes, width))
+        both = jnp.concatenate([z, table[c]], axis=1)
+        return {"table": table, "net": net.init(rng.stream(key, "net"), both)}
+
+    def apply(params, z, c):
+        return net.apply(params["net"], jnp.concatenate([z, params["table"][c]], axis=1))
+
+    return nets.Net(init, apply)
+
+
+CONDITIONAL = {
+    "one-hot": nets.conditional(nets.mlp((16,), (6, 5, 1), output=jax.nn.sigmoid), 4),
+    "looked up": embedded(nets.mlp((16,), (6, 5, 1), output=jnp.tanh), 4, 3),
+    "convolutions": nets.conditional(nets.dcgan_generator((8, 12, 1), width=6), 4),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_a_conditional_decoder_is_one_program_with_a_choice(name):
+    net, z = CONDITIONAL[name], jax.random.normal(rng.root(3), (3, 5))
+    params = jax.jit(net.init)(rng.root(0), z, jnp.array([0, 1, 2]))
+    params = jax.tree.map(lambda leaf: 3 * leaf, params)
+    decode = lambda z, c: net.apply(params, z, c)  # noqa: E731
+    labels = (0, 2, 3)
+    program = programs.program(decode, 5, conditions=[np.array([label]) for label in labels])
+    alone = programs.program(lambda z: decode(z, jnp.zeros(len(z), int)), 5)
+    own = [sum(len(str(constant)) for constant in one.values()) for one in program["choices"]]
+    assert max(own) < 0.05 * len(str(alone["constants"])), "the weights are shared"
+    seen = []
+    for choice, label in enumerate(labels):
+        wanted = jax.jit(decode)(z, jnp.full(3, label)).reshape(3, -1)
+        seen.append(followed(program, z, choice))
+        np.testing.assert_allclose(seen[-1], wanted, atol=5e-4)
+    assert min(np.abs(a - b).max() for a, b in zip(seen, seen[1:], strict=False)) > 1e-2
+
+
+def test_weights_have_16_bits_only_if_that_is_seen_in_no_class():
+    weights = jax.random.normal(rng.root(0), (4, 100))
+
+    def decode(z, c):  # steep for the second class alone
+        return jax.nn.sigmoid((1 + 1e3 * c[:, None]) * (z @ weights)).reshape(-1, 10, 10, 1)
+
+    gentle = [np.zeros(1, np.float32)]
+    assert "i16" in kinds(programs.program(decode, 4, conditions=gentle))
+    both = [*gentle, np.ones(1, np.float32)]
+    assert kinds(programs.program(decode, 4, conditions=both)) == {"f32"}
+
+
+def test_a_class_with_other_operations_is_refused():
+    def decode(z, c):
+        return (z * z if c[0] else z + z).reshape(1, 2, 2, 1)
+
+    with pytest.raises(programs.UnsupportedError, match="other operations for another class"):
+        programs.program(decode, 4, conditions=[np.array([0]), np.array([1])])
+
+
 @pytest.mark.parametrize(
     ("decode", "said"),
     [
@@ -125,4 +185,4 @@ def test_the_interpreter_knows_every_operation_that_is_written():
         text=True,
         check=True,
     )
-    assert set(json.loads(done.stdout)) >= programs.OPERATIONS
+    assert set(json.loads(done.stdout)) >= operations.OPERATIONS

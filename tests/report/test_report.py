@@ -105,7 +105,10 @@ def test_a_comparison_shows_each_original_above_its_counterpart(num, columns, ch
         ((5, 28, 28), r"\[5, 28, 28\]"),
         ((5, 28, 28, 2), r"\[5, 28, 28, 2\]"),
         ((5, 28, 28, 4), r"\[5, 28, 28, 4\]"),
-        ((1, 5, 28, 28, 1), r"\[1, 5, 28, 28, 1\]"),
+        ((2, 5, 28, 28, 2), r"\[10, 28, 28, 2\]"),
+        ((0, 5, 28, 28, 1), r"\[0, 28, 28, 1\]"),
+        ((5, 0, 28, 28, 1), r"\[5, 0, 28, 28, 1\]"),
+        ((1, 1, 5, 28, 28, 1), r"\[1, 1, 5, 28, 28, 1\]"),
         ((0, 28, 28, 1), r"\[0, 28, 28, 1\]"),
         ((5, 0, 28, 1), r"\[5, 0, 28, 1\]"),
         ((5, 28, 0, 1), r"\[5, 28, 0, 1\]"),
@@ -117,7 +120,14 @@ def test_images_of_another_shape_are_refused(shape, message):
     images = np.zeros(shape)
     with pytest.raises(ValueError, match=expected):
         report.image_grid(images)
-    with pytest.raises(ValueError, match=expected):
+    if images.ndim != 5:
+        with pytest.raises(ValueError, match=expected):
+            report.comparison(images, images)
+
+
+def test_images_in_rows_are_no_list_to_compare():
+    images = np.zeros((1, 5, 28, 28, 1))
+    with pytest.raises(ValueError, match=r"got \[1, 5, 28, 28, 1\]"):
         report.comparison(images, images)
 
 
@@ -292,6 +302,78 @@ def test_curves_are_over_steps_where_there_are_no_epochs():
 def test_a_curve_of_a_single_log_point_shows_it():
     (panel, _) = report.curves(ROWS[:1]).axes
     assert panel.lines[0].get_marker() not in ("", "None", None), "a line of one point is invisible"
+
+
+def family(size, points=4, **others):
+    draw = np.random.default_rng(size)
+    values = draw.normal(size=(points, size))
+    rows = [
+        {"step": t + 1, "kl": 7.0, **{f"kl/{k}": float(v) for k, v in enumerate(row)}, **others}
+        for t, row in enumerate(values)
+    ]
+    return rows, values
+
+
+def band(filled):
+    """Lower and upper end of a band, by its positions."""
+    ends = {}
+    for x, y in filled.get_paths()[0].vertices:
+        ends.setdefault(x, []).append(y)
+    return np.array([(min(y), max(y)) for _, y in sorted(ends.items())]).T
+
+
+@pytest.mark.parametrize("size", [2, 3, 12])
+def test_a_family_of_numbers_has_one_panel_with_bands_of_its_quantiles(size):
+    rows, values = family(size)
+    figure = report.curves(rows, title="a run")
+    alone, panel = figure.axes
+    assert [alone.get_title(), panel.get_title()] == ["kl", f"kl/0 to {size - 1}"]
+    (line,) = panel.lines
+    np.testing.assert_allclose(line.get_ydata(), np.median(values, axis=1))
+    middle, ends = panel.collections
+    np.testing.assert_allclose(band(middle), np.quantile(values, [0.25, 0.75], axis=1))
+    np.testing.assert_allclose(band(ends), [values.min(axis=1), values.max(axis=1)])
+    said = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert said == [f"median of {size}", "25 to 75 %", "all"]
+    figure.canvas.draw()
+
+
+def test_numbers_of_a_family_that_are_not_finite_are_left_out_and_counted():
+    rows, values = family(3)
+    rows[1]["kl/2"] = "NaN"
+    rows[2] |= dict.fromkeys(["kl/0", "kl/1", "kl/2"], None)
+    figure = report.curves(rows)
+    panel = figure.axes[1]
+    assert panel.get_title() == "kl/0 to 2 (4 of 12 not finite)"
+    expected = np.median(values, axis=1)
+    expected[1:3] = values[1, :2].mean(), np.nan
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), expected)
+    figure.canvas.draw()
+
+
+def test_names_with_a_number_alone_are_metrics_like_others():
+    rows = [{"step": 1, "a/0": 1.0, "a/0_se": 0.5, "b/c": 2.0, "d/e/1": 3.0, "d/e/0": 4.0}]
+    titles = [panel.get_title() for panel in report.curves(rows).axes if panel.axison]
+    assert titles == ["a/0", "b/c", "d/e/0 to 1"]
+
+
+def test_families_of_several_runs_are_medians_in_bands_of_their_quartiles():
+    (few, of_few), (many, of_many) = family(4), family(11)
+    figure = report.compared({"few": few, "many": many})
+    panel = figure.axes[1]
+    assert panel.get_title() == "kl/0 to 10"
+    for line, filled, values in zip(panel.lines, panel.collections, (of_few, of_many), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), np.median(values, axis=1))
+        np.testing.assert_allclose(band(filled), np.quantile(values, [0.25, 0.75], axis=1))
+    assert panel.get_legend() is None
+
+
+def test_a_family_beside_the_two_players_has_its_panel():
+    names = ["discriminator_loss", "generator_loss", "real_probability", "fake_probability"]
+    names += ["accuracy", "discriminator_gradient", "generator_gradient"]
+    rows, values = family(3, **dict.fromkeys(names, 0.5))
+    panels = {panel.get_title(): panel for panel in report.game(rows).axes}
+    np.testing.assert_allclose(panels["kl/0 to 2"].lines[0].get_ydata(), np.median(values, axis=1))
 
 
 @pytest.mark.parametrize("rows", [[], [{"step": 1, "epoch": 0.1, "examples_per_s": 3.0}]])

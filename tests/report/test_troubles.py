@@ -331,6 +331,21 @@ def test_numbers_that_are_not_finite_are_shown_as_such(tmp_path, capsys):
     assert "is left out" not in capsys.readouterr().err
 
 
+def test_a_page_compares_families_of_different_sizes(tmp_path):
+    """One run has 2 latents, the other 12: each is shown by all of its numbers."""
+
+    def rows(latents):
+        return [{"step": 1, "epoch": 1.0, **{f"kl/{k}": 1.0 + k for k in range(latents)}}]
+
+    few = made(tmp_path / "few", rows(2), {"test_kl/0": 0.5}, config={"seed": 0, "latent_dim": 2})
+    many = made(tmp_path / "many", rows(12), config={"seed": 0, "latent_dim": 12})
+    found = text_of(pages.build([few, many]))
+    assert found.count("kl/0 to 11") == 2, "side by side, and that of the second run"
+    assert found.count("kl/0 to 1 ") == 1
+    assert "median of 12" in found
+    assert "test_kl/0 0.5000" in found
+
+
 def test_numbers_of_an_earlier_end_are_said_to_be_that(tmp_path, capsys):
     """A run that was made longer and stopped keeps the evaluation of its first end."""
     starts = [{"step": 0, "num_steps": 4}, {"step": 4, "num_steps": 12}]

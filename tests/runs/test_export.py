@@ -17,6 +17,7 @@ from genmod.runs import export, loading
 
 pytestmark = pytest.mark.end_to_end
 
+CONDITIONAL = SMALL.with_name("conditional_experiment.py")
 WITHOUT = """
 import sys, jax, jax.export, numpy, safetensors.numpy
 folder, out = sys.argv[1:]
@@ -99,6 +100,49 @@ def test_a_gan_with_batch_norm_is_exported_with_its_average(tmp_path):
         model.latent(rng.per_example(rng.stream(rng.root(1), "latent"), 4))
     )
     np.testing.assert_allclose(images, own, atol=1e-6)
+
+
+def test_the_sampler_of_a_conditional_run_takes_its_condition(genmod, tmp_path):
+    run = tmp_path / "run"
+    assert genmod("train", CONDITIONAL, "--run-dir", run, "--epochs", 1).code == 0
+    ended = genmod("export", run, "--num", 6)
+    assert ended.code == 0, ended
+    assert "condition int32 [6]" in ended.out
+    assert "loaded again: every bit agrees" in ended.out
+    built, state = loading.load_run(run)
+    loaded = export.load(run / "export")
+    assert loaded.about["condition"] == {"": {"shape": [6], "dtype": "int32"}}
+    assert loaded.about["classes"] == {"0": "north", "1": "east", "2": "south", "3": "west"}
+    for labels in ([0, 0, 1, 2, 3, 3], np.full(6, 2)):  # of any type of whole numbers
+        there = np.asarray(loaded.sample(rng.root(1), np.asarray(labels)))
+        own = built.sample(rng.root(1), state, 6, np.asarray(labels, np.int32))
+        assert there.tobytes() == np.asarray(own).tobytes()
+    for wrong, said in (
+        (None, r"condition must be whole numbers \[6\], one entry for each image, got None"),
+        (np.zeros(5, int), r"got whole numbers \[5\]"),
+        (np.zeros(6), r"got numbers \[6\]"),
+        ({"a": np.zeros(6, int)}, r"got \{'a': 'whole numbers \[6\]'\}"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            loaded.sample(rng.root(1), wrong)
+
+
+def test_a_condition_of_several_arrays_is_a_dict_of_them(genmod, tmp_path):
+    run, condition = tmp_path / "run", ["--condition", "attributes"]
+    assert genmod("train", CONDITIONAL, "--run-dir", run, "--epochs", 1, *condition).code == 0
+    ended = genmod("export", run, "--num", 2)
+    assert "condition.bright float32 [2]; condition.low bool [2]" in ended.out
+    built, state = loading.load_run(run)
+    loaded = export.load(run / "export")
+    assert "classes" not in loaded.about
+    asked = {"bright": np.array([0.1, 0.9], np.float32), "low": np.array([True, False])}
+    own = np.asarray(built.sample(rng.root(1), state, 2, asked))
+    assert np.asarray(loaded.sample(rng.root(1), asked)).tobytes() == own.tobytes()
+
+
+def test_a_sampler_without_condition_takes_none(exported):
+    with pytest.raises(ValueError, match="condition must be None, as this sampler takes none"):
+        export.load(exported[1]).sample(rng.root(0), np.zeros(7, int))
 
 
 def test_one_of_several_seeds(genmod, tmp_path):

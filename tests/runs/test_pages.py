@@ -278,6 +278,62 @@ def test_in_a_browser_the_latent_space_is_walked_in(run, browser, tmp_path):
     assert wrong == []
 
 
+@pytest.fixture
+def conditional(genmod, tmp_path):
+    """A run of a conditional VAE, with this condition."""
+
+    def train(condition):
+        flags = ["--condition", condition, "--run-dir", tmp_path / condition, "--latent-dim", 3]
+        assert genmod("train", SMALL.with_name("conditional_experiment.py"), *flags).code == 0
+        return tmp_path / condition
+
+    return train
+
+
+@pytest.mark.timeout(600)
+def test_in_a_browser_a_class_is_chosen(conditional, browser, tmp_path):
+    folder, page = conditional("label"), tmp_path / "report.html"
+    page.write_text(pages.build([folder]))
+    shown, wrong = browser
+    shown.goto(f"file://{page}")
+    built, state = loading.load_run(folder)
+    decode = built.latents.decoder(rng.root(0), state)
+    explorer = shown.locator(".explorer")
+    chosen = explorer.locator("select")
+    assert chosen.locator("option").all_text_contents() == ["north", "east", "south", "west"]
+    z = json.loads(explorer.get_attribute("data-z"))
+    # The first code is that of the first test image, with its class.
+    image = built.test.images[:1].astype(np.float32) / 255
+    first = built.latents.encode(state, image, built.test.labels[:1])[0]
+    np.testing.assert_allclose(z, first, atol=1e-5)
+    assert chosen.input_value() == str(built.test.labels[0])
+    for label, name in enumerate(("north", "east", "south", "west")):
+        chosen.select_option(name)
+        wanted = np.asarray(decode(jnp.array([z]), jnp.array([label]))).ravel()
+        there = shown.evaluate("([z, c]) => genmod.decode('0', z, c)", [z, label])
+        np.testing.assert_allclose(there, wanted, atol=1e-3)
+        grey = np.array(pixels(shown)).reshape(-1, 4)[:, 0]
+        np.testing.assert_allclose(grey, np.round(255 * wanted), atol=1)
+    assert json.loads(explorer.get_attribute("data-z")) == z, "the class alone was changed"
+    # Codes on the map are those of the images with their own labels.
+    found = shown.evaluate("JSON.parse(document.getElementById('explorers').textContent)")["0"]
+    codes = built.latents.encode(
+        state, built.test.images.astype(np.float32) / 255, built.test.labels
+    )
+    axes = found["plane"]
+    wanted = (np.asarray(codes) - axes["centre"]) @ np.array(axes["directions"]).T
+    np.testing.assert_allclose(np.reshape(found["points"], (-1, 2)), wanted, atol=1e-2)
+    assert wrong == []
+
+
+def test_conditions_that_are_no_classes_leave_no_choice_and_say_so(conditional):
+    html = pages.build([conditional("attributes")])
+    said = "There is no explorer: its conditions are no classes, of which one could be chosen here"
+    assert said in text_of(html)
+    assert '<div class="explorer"' not in html
+    assert "<select>" not in pages.build([conditional("none")])
+
+
 def test_codes_that_are_not_finite_are_left_out(run):
     """As a page's numbers they would be none that a browser reads."""
     folder = run("run", "--seed", 0)

@@ -7,11 +7,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from counting import experiment, look
 from PIL import Image
 
-from genmod import report, rng
+from genmod import report, rng, train
 from genmod.experiment import Latents, over_seeds
 from genmod.runs import logs, runner
 from genmod.runs.folder import Folder
@@ -211,11 +212,17 @@ def test_what_has_latents_is_seen_in_training(folder):
     }
 
 
-def test_what_has_no_prior_draws_no_samples(folder):
+@pytest.mark.parametrize("can_sample", [False, True])
+def test_what_cannot_sample_draws_no_samples(folder, can_sample):
+    """An autoencoder cannot; a model whose prior is another one can."""
     built = walked(
         standard_normal_prior=False, encode=lambda state, x: x.reshape(len(x), -1)[:, :2]
     )
+    if not can_sample:
+        alone = train.learner(lambda key, x: 0.0, lambda keys, params, x: (x, {}), optax.sgd(1.0))
+        built = dataclasses.replace(built, learner=built.learner._replace(sample=alone.sample))
     run(dataclasses.replace(built, test=built.dataset), folder)
-    assert not (folder.pictures / "samples").exists()
+    assert (folder.pictures / "samples").exists() == can_sample
+    assert (folder.pictures / "samples.png").exists() == can_sample
     assert (folder.pictures / "reconstructions.png").exists()
     assert not (folder.pictures / "manifold.png").exists()

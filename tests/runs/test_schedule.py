@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from genmod import data, train
 from genmod._host import disk
 from genmod._host.stop import Stopped
-from genmod.experiment import Experiment, Observation
+from genmod.experiment import Experiment, Observation, Patience
 from genmod.runs import logs, progress, runner
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint, manifest
@@ -48,8 +48,13 @@ DATA = data.Dataset(PIXELS, np.zeros(32, np.int32), "none")
 LEARNER, BATCHES = mixing(), data.batches(PIXELS, batch_size=4)  # once: they are compiled once
 
 
-def build(total, every, look):
+def build(total, every, look, patience=0, validate=None):
+    goals: dict = {}
+    if patience:
+        goals = {"validate": validate or checked, "validate_every": 2, "best": "test"}
+        goals["until"] = Patience("test", patience)
     return Experiment(
+        **goals,
         learner=LEARNER,
         batch_at=BATCHES,
         dataset=DATA,
@@ -60,6 +65,10 @@ def build(total, every, look):
         evaluate=lambda key, state: {"end": float(jnp.sum(state))},
         figures=lambda key, state: {},
     )
+
+
+def checked(key, state):
+    return {"test": float(state[0] + jax.random.uniform(jax.random.fold_in(key, 0)))}
 
 
 def seen(key, state):
@@ -73,15 +82,19 @@ def left(folder):
     carry = checkpoint.restore(folder.checkpoints, runner.check(built, 0))
     rows = [{**row, "examples_per_s": 0} for row in logs.read_metrics(folder)]
     leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(carry)]
-    return step, leaves, rows, logs.read_evaluation(folder)
+    best = checkpoint.steps(folder.best)[-1:]
+    if best:
+        carry = checkpoint.restore(folder.best, runner.check(built, 0))
+        leaves += [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(carry)]
+    return step, best, leaves, rows, logs.read_evaluation(folder)
 
 
 @functools.cache
-def undisturbed(total, log_every, look_every):
+def undisturbed(total, log_every, look_every, patience):
     with tempfile.TemporaryDirectory() as path:
         folder = Folder(Path(path))
         options = {"seed": 0, "log_every": log_every, "progress": False}
-        runner.run(build(total, look_every, seen), folder, **options)
+        runner.run(build(total, look_every, seen, patience), folder, **options)
         return left(folder)
 
 
@@ -119,18 +132,18 @@ def crashing(patch, place, number):
     patch.setattr(owner, name, crash_or_go_on)
 
 
-def signalling(number):
+def signalling(number, look):
     """A look in which a signal comes, the nth time."""
     left_over = number
 
-    def look(key, state):
+    def signalled(key, state):
         nonlocal left_over
         left_over -= 1
         if left_over == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-        return seen(key, state)
+        return look(key, state)
 
-    return look
+    return signalled
 
 
 PLACES = [
@@ -144,6 +157,7 @@ PLACES = [
     "after a row",
     "in a step",
     "signal in a look",
+    "signal in a validation",
     "damage",
     "full disk",
 ]
@@ -153,34 +167,39 @@ SCHEDULES = given(
     look_every=st.integers(1, 6),
     save_every=st.integers(1, 8),
     keep=st.integers(1, 3),
+    patience=st.sampled_from([0, 1, 2, 9]),
     ends=st.lists(st.tuples(st.sampled_from(PLACES), st.integers(1, 6)), max_size=4),
 )
 
 
-def holds(total, log_every, look_every, save_every, keep, ends):
+def holds(total, log_every, look_every, save_every, keep, patience, ends):
     options = {"log_every": log_every, "checkpoint_every": save_every, "keep": keep}
     options |= {"seed": 0, "progress": False}
     with tempfile.TemporaryDirectory() as path:
         folder = Folder(Path(path))
         for place, number in ends:
-            look = signalling(number) if place == "signal in a look" else seen
+            look = signalling(number, seen) if place == "signal in a look" else seen
+            validate = signalling(number, checked) if place == "signal in a validation" else checked
             with pytest.MonkeyPatch.context() as patch:
                 if place == "damage":
                     steps = checkpoint.steps(folder.checkpoints)
                     if len(steps) > 1:
-                        (folder.checkpoints / f"{steps[-1]:09d}" / "_CHECKPOINT_METADATA").unlink()
+                        (folder.checkpoints / f"{steps[-1]:09d}" / "_CHECKPOINT_METADATA").unlink(
+                            missing_ok=True
+                        )
                     continue
                 if place == "full disk":
                     patch.setattr(checkpoint.orbax, "save", full)
-                elif place != "signal in a look":
+                elif not place.startswith("signal"):
                     crashing(patch, place, number)
                 with contextlib.suppress(Crash, Stopped, disk.DiskError):
-                    runner.run(build(total, look_every, look), folder, **options)
-        runner.run(build(total, look_every, seen), folder, **options)
+                    built = build(total, look_every, look, patience, validate)
+                    runner.run(built, folder, **options)
+        runner.run(build(total, look_every, seen, patience), folder, **options)
         # One more where the run's last pruning was cut off: nothing is saved after it.
         assert len(checkpoint.steps(folder.checkpoints)) <= keep + 1
         assert not list(folder.checkpoints.glob("*-*"))
-        assert left(folder) == undisturbed(total, log_every, look_every)
+        assert left(folder) == undisturbed(total, log_every, look_every, patience)
 
 
 def full(*_, **__):

@@ -14,11 +14,11 @@ from genmod import report
 INTERPRETER = Path(report.__file__).parent / "assets" / "interpreter.js"
 FOLLOW = """
 const interpreter = require(process.argv[1]);
-const { program, draws } = JSON.parse(require("fs").readFileSync(0));
+const { program, draws, choice } = JSON.parse(require("fs").readFileSync(0));
 const decode = interpreter.decoder(program);
 const numbers = new Float32Array(new Uint8Array(Buffer.from(draws, "base64")).buffer);
 for (let i = 0; i < numbers.length; i += program.latentDim) {
-  const pixels = decode(numbers.slice(i, i + program.latentDim));
+  const pixels = decode(numbers.slice(i, i + program.latentDim), choice);
   process.stdout.write(Buffer.from(pixels.buffer).toString("base64") + " ");
 }
 """
@@ -32,15 +32,17 @@ def node():
     return shutil.which("node") or compute_driver_executable()[0]
 
 
-def followed(program, draws):
+def followed(program, draws, choice=0):
     """The pixels that the interpreter makes of draws [N, L], float32 [N, H * W * C].
+
+    The choice is the index of one of the program's conditions.
 
     Draws and pixels are handed over as bytes: JSON has no NaN, no infinity and no negative zero.
     """
     numbers = base64.b64encode(np.asarray(draws, "<f4").tobytes()).decode()
     done = subprocess.run(
         [node(), "-e", FOLLOW, INTERPRETER],
-        input=json.dumps({"program": program, "draws": numbers}, allow_nan=False),
+        input=json.dumps({"program": program, "draws": numbers, "choice": choice}, allow_nan=False),
         capture_output=True,
         text=True,
         check=True,
@@ -49,4 +51,5 @@ def followed(program, draws):
 
 
 def kinds(program):
-    return {kind for constant in program["constants"].values() for kind in constant}
+    constants = [program["constants"], *program["choices"]]
+    return {kind for some in constants for constant in some.values() for kind in constant}

@@ -221,10 +221,59 @@ def test_a_games_penalty_can_be_swept():
     assert_same(train.select_run(many.carry, 1), last(make(3.0), rng.root(0), 20).carry)
 
 
-def test_a_schedule_cannot_be_swept():
-    learner = autoencoder_of({"beta": lambda step: 1.0 + step})
-    with pytest.raises(ValueError, match="no number 'beta' to sweep"):
-        last(train.over_grid(learner, {"beta": [1.0]}), rng.root(0), 1)
+def pulled(optimizer, hyper=None):
+    """A learner of one number, which a weight pulls to the data."""
+
+    def objective(hyper):
+        return lambda keys, mean, x: (
+            hyper["factor"] * hyper["beta"] * jnp.square(x - mean).mean((1, 2, 3)),
+            {},
+        )
+
+    hyper = {"beta": 1.0, "factor": 1.0} | (hyper or {})
+    return train.learner(lambda key, batch: jnp.zeros(()), objective, optimizer, hyper=hyper)
+
+
+RISING = optax.linear_schedule(0.1, 1.0, 10)
+INJECT = optax.inject_hyperparams
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "hyper", "message"),
+    [
+        ("beta", optax.sgd(0.1), {"beta": RISING}, r"no number 'beta' .*'hyper.factor'"),
+        (
+            "learning_rate",
+            INJECT(optax.sgd)(RISING),
+            {},
+            "opt_state.hyperparams.learning_rate foll",
+        ),
+        (
+            "rate",
+            INJECT(lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate)))(rate=RISING),
+            {"beta": RISING},
+            "opt_state.hyperparams.rate follows",
+        ),
+        ("learning_rate", INJECT(lambda: optax.sgd(RISING))(), {}, "no number 'learning_rate'"),
+        ("learning_rate", optax.sgd(RISING), {}, "no number 'learning_rate'"),
+    ],
+)
+def test_a_schedule_cannot_be_swept(name, optimizer, hyper, message):
+    learner = train.over_grid(pulled(optimizer, hyper), {name: [1.0]})
+    with pytest.raises(ValueError, match=f"{message}.*to sweep a schedule, sweep a number of whic"):
+        jax.eval_shape(learner.init, rng.root(0), jnp.ones((2, 4, 4, 1)))
+
+
+def test_numbers_of_which_schedules_are_made_can_be_swept():
+    """As the message advises: the peak of one, and a factor of another."""
+
+    def made(peak=1.0, factor=1.0):
+        optimizer = INJECT(lambda peak: optax.adam(optax.cosine_decay_schedule(peak, 30)))
+        return pulled(optimizer(peak=peak), {"beta": RISING, "factor": factor})
+
+    many = last(train.over_grid(made(), {"peak": [0.01, 0.1], "factor": [2.0]}), rng.root(0), 20)
+    alone = last(made(peak=0.1, factor=2.0), rng.root(0), 20)
+    assert_same(train.select_run(many.carry, 1), alone.carry, 1e-5)
 
 
 @pytest.mark.parametrize(

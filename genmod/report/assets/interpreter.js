@@ -1,4 +1,4 @@
-// Follows the operations that genmod/report/programs.py writes down.
+// Follows the operations that genmod/report/operations.py writes down.
 "use strict";
 
 const genmodInterpreter = (() => {
@@ -193,16 +193,26 @@ const genmodInterpreter = (() => {
     return Float32Array.from(new Int16Array(bytes(i16)), (value) => Math.fround(value * scale));
   }
 
-  // A function z -> pixels, a Float32Array [H * W * C] that the next call overwrites.
+  function constants(written) {
+    return Object.entries(written).map(([number, value]) => [number, constant(value)]);
+  }
+
+  // A function (z, choice) -> pixels, a Float32Array [H * W * C] that the next call overwrites. The
+  // choice is the number of one of the program's choices, if it has any.
   function decoder(program) {
     const values = [];
-    for (const [number, value] of Object.entries(program.constants)) values[number] = constant(value);
+    const choices = program.choices.map(constants);
+    for (const [number, value] of constants(program.constants)) values[number] = value;
     for (const step of program.steps) values[step.out] = new Float32Array(step.n);
-    return (z) => {
+    return (z, choice = 0) => {
       if (z.length !== program.latentDim) {
         throw new RangeError(`z must have ${program.latentDim} numbers, got ${z.length}`);
       }
+      if (choices.length && !choices[choice]) {
+        throw new RangeError(`choice must be one of ${choices.length}, from 0, got ${choice}`);
+      }
       values[0] = Float32Array.from(z);
+      for (const [number, value] of choices[choice] || []) values[number] = value;
       for (const step of program.steps) {
         const given = step.a.map((number) => values[number]);
         (OPERATIONS[step.f] || elementwise)(step, values[step.out], given);

@@ -6,9 +6,9 @@ window.genmod = (() => {
   const explorers = JSON.parse(document.getElementById("explorers").textContent);
   const decoders = {};
 
-  function decode(run, z) {
+  function decode(run, z, choice = 0) {
     decoders[run] ||= genmodInterpreter.decoder(explorers[run].program);
-    return Array.from(decoders[run](z));
+    return Array.from(decoders[run](z, choice));
   }
 
   function normal() {
@@ -61,12 +61,13 @@ window.genmod = (() => {
     const image = element.querySelector(".image");
     const map = element.querySelector(".map");
     const sliders = element.querySelector(".sliders");
+    const choice = element.querySelector("select");
     const lying = map && frame(found);
     const background = map && plot(element, map, found, lying);
     const inputs = [];
 
     function show() {
-      if (image) paint(image, found.program.shape, decode(run, z));
+      if (image) paint(image, found.program.shape, decode(run, z, choice ? Number(choice.value) : 0));
       for (const [input, output, axis] of inputs) {
         input.value = z[axis];
         output.textContent = z[axis].toFixed(digits(found.reach[axis]));
@@ -112,6 +113,7 @@ window.genmod = (() => {
         sliders.append(hint);
       }
     }
+    choice?.addEventListener("change", show);
     for (const button of element.querySelectorAll("button")) {
       button.addEventListener("click", () => {
         for (const axis of z.keys()) z[axis] = button.dataset.action === "draw" ? normal() : found.centre[axis];
