@@ -293,6 +293,42 @@ def test_train_and_test_are_folders_too(pictures, tmp_path):
         data.load(f"folder:{whole}", "val")
 
 
+@pytest.mark.parametrize("data_gb", ["", "1e-9"], ids=["in memory", "streamed"])
+def test_images_of_a_folder_keep_the_paths_of_their_pictures(pictures, monkeypatch, data_gb):
+    monkeypatch.setenv("GENMOD_DATA_GB", data_gb)
+    shutil.copytree(pictures, pictures.parent / "whole" / "train")
+    shutil.copytree(pictures, pictures.parent / "whole" / "test")
+    (pictures / "b" / "04.png").unlink(missing_ok=True)
+    bad = sorted(pictures.rglob("*.png"))[5]
+    bad.write_bytes(b"no picture")
+
+    def check(found, root):
+        assert len(found.files) == len(found.images) == len(found.labels)
+        for path, image, label in zip(found.files, found.images[:], found.labels, strict=True):
+            with Image.open(path) as picture:
+                np.testing.assert_array_equal(np.asarray(picture), image)
+            assert Path(path).is_relative_to(root)
+            assert Path(path).parent.name == found.classes[label]
+
+    for split in ("train", "train[3:9]", "train[8:]+train[:2]"):
+        found = data.load(f"folder:{pictures}", split, skip_corrupt=True)
+        assert str(bad) not in found.files
+        check(found, pictures)
+    rest, held = data.train_and_test(f"folder:{pictures}", skip_corrupt=True)
+    check(rest, pictures)
+    check(held, pictures)
+    assert not set(rest.files) & set(held.files)
+    whole = pictures.parent / "whole"
+    check(data.load(f"folder:{whole}", "test"), whole / "test")
+    check(data.load(f"folder:{whole}", "train[:3]+test[2:5]"), whole)
+
+
+def test_other_data_have_no_files(tmp_path):
+    np.savez(tmp_path / "x.npz", images=COLOUR, labels=LABELS)
+    assert data.load(f"npz:{tmp_path}/x.npz", "train[:3]").files == ()
+    assert data.from_arrays(COLOUR).files == ()
+
+
 def test_without_a_test_part_a_tenth_is_held_out(tmp_path):
     images = np.arange(25, dtype=np.uint8)[:, None, None] + np.zeros((1, 2, 2), np.uint8)
     np.save(tmp_path / "images.npy", images)

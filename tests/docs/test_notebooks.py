@@ -52,7 +52,7 @@ def complaints(notebook):
 
 
 def test_there_are_notebooks():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 6)]
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 7)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

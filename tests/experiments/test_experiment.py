@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tyro
 from hypothesis import given
@@ -499,3 +501,109 @@ def test_the_latents_of_a_vae_are_its_means():
     np.testing.assert_array_equal(latents.encode(state, x), mean)
     decoded = latents.decoder(rng.root(2), state)(mean)
     np.testing.assert_array_equal(decoded, vae.decode_mean(model)(state.params, mean))
+
+
+def conditional_vae(**options):
+    encoder, decoder = nets.mlp((4,), 4), nets.mlp((4,), (2, 2, 1))
+    return vae.make(
+        nets.conditional(encoder, 3),
+        nets.conditional(decoder, 3),
+        latent_dim=2,
+        condition=lambda batch: (batch["image"], batch["label"]),
+        **options,
+    )
+
+
+def test_the_latents_of_a_conditional_vae_take_its_condition():
+    model = conditional_vae()
+    x, c = jax.random.uniform(rng.root(1), (3, 2, 2, 1)), jnp.array([2, 0, 1])
+    state = SimpleNamespace(params=model.init(rng.root(0), {"image": x, "label": c}))
+    latents = experiment.Latents.of(model)
+    codes = latents.encode(state, x, c)
+    np.testing.assert_array_equal(codes, model.encode(state.params, x, c)[0])
+    wanted = vae.decode_mean(model)(state.params, codes, c)
+    np.testing.assert_array_equal(latents.decoder(rng.root(2), state)(codes, c), wanted)
+    with pytest.raises(ValueError, match="the encoder needs a condition, got None"):
+        latents.encode(state, x)
+
+
+def test_only_a_standard_normal_prior_is_one():
+    def shifted(latent_dim):
+        plain = vae.standard_normal(latent_dim)
+        return vae.Prior(plain.init, lambda *given: 1 + plain.sample(*given), plain.log_prob)
+
+    encoder, decoder = nets.mlp((4,), 4, heads=2), nets.mlp((4,), (2, 2, 1))
+    for prior, is_plain in ((vae.standard_normal, True), (shifted, False)):
+        model = vae.make(encoder, decoder, latent_dim=2, prior=prior)
+        assert experiment.Latents.of(model).standard_normal_prior == is_plain
+
+
+def test_latents_are_those_of_the_averaged_parameters():
+    """As samples are."""
+    model = vae.make(nets.mlp((4,), 4), nets.mlp((4,), (2, 2, 1)), latent_dim=2)
+    x = jax.random.uniform(rng.root(1), (4, 2, 2, 1))
+    draw = vae.generate(model)
+    learner = train.learner(
+        model.init, vae.elbo(model), optax.adam(0.1), sample=draw, ema_half_life=100.0
+    )
+    state = learner.init(rng.root(0), x)
+    for step in range(2):
+        state, _ = jax.jit(learner.step)(rng.at_step(rng.root(2), step), state, x)
+    latents = experiment.Latents.of(model)
+    np.testing.assert_array_equal(latents.encode(state, x), model.encode(state.ema, x)[0])
+    assert not np.array_equal(latents.encode(state, x), model.encode(state.params, x)[0])
+
+
+def of_classes(labels, conditions, **options):
+    """An experiment with a conditional VAE whose images are drawn, but not trained."""
+    model = conditional_vae()
+    images = np.zeros((len(labels), 2, 2, 1), np.uint8)
+    dataset = data.from_arrays(images, labels)._replace(classes=("a", "b", "c"))
+    examples = {"image": dataset.images, "label": dataset.labels}
+    learner = train.learner(
+        model.init,
+        vae.elbo(model),
+        optax.sgd(0.1),
+        sample=vae.generate(model),
+        conditions=conditions,
+    )
+    prepare = {"image": data.unit_interval}
+    batch_at = data.batches(examples, batch_size=2, prepare=prepare)
+    built = Experiment(learner, batch_at, dataset, latents=experiment.Latents.of(model), **options)
+    return built, learner.init(rng.root(0), batch_at(rng.root(1), 0))
+
+
+def test_a_grid_of_a_conditional_experiment_has_a_class_in_each_column():
+    labels = np.array([0, 2, 1, 1, 0])
+    built, state = of_classes(labels, labels)
+    assert built.is_given_labels
+    assert built.class_names(built.labels) == ["a", "b", "c"]
+    found = built.grid(rng.root(3), state, 64)
+    rows, columns = found.shape[:2]
+    assert (rows, columns) == (7, 9)
+    asked = np.resize(np.arange(3), rows * columns)
+    wanted = built.learner.sample(rng.root(3), state, rows * columns, asked)
+    np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
+    np.testing.assert_array_equal(
+        built.observation(rng.root(3), state).images["samples"], found, "with the same key"
+    )
+    title = built.final_figures(rng.root(3), state)["samples"].get_suptitle().replace("\n", " ")
+    assert title == "generated, a class in each column, in turn: a, b, c"
+
+
+def test_conditions_that_are_not_the_labels_have_numbers_for_names():
+    labels = np.array([0, 2, 1, 1, 0])
+    built, state = of_classes(labels, labels[::-1].copy())
+    assert not built.is_given_labels
+    assert built.class_names(built.labels) == ["0", "1", "2"]
+    assert built.grid(rng.root(3), state, 9).shape[:2] == (3, 3)
+
+
+@pytest.mark.parametrize("are_labels", [True, False])
+def test_test_images_are_reconstructed_only_if_their_condition_is_known(are_labels):
+    labels = np.array([0, 2, 1, 1, 0])
+    test = data.from_arrays(np.full((4, 2, 2, 1), 99, np.uint8), [2, 1, 0, 0])
+    built, state = of_classes(labels, labels if are_labels else labels[::-1].copy(), test=test)
+    figures = built.final_figures(rng.root(3), state)
+    known = {"reconstructions", "latents", "manifold"} if are_labels else set()
+    assert set(figures) == {"data", "samples"} | known

@@ -1,6 +1,7 @@
 """A decoder followed by JavaScript makes the pixels that JAX makes."""
 
 import functools
+import itertools
 import json
 import subprocess
 
@@ -135,7 +136,7 @@ def test_a_conditional_decoder_is_one_program_with_a_choice(name):
         wanted = jax.jit(decode)(z, jnp.full(3, label)).reshape(3, -1)
         seen.append(followed(program, z, choice))
         np.testing.assert_allclose(seen[-1], wanted, atol=5e-4)
-    assert min(np.abs(a - b).max() for a, b in zip(seen, seen[1:], strict=False)) > 1e-2
+    assert min(np.abs(a - b).max() for a, b in itertools.pairwise(seen)) > 1e-2
 
 
 def test_weights_have_16_bits_only_if_that_is_seen_in_no_class():

@@ -125,6 +125,47 @@ def test_images_of_another_shape_are_refused(shape, message):
             report.comparison(images, images)
 
 
+def test_images_in_rows_stay_in_their_rows(tmp_path):
+    images = noise(6, 4, 5, 1)
+    rows = images.reshape(2, 3, 4, 5, 1)
+    wanted = tiled(images.astype(np.float32) / 255, 3)
+    np.testing.assert_array_equal(picture(report.image_grid(rows)), wanted)
+    report.save_grid(rows, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as written:
+        np.testing.assert_array_equal(np.asarray(written), np.round(255 * wanted))
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "num", "shape"),
+    [(10, 100, (10, 10)), (10, 64, (6, 10)), (4, 64, (8, 8)), (3, 100, (11, 9)), (30, 9, (1, 30))],
+)
+def test_a_grid_of_classes_is_nearly_square_and_has_them_in_turn(num_classes, num, shape):
+    labels = np.arange(num_classes)[::-1] + 5
+    found = report.class_columns(labels, num)
+    assert found.shape == shape
+    np.testing.assert_array_equal(found, np.resize(labels, shape))
+    assert (found == found[0]).all(), "a class in each column"
+
+
+@pytest.mark.parametrize("num_classes", [1, 31])
+def test_one_class_or_very_many_have_no_columns(num_classes):
+    assert report.class_columns(np.arange(num_classes), 100) is None
+
+
+def test_a_title_of_many_names_is_broken_into_lines_above_the_images():
+    images = noise(10, 4, 4, 1)
+    names = [f"a class called {number}" for number in range(10)]
+    title = report.column_title("samples", names)
+    figure = report.image_grid(images, columns=10, title=title)
+    figure.draw_without_rendering()
+    (text,) = [text for text in figure.texts if text.get_text()]
+    assert text.get_text().replace("\n", " ") == title
+    box, axes = text.get_window_extent(), figure.axes[0].get_window_extent()
+    assert 0 < box.x0 < box.x1 < figure.bbox.x1
+    assert axes.y1 <= box.y0 < box.y1 < figure.bbox.y1
+    assert report.column_title("samples", []) == "samples"
+
+
 def test_images_in_rows_are_no_list_to_compare():
     images = np.zeros((1, 5, 28, 28, 1))
     with pytest.raises(ValueError, match=r"got \[1, 5, 28, 28, 1\]"):
@@ -419,6 +460,30 @@ def test_an_autoencoders_figures_show_its_data_codes_and_reconstructions():
     assert manifold.shape == (20 * 4, 20 * 4)
     assert (np.diff(manifold, axis=1) >= 0).all()
     assert (np.diff(manifold, axis=0) == 0).all()
+
+
+def test_a_conditional_autoencoder_gets_the_labels_of_its_images():
+    """One that shows its condition: grey value 0.1 times the label."""
+
+    def encode(images, labels):
+        return np.stack([labels, labels], axis=1).astype(np.float32)
+
+    def decode(codes, labels):
+        assert len(codes) == len(labels)
+        return np.broadcast_to(labels[:, None, None, None] / 10, (len(codes), 4, 4, 1))
+
+    test = tiny(60)._replace(labels=np.arange(60, dtype=np.int32) % 3 + 4)
+    figures = report.autoencoder_figures(
+        tiny(9), test, encode=encode, decode=decode, conditional=True
+    )
+    shown = picture(figures["reconstructions"])
+    for place in range(20):
+        row, column = divmod(place, 10)
+        corner = (2 * row + 1) * 4, column * 4
+        assert shown[corner] == pytest.approx(test.labels[place] / 10)
+    assert set(points(figures["latents"])) == {"4", "5", "6"}
+    np.testing.assert_allclose(picture(figures["manifold"]), 0.4, atol=1e-6)
+    assert "of class 4" in figures["manifold"].get_suptitle()
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,25 @@ def test_a_model_without_condition_takes_none():
         learner.sample(rng.root(1), state, 3, np.zeros(3, int))
     needing = autoencoder()._replace(conditions=None)
     assert needing.conditions is None
+
+
+def test_labels_are_the_distinct_whole_numbers_of_the_conditions():
+    known = train.Conditions(LABELS)
+    np.testing.assert_array_equal(known.labels, [0, 1, 2, 3])
+    assert known.are(LABELS)
+    assert train.Conditions(np.arange(4)).are(LABELS), "each of them once: all are as frequent"
+    assert not known.are(LABELS[::-1])
+    assert not train.Conditions(LABELS // 2).are(LABELS)
+    for others in (LABELS[:, None], LABELS.astype(np.float32), {"label": LABELS}, LABELS > 1):
+        assert train.Conditions(others).labels is None
+        assert not train.Conditions(others).are(others)
+
+
+def test_a_learner_without_a_sample_function_has_an_error_of_its_own():
+    alone = train.learner(lambda key, x: 0.0, lambda keys, params, x: (x, {}), optax.sgd(1.0))
+    with pytest.raises(train.NoSampler, match=r"cannot sample: train\.learner got no"):
+        alone.sample(rng.root(0), None, 3)
+    player = train.Player(lambda keys, params, x: (x, {}), optax.sgd(1.0))
+    game = train.game(lambda key, x: {"a": jnp.zeros(())}, {"a": player})
+    with pytest.raises(train.NoSampler, match=r"cannot sample: train\.game got no"):
+        game.sample(rng.root(0), game.init(rng.root(0), jnp.zeros(3)), 3)
