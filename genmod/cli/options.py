@@ -47,17 +47,17 @@ def save(figure: Any, out: Path) -> None:
     figure.savefig(out, **mark)
 
 
-def check_out(out: Path, ends: Sequence[str] = PICTURES, hint: str = "") -> None:
+def check_out(out: Path, ends: Sequence[str] | None = PICTURES, hint: str = "") -> None:
     """Refuses a file that cannot be written.
 
     Args:
-      out: the file.
-      ends: ends of a name that are allowed.
+      out: the file, or a folder.
+      ends: ends of its name that are allowed; None allows any.
       hint: further outputs that are allowed, in words.
     """
     if not out.absolute().parent.is_dir():
         raise ValueError(f"out: the folder {str(out.absolute().parent)!r} does not exist")
-    if out.suffix.lower() not in ends:
+    if ends is not None and out.suffix.lower() not in ends:
         raise ValueError(f"out must end in {', '.join(ends)}{hint}, got {out.name!r}")
 
 

@@ -54,7 +54,7 @@ def sample(
     checks.seed("seed", seed)
     path = Path(out)
     is_folder = out.endswith("/") or path.is_dir()
-    check_out(path, [path.suffix] if is_folder else [*PICTURES, ".npz"], " or, for a folder, in /")
+    check_out(path, None if is_folder else [*PICTURES, ".npz"], " or, for a folder, in /")
     if is_folder:
         samples.check_folder(path)
     startup.configure()

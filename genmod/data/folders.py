@@ -19,7 +19,7 @@ PICTURES = (
 WRITTEN = b"Software\0genmod"
 """Mark in PNG files that genmod's commands have drawn.
 
-`commands.save` writes it.
+`genmod.cli.options.save` writes it.
 """
 _FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),

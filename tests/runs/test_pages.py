@@ -12,7 +12,7 @@ from commands import SMALL, refused
 
 from genmod import evaluate, rng
 from genmod._host import disk
-from genmod.runs import loading, logs, pages, record
+from genmod.runs import explorer, loading, logs, pages, record
 from genmod.runs.folder import Folder
 
 pytestmark = pytest.mark.end_to_end
@@ -324,6 +324,14 @@ def test_in_a_browser_a_class_is_chosen(conditional, browser, tmp_path):
     wanted = (np.asarray(codes) - axes["centre"]) @ np.array(axes["directions"]).T
     np.testing.assert_allclose(np.reshape(found["points"], (-1, 2)), wanted, atol=1e-2)
     assert wrong == []
+
+
+def test_too_many_classes_leave_the_map_alone(conditional, monkeypatch):
+    monkeypatch.setattr(explorer, "_MOST_CHOICES", 3)
+    html = pages.build([conditional("label")])
+    assert "There are no sliders: its 4 classes are too many to choose from here." in text_of(html)
+    assert '<canvas class="map"' in html
+    assert "<select>" not in html
 
 
 def test_conditions_that_are_no_classes_leave_no_choice_and_say_so(conditional):
