@@ -342,7 +342,9 @@ def test_help_of_an_experiment_lists_its_flags(genmod):
 def test_help_of_a_command_says_what_it_takes(genmod):
     for command, word in (
         ("train", "EXPERIMENT"),
-        ("sample", "--num"),
+        ("sample", "--label"),
+        ("encode", "DATA"),
+        ("reconstruct", "PICTURE"),
         ("runs", "FOLDER"),
         ("replay", "--step"),
         ("verify", "--all"),
