@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """Names that represent non-finite numbers in JSON."""
@@ -42,25 +42,35 @@ def writing(path: str | Path) -> Iterator[None]:
         raise DiskError(message) from error
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a file that takes the place of `path` once it is complete.
 
     Nobody ever sees the file half-written, nor empty after a power cut.
 
     Raises:
       DiskError: if it cannot be written; an existing file stays unchanged.
     """
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f".{path.name}.partial")
     with writing(path):
         try:
-            with partial.open("w") as file:
-                file.write(json_text(content))
+            with partial.open("wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-        except OSError:
+        finally:
             partial.unlink(missing_ok=True)
-            raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file atomically, as `replacing` does.
+
+    Raises:
+      DiskError: if it cannot be written; an existing file stays unchanged.
+    """
+    with replacing(path) as file:
+        file.write(json_text(content).encode())
 
 
 def json_text(content: Mapping[str, Any]) -> str:

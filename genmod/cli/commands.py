@@ -9,9 +9,8 @@ import tyro
 
 from genmod._host import startup
 from genmod.cli import products
-from genmod.cli.options import DataOptions, check_out, print_table, save
+from genmod.cli.options import DIFFERS, DataOptions, check_out, print_table, save
 
-_DIFFERS = 1
 _CLASSES = 30
 """Number of classes that a histogram shows."""
 
@@ -254,7 +253,7 @@ def verify(
         return 0
     print(f"{run}: differs at {verified.difference}")
     print(f"what agrees before: {compared or 'nothing was compared'}")
-    return _DIFFERS
+    return DIFFERS
 
 
 def report(

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+DIFFERS = 1
+"""Exit code of a comparison that finds a difference."""
 PICTURES = (".png", ".pdf", ".svg")
 """Ends of the names of pictures that commands draw."""
 

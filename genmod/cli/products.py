@@ -1,16 +1,15 @@
 """Subcommands that make something of a trained run: samples, codes, reconstructions, an export."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from genmod._host import startup
-from genmod.cli.options import PICTURES, DataOptions, check_out, save
+from genmod.cli.options import DIFFERS, PICTURES, DataOptions, check_out, save
 
-_DIFFERS = 1
 _SHOWN = 50
 """Number of images of a data set whose reconstructions are drawn."""
 
@@ -65,7 +64,8 @@ def sample(
         save(_grid(built, state, key, num, asked), path)
         print(path)
         return 0
-    drawn = _with_bar(samples.samples(built, state, key, num, asked), num)
+    chunks = samples.samples(built, state, key, num, asked)
+    drawn = _with_bar(chunks, num, lambda chunk: len(chunk[0]))
     write = samples.save_pictures if is_folder else samples.save_arrays
     pixels = write(path, built, drawn, num)
     if pixels.remark:
@@ -95,14 +95,20 @@ def _grid(built: Any, state: Any, key: Any, num: int, asked: Any) -> Any:
     return report.image_grid(images, title=title)
 
 
-def _with_bar(drawn: Iterable[tuple[Any, Any]], num: int) -> Iterator[tuple[Any, Any]]:
-    """Yields chunks of images, and shows a progress bar at a terminal."""
+def _with_bar(chunks: Iterable[Any], num: int, size: Callable[[Any], int] = len) -> Iterator[Any]:
+    """Yields chunks of `num` images, and shows a progress bar at a terminal.
+
+    Args:
+      chunks: the chunks.
+      num: number of images in all of them.
+      size: number of images in a chunk.
+    """
     from tqdm.auto import tqdm
 
     with tqdm(total=num, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for images, condition in drawn:
-            yield images, condition
-            bar.update(len(images))
+        for chunk in chunks:
+            yield chunk
+            bar.update(size(chunk))
 
 
 def encode(
@@ -140,12 +146,12 @@ def encode(
     dataset = source.load(data)
     condition = codes.conditions_of(built, data, dataset)
     num = len(dataset.images)
-    made = ((some, None) for some in codes.codes(built, state, dataset, condition))
+    made = _with_bar(codes.codes(built, state, dataset, condition), num)
     others = {"labels": np.asarray(dataset.labels)}
     if dataset.files:
         root = Path(data.partition(":")[2]).expanduser()
         others["names"] = np.array([os.path.relpath(path, root) for path in dataset.files])
-    arrays.write_npz(out, "codes", num, (some for some, _ in _with_bar(made, num)), lambda: others)
+    arrays.write_npz(out, "codes", num, made, lambda: others)
     print(f"{out}: {num:,} images: {', '.join(['codes', *others])}")
     return 0
 
@@ -281,4 +287,4 @@ def export(
     print(
         "loaded again: " + ("every bit agrees" if same else "the images DIFFER from the run's own")
     )
-    return 0 if same else _DIFFERS
+    return 0 if same else DIFFERS

@@ -1,6 +1,5 @@
 """NPZ files that are written atomically, chunk by chunk."""
 
-import os
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,22 +29,13 @@ def write_npz(
     Raises:
       DiskError: if it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with disk.writing(path):
-        try:
-            with partial.open("wb") as raw:
-                with zipfile.ZipFile(raw, "w") as archive:
-                    # An entry made by ZipInfo has no time: the same arrays give the same file.
-                    with archive.open(_entry(name), "w", force_zip64=True) as file:
-                        _write_rows(file, num, rows)
-                    for other, value in others().items():
-                        with archive.open(_entry(other), "w", force_zip64=True) as file:
-                            _write_rows(file, len(value), [value])
-                raw.flush()
-                os.fsync(raw.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with disk.replacing(path) as raw, zipfile.ZipFile(raw, "w") as archive:
+        # An entry made by ZipInfo has no time: the same arrays give the same file.
+        with archive.open(_entry(name), "w", force_zip64=True) as file:
+            _write_rows(file, num, rows)
+        for other, value in others().items():
+            with archive.open(_entry(other), "w", force_zip64=True) as file:
+                _write_rows(file, len(value), [value])
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -178,9 +178,7 @@ def run(
 def _example_condition(built: Experiment, num: int) -> tuple[Any, ...]:
     """Returns a condition of `num` images that occurs in the data; none without conditions."""
     conditions = built.learner.conditions
-    return (
-        () if conditions is None else (conditions.draw(rng.stream(rng.root(0), "condition"), num),)
-    )
+    return () if conditions is None else (conditions.draw(rng.root(0), num),)
 
 
 def _about_condition(built: Experiment, num: int) -> dict[str, Any]:

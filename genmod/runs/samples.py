@@ -132,7 +132,7 @@ def samples(
         if labels is not None:
             condition = labels[np.arange(first, first + CHUNK) % len(labels)]
         elif conditions is not None:
-            condition = conditions.draw(rng.stream(own, "condition"), CHUNK)
+            condition = conditions.draw(own, CHUNK)
         images = built.sample(own, state, CHUNK, condition)
         rows = slice(min(CHUNK, num - first))
         yield images[rows], jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf[rows]), condition)

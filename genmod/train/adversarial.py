@@ -4,6 +4,7 @@ It is a game whose two objectives are made of a loss, penalties and networks; on
 trains both.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,10 +14,10 @@ import optax
 from genmod import checks, rng
 from genmod.train import ema, engine
 from genmod.train import hyper as hypers
-from genmod.train.engine import MeanLoss, Position, Report, Role, Rules
+from genmod.train.engine import Form, MeanLoss, Position, Report, Role, Rules
 from genmod.train.game import constraint, prefixed, reads_now
 from genmod.train.hyper import Schedule
-from genmod.train.learner import Conditions, Inspection, Learner, sampler
+from genmod.train.learner import Conditions, Learner, sampler
 from genmod.train.objectives import (
     Augment,
     Components,
@@ -27,7 +28,7 @@ from genmod.train.objectives import (
     penalty_terms,
 )
 from genmod.train.players import AdversarialState, Loss, Optimizers, OptStates, Players
-from genmod.types import Array, Batch, Key, Metrics, Params
+from genmod.types import Array, Batch, Key, Params
 
 _PLAYERS = ("generator", "discriminator")
 
@@ -190,7 +191,17 @@ def adversarial(
             offered=True,
         )
 
-    def state_at(params: Any, position: Position) -> AdversarialState:
+    def read(state: AdversarialState) -> Position:
+        own = {name: getattr(state.params, name) for name in _PLAYERS}
+        return Position(
+            state.step,
+            {**own, **state.memory},
+            {} if average is None else {"generator": state.ema},
+            state.opt_state._asdict(),
+            state.hyper,
+        )
+
+    def write(params: Any, position: Position) -> AdversarialState:
         fields = dict(position.fields)
         own = {name: fields.pop(name) for name in _PLAYERS}
         return AdversarialState(
@@ -202,32 +213,12 @@ def adversarial(
             fields,
         )
 
-    def position_of(state: AdversarialState) -> Position:
-        own = {name: getattr(state.params, name) for name in _PLAYERS}
-        averages = {} if average is None else {"generator": state.ema}
-        return Position(
-            state.step,
-            {**own, **state.memory},
-            averages,
-            state.opt_state._asdict(),
-            state.hyper,
-        )
+    form = Form(rules_of, read, write, lambda params, found: params._replace(**found))
 
     def init(key: Key, batch: Batch) -> AdversarialState:
         params = players.init(key, batch)
         own = {name: getattr(params, name) for name in _PLAYERS}
-        fields = {**own, **start_memory}
-        return state_at(params, engine.begin(rules_of(params), fields, batch))
-
-    def step(key: Key, state: AdversarialState, batch: Batch) -> tuple[AdversarialState, Metrics]:
-        rules = rules_of(state.params)
-        position, metrics = engine.step(rules, key, position_of(state), batch)
-        return state_at(state.params, position), metrics
-
-    def inspect(key: Key, state: AdversarialState, batch: Batch) -> Inspection:
-        rules = rules_of(state.params)
-        terms, found, examples = engine.inspect(rules, key, position_of(state), batch)
-        return Inspection(terms, state.params._replace(**found), examples)
+        return engine.begin(form, params, {**own, **start_memory}, batch)
 
     known = Conditions.of(conditions)
     to_images = _to_unit_interval(players) if as_images is None else as_images
@@ -247,10 +238,10 @@ def adversarial(
 
     return Learner(
         init,
-        step,
+        functools.partial(engine.step, form),
         sampler(draw, known),
         players.check,
-        inspect=inspect,
+        inspect=functools.partial(engine.inspect, form),
         decoder=decoder,
         conditions=known,
     )

@@ -91,6 +91,11 @@ class Rules(NamedTuple):
     remember: Remember | None = None
     offered: bool = False
 
+    @property
+    def owners(self) -> dict[str, str]:
+        """The player that moves a field, by field."""
+        return {name: role.name for role in self.roles for name in role.fields}
+
 
 class Position(NamedTuple):
     """State of a learner, whatever its form.
@@ -108,6 +113,43 @@ class Position(NamedTuple):
     averages: dict[str, Params]
     opt_states: dict[str, optax.OptState]
     hyper: dict[str, Array]
+
+
+class Form(NamedTuple):
+    """Form of a learner's state, which has a field `params`.
+
+    Attributes:
+      rules: `params -> rules`.
+      read: `state -> position`.
+      write: `(params, position) -> state`; of `params` only their structure counts.
+      gradients: `(params, gradients by player) -> gradients`, as `Inspection` has them.
+    """
+
+    rules: Callable[[Any], Rules]
+    read: Callable[[Any], Position]
+    write: Callable[[Any, Position], Any]
+    gradients: Callable[[Any, dict[str, Any]], Any]
+
+
+class Inspection(NamedTuple):
+    """Terms and gradients of one step, before its update.
+
+    `Learner.inspect` returns it.
+
+    Attributes:
+      terms: each example's values by name, [B] in the order of the batch: the loss, and every other
+        term whose mean the step reports.
+      gradients: gradient of the loss that the step minimises, a tree like the parameters; of a
+        `game`, a dict of those of each player. If a player has several updates in a step, a tuple
+        of such trees, in order.
+      examples: indices of examples in the batch, by the name of a term, int32 of the term's shape:
+        the example to which each value belongs. Terms with one value per example, in the order of
+        the batch, have no entry.
+    """
+
+    terms: Metrics
+    gradients: Any
+    examples: dict[str, Array] | None = None
 
 
 class _Update(NamedTuple):
@@ -128,28 +170,37 @@ class _Update(NamedTuple):
     notes: dict[str, Any]
 
 
-def begin(rules: Rules, fields: dict[str, Params], batch: Batch) -> Position:
-    """Returns the position before the first step.
+def begin(form: Form, params: Any, fields: dict[str, Params], batch: Batch) -> Any:
+    """Returns the state before the first step.
+
+    Args:
+      form: the form of the state.
+      params: initial parameters.
+      fields: their fields, and those of the memory.
+      batch: a batch.
 
     Raises:
       ValueError: if the batch cannot be cut into the parts of a step, or hyper has the name of a
         field.
     """
+    rules = form.rules(params)
     _cut(rules, batch)
     if both := sorted(set(fields) & set(rules.hyper or ())):
         raise ValueError(f"hyper must not have the name of a field, got {both[0]!r}")
     fields = memory.as_arrays(fields)
-    return Position(
+    position = Position(
         jnp.zeros((), jnp.int32),
         fields,
         {name: fields[name] for name in rules.averages},
         {role.name: role.optimizer.init(_own(role, fields)) for role in rules.roles},
         hypers.numbers(rules.hyper),
     )
+    return form.write(params, position)
 
 
-def step(rules: Rules, key: Key, at: Position, batch: Batch) -> tuple[Position, Metrics]:
-    """Returns the position after a step, and its metrics: means over the step's updates."""
+def step(form: Form, key: Key, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    """Returns the state after a step, and its metrics: means over the step's updates."""
+    rules, at = form.rules(state.params), form.read(state)
 
     def summary(role: Role, update: _Update) -> tuple[Metrics, dict[str, Any]]:
         metrics = {**gradients.means(update.terms), **update.metrics}
@@ -161,16 +212,16 @@ def step(rules: Rules, key: Key, at: Position, batch: Batch) -> tuple[Position, 
 
     fields, opt_states, outcomes = _play(rules, key, at, batch, summary)
     metrics: dict[str, Array] = {}
-    for role, (own, _) in zip(rules.roles, outcomes, strict=True):
+    notes: dict[str, Any] = {}
+    for role, (own, noted) in zip(rules.roles, outcomes, strict=True):
         _refuse_twice("metric", metrics, own, role, rules)
+        _refuse_twice("note", notes, noted, role, rules)
         # A player of one update has its values, one of several a value for each update.
         metrics |= {name: jnp.mean(value) for name, value in own.items()}
-    notes: dict[str, Any] = {}
-    for role, (_, own) in zip(rules.roles, outcomes, strict=True):
-        _refuse_twice("note", notes, own, role, rules)
-        notes |= own
-    owners = {name: role.name for role in rules.roles for name in role.fields}
-    fields = memory.remembered(rules.remember, key, fields, owners, notes, offered=rules.offered)
+        notes |= noted
+    fields = memory.remembered(
+        rules.remember, key, fields, rules.owners, notes, offered=rules.offered
+    )
     averages = dict(at.averages)
     for role in rules.roles:
         examples = _num_examples(batch) // rules.parts * devices.count() * role.steps
@@ -179,13 +230,13 @@ def step(rules: Rules, key: Key, at: Position, batch: Batch) -> tuple[Position, 
                 averages[name] = ema.updated(
                     rules.averages[name], averages[name], fields[name], examples, at.step
                 )
-    return Position(at.step + 1, fields, averages, opt_states, at.hyper), metrics
+    after = Position(at.step + 1, fields, averages, opt_states, at.hyper)
+    return form.write(state.params, after), metrics
 
 
-def inspect(
-    rules: Rules, key: Key, at: Position, batch: Batch
-) -> tuple[Metrics, dict[str, Any], dict[str, Array]]:
-    """Returns the fields of an `Inspection`, with the gradients by player."""
+def inspect(form: Form, key: Key, state: Any, batch: Batch) -> Inspection:
+    """Returns terms and gradients of a step, before its update."""
+    rules, at = form.rules(state.params), form.read(state)
 
     def whole(role: Role, update: _Update) -> tuple[Metrics, Params]:
         return update.terms, update.gradient
@@ -196,9 +247,6 @@ def inspect(
     examples: dict[str, Array] = {}
     for role, (own, gradient) in zip(rules.roles, outcomes, strict=True):
         found[role.name] = _each_update(gradient, role.steps)
-        if rules.parts == role.steps == 1:
-            terms |= own
-            continue
         own = own if role.steps > 1 else jax.tree.map(lambda leaf: leaf[None], own)
         if rules.parts == role.steps:
             terms |= gradients.join(own)
@@ -210,7 +258,7 @@ def inspect(
             indices = _cut(rules, jnp.arange(checks.leading_axis("batch", batch)))
             shown = indices[jnp.arange(role.steps) % rules.parts].ravel()
             examples |= dict.fromkeys(own, shown)
-    return terms, found, examples
+    return Inspection(terms, form.gradients(state.params, found), examples or None)
 
 
 def of_objective(
@@ -270,9 +318,8 @@ def _play(
     """
     batches = _cut(rules, batch) if rules.parts > 1 else batch
     fields, opt_states = dict(at.fields), dict(at.opt_states)
-    moved = {name for role in rules.roles for name in role.fields}
     now = hypers.values(rules.hyper, at.step, at.hyper)
-    now = {**{name: value for name, value in fields.items() if name not in moved}, **now}
+    now = {**{name: value for name, value in fields.items() if name not in rules.owners}, **now}
     kept = []
     for role in rules.roles:
         seen = at.fields if rules.at_once else fields

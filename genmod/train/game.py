@@ -4,6 +4,7 @@ Two players of a GAN are `train.adversarial`; FactorVAE, VAE-GAN, BiGAN or a cod
 its codes are games.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -12,17 +13,16 @@ import optax
 from genmod import checks, rng
 from genmod.train import ema, engine
 from genmod.train import hyper as hypers
-from genmod.train.engine import Position, Report, Role, Rules
+from genmod.train.engine import Form, Position, Report, Role, Rules
 from genmod.train.hyper import Schedule
 from genmod.train.learner import (
     Conditions,
-    Inspection,
     Learner,
     NoSampler,
     sampled,
     sampler,
 )
-from genmod.types import Array, Batch, Key, Metrics, Objective, Params
+from genmod.types import Array, Batch, Key, Objective, Params
 
 
 class Player(NamedTuple):
@@ -174,7 +174,11 @@ def game(
             remember=remember and moved_by_nobody,
         )
 
-    def state_at(params: Any, position: Position) -> GameState:
+    def read(state: GameState) -> Position:
+        fields = _fields_of(state.params)
+        return Position(state.step, fields, state.ema, state.opt_state, state.hyper)
+
+    def write(params: Any, position: Position) -> GameState:
         return GameState(
             position.step,
             _with_fields(params, position.fields),
@@ -183,9 +187,7 @@ def game(
             position.averages,
         )
 
-    def position_of(state: GameState) -> Position:
-        fields = _fields_of(state.params)
-        return Position(state.step, fields, state.ema, state.opt_state, state.hyper)
+    form = Form(rules_of, read, write, lambda params, found: found)
 
     def start(key: Key, batch: Batch) -> GameState:
         params = init(key, batch)
@@ -196,16 +198,7 @@ def game(
                     f"the player {name!r} must have a field of its name in the parameters, which "
                     f"have the fields {', '.join(map(repr, fields))}"
                 )
-        return state_at(params, engine.begin(rules_of(params), fields, batch))
-
-    def step(key: Key, state: GameState, batch: Batch) -> tuple[GameState, Metrics]:
-        rules = rules_of(state.params)
-        position, metrics = engine.step(rules, key, position_of(state), batch)
-        return state_at(state.params, position), metrics
-
-    def inspect(key: Key, state: GameState, batch: Batch) -> Inspection:
-        found = engine.inspect(rules_of(state.params), key, position_of(state), batch)
-        return Inspection(*found)
+        return engine.begin(form, params, fields, batch)
 
     def draw(key: Key, state: GameState, num: int, condition: Any) -> Array:
         if sample is None:
@@ -216,7 +209,14 @@ def game(
     if check is None:
         check = getattr(init, "check", None)
     known = Conditions.of(conditions)
-    return Learner(start, step, sampler(draw, known), check, inspect=inspect, conditions=known)
+    return Learner(
+        start,
+        functools.partial(engine.step, form),
+        sampler(draw, known),
+        check,
+        inspect=functools.partial(engine.inspect, form),
+        conditions=known,
+    )
 
 
 def _roles(

@@ -1,5 +1,6 @@
 """Learner: training as pure functions."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,30 +12,9 @@ import optax
 from genmod import checks, rng
 from genmod.train import ema, engine
 from genmod.train import hyper as hypers
-from genmod.train.engine import Position, Report, Role, Rules
+from genmod.train.engine import Form, Inspection, Position, Report, Role, Rules
 from genmod.train.hyper import Schedule
 from genmod.types import Array, Batch, Key, Keys, Metrics, Objective, Params
-
-
-class Inspection(NamedTuple):
-    """Terms and gradients of one step, before its update.
-
-    `Learner.inspect` returns it.
-
-    Attributes:
-      terms: each example's values by name, [B] in the order of the batch: the loss, and every other
-        term whose mean the step reports.
-      gradients: gradient of the loss that the step minimises, a tree like the parameters; of a
-        `game`, a dict of those of each player. If a player has several updates in a step, a tuple
-        of such trees, in order.
-      examples: indices of examples in the batch, by the name of a term, int32 of the term's shape:
-        the example to which each value belongs. Terms with one value per example, in the order of
-        the batch, have no entry.
-    """
-
-    terms: Metrics
-    gradients: Any
-    examples: dict[str, Array] | None = None
 
 
 class NoSampler(ValueError):
@@ -76,7 +56,7 @@ class Conditions:
 
     def draw(self, key: Key, num: int) -> Any:
         """Returns conditions of random examples, [num, ...]."""
-        keys = rng.per_example(key, num)
+        keys = rng.per_example(rng.stream(key, "condition"), num)
         index = jax.vmap(lambda one: jax.random.randint(one, (), 0, self.num))(keys)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], self.examples)
 
@@ -269,7 +249,12 @@ def learner(
         hyper=hyper,
     )
 
-    def state_at(position: Position) -> TrainState:
+    def read(state: TrainState) -> Position:
+        averages = {} if average is None else {"": state.ema}
+        fields, opt_states = {"": state.params}, {"": state.opt_state}
+        return Position(state.step, fields, averages, opt_states, state.hyper)
+
+    def write(params: Params, position: Position) -> TrainState:
         return TrainState(
             position.step,
             position.fields[""],
@@ -278,21 +263,11 @@ def learner(
             position.averages.get("", ()),
         )
 
-    def position_of(state: TrainState) -> Position:
-        averages = {} if average is None else {"": state.ema}
-        fields, opt_states = {"": state.params}, {"": state.opt_state}
-        return Position(state.step, fields, averages, opt_states, state.hyper)
+    form = Form(lambda params: rules, read, write, lambda params, found: found[""])
 
     def init(key: Key, batch: Batch) -> TrainState:
-        return state_at(engine.begin(rules, {"": model_init(key, batch)}, batch))
-
-    def step(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        position, metrics = engine.step(rules, key, position_of(state), batch)
-        return state_at(position), metrics
-
-    def inspect(key: Key, state: TrainState, batch: Batch) -> Inspection:
-        terms, found, _ = engine.inspect(rules, key, position_of(state), batch)
-        return Inspection(terms, found[""])
+        params = model_init(key, batch)
+        return engine.begin(form, params, {"": params}, batch)
 
     def draw(key: Key, state: TrainState, num: int, condition: Any) -> Array:
         if sample is None:
@@ -305,10 +280,10 @@ def learner(
     known = Conditions.of(conditions)
     return Learner(
         init,
-        step,
+        functools.partial(engine.step, form),
         sampler(draw, known),
         check,
-        inspect=inspect,
+        inspect=functools.partial(engine.inspect, form),
         conditions=known,
     )
 
@@ -325,7 +300,7 @@ def sampler(
 
     def complete(key: Key, state: Any, num: int, condition: Any) -> Array:
         if condition is None and conditions is not None:
-            condition = conditions.draw(rng.stream(key, "condition"), num)
+            condition = conditions.draw(key, num)
         return draw(key, state, num, condition)
 
     compiled = jax.jit(complete, static_argnums=2)

@@ -75,7 +75,7 @@ def test_an_npz_file_holds_samples_that_do_not_depend_on_their_number(
     if condition == "label":
         np.testing.assert_array_equal(
             many["labels"][500:],
-            built.learner.conditions.draw(rng.stream(own_key, "condition"), 500)[:30],
+            built.learner.conditions.draw(own_key, 500)[:30],
         )
 
 
@@ -120,8 +120,8 @@ def test_files_are_complete_or_not_there(genmod, trained, tmp_path, monkeypatch)
     out.write_bytes(b"before")
     draw, calls = products._with_bar, []
 
-    def failing(drawn, num):
-        for chunk in draw(drawn, num):
+    def failing(drawn, num, *size):
+        for chunk in draw(drawn, num, *size):
             if calls:
                 raise OSError(28, "No space left on device")
             calls.append(1)
