@@ -26,20 +26,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as orbax
 
 from genmod import checks, devices
 from genmod._host import disk
-from genmod.train import manifest
+from genmod.train import manifest, uncompensated
 from genmod.train.manifest import CheckpointError
 
 _DAMAGED = "damaged"
 # These prefixes mark a step that is being written or deleted. A start removes both.
 _SAVING, _TRASH = "saving-", "trash-"
 _ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
-_COMPENSATION = "compensation"
-"""Field of `genmod.train.Carry` that checkpoints of version 0.1 lack."""
 _SETTLES = 10.0
 """Seconds that Orbax's threads get to end after an error."""
 
@@ -355,10 +352,10 @@ def _read(path: Path, target: Any) -> Any:
     try:
         with _silence_orbax_logging(), _spelt(path) as place:
             stored = orbax.metadata(place).metadata
-            if _is_uncompensated(stored, placed):
-                wanted = _uncompensated(stored, placed)
+            if uncompensated.is_saved_so(stored, placed):
+                wanted = uncompensated.target_of(stored, placed)
             _check_same_arrays(path, stored, wanted)
-            tree = orbax.load(place, wanted)
+            tree = _load_arrays(place, stored, wanted)
     except CheckpointError:
         raise
     except Exception as error:
@@ -370,49 +367,19 @@ def _read(path: Path, target: Any) -> Any:
         raise (CheckpointError if no_room else manifest.Damaged)(message) from error
     # Orbax stores keys as words and restores the kind of key that was saved, which may differ.
     _check_same_arrays(path, tree, wanted, kind_of_key=True)
-    return tree if wanted is placed else _compensated(tree, placed)
+    return tree if wanted is placed else uncompensated.completed(tree, placed)
 
 
-def _is_uncompensated(stored: Any, target: Any) -> bool:
-    """Returns whether version 0.1 saved this carry.
+def _load_arrays(place: str, stored: Any, target: Any) -> Any:
+    """Loads the arrays of a checkpoint that has the same ones as the target, by name.
 
-    That version summed metrics in their own type, without compensation.
+    Containers without arrays count for nothing: a state may have got one since it was saved, such
+    as the average of a learner that keeps none.
     """
-    return hasattr(target, _COMPENSATION) and _COMPENSATION not in stored
-
-
-def _uncompensated(stored: Any, target: Any) -> dict[str, Any]:
-    """Returns the target of a carry of version 0.1.
-
-    It has no compensation, and its totals have the types of the metrics.
-    """
-    fields = {name: leaf for name, leaf in target._asdict().items() if name != _COMPENSATION}
-    saved = stored.get("totals", {})
-
-    def as_saved(name: str, leaf: Any) -> Any:
-        dtype = getattr(saved.get(name), "dtype", leaf.dtype)
-        return leaf.update(dtype=dtype) if checks.summed_as(dtype) == leaf.dtype else leaf
-
-    return fields | {"totals": {n: as_saved(n, leaf) for n, leaf in target.totals.items()}}
-
-
-def _compensated(tree: Any, target: Any) -> Any:
-    """Converts a carry of version 0.1 to the present fields.
-
-    The rounding errors of its sums are unknown, so the compensation is 0.
-    """
-
-    def place(value: Any, leaf: Any) -> Any:
-        return devices.place(np.asarray(value, leaf.dtype), leaf.sharding)
-
-    totals = {
-        name: tree["totals"][name]
-        if tree["totals"][name].dtype == leaf.dtype
-        else place(tree["totals"][name], leaf)
-        for name, leaf in target.totals.items()
-    }
-    lost = {n: place(np.zeros(leaf.shape), leaf) for n, leaf in target.compensation.items()}
-    return type(target)(**(tree | {"totals": totals, _COMPENSATION: lost}))
+    wants, named = _named_leaves(target), jax.tree_util.tree_map_with_path
+    loaded = orbax.load(place, named(lambda at, leaf: wants.get(_name(at), leaf), stored))
+    arrays = _named_leaves(loaded)
+    return named(lambda at, leaf: arrays[_name(at)], target)
 
 
 def _check_same_arrays(path: Path, stored: Any, target: Any, *, kind_of_key: bool = False) -> None:
@@ -433,11 +400,11 @@ def _check_same_arrays(path: Path, stored: Any, target: Any, *, kind_of_key: boo
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in leaves
-        if hasattr(leaf, "dtype")
-    }
+    return {_name(path): leaf for path, leaf in leaves if hasattr(leaf, "dtype")}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _describe(leaf: Any, kind_of_key: bool) -> str:

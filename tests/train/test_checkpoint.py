@@ -170,3 +170,14 @@ def test_what_orbax_still_does_when_it_fails_is_waited_for(tmp_path, monkeypatch
     assert not any(isinstance(thread, Late) for thread in threading.enumerate())
     assert list(tmp_path.iterdir()) == []
     assert heard == []
+
+
+def test_a_state_that_has_got_an_empty_field_restores(tmp_path):
+    """An average that a learner does not keep is `()`: older states have no such field."""
+    before = {"params": {"w": jnp.arange(3.0)}, "step": jnp.int32(4)}
+    checkpoint.save(tmp_path, 4, before)
+    now = TrainState(jnp.int32(0), {"w": jnp.zeros(3)}, {}, {}, ())
+    found = checkpoint.restore(tmp_path, jax.eval_shape(lambda: now))
+    assert isinstance(found, TrainState)
+    assert (found.opt_state, found.hyper, found.ema, int(found.step)) == ({}, {}, (), 4)
+    np.testing.assert_array_equal(found.params["w"], before["params"]["w"])
