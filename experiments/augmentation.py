@@ -130,7 +130,7 @@ def build(config: Config) -> Experiment:
 
     def evaluation(key, state):
         made = classifier.labelled(*drawn(rng.stream(key, "synthetic"), state, config.synthetic))
-        real, judged = ({"images": d.images, "labels": d.labels} for d in (few, test))
+        real, judged = ({"image": d.images, "label": d.labels} for d in (few, test))
         arms = {"none": (None, None), "classic": (None, config.classic())}
         arms |= {"synthetic": (made, None), "classic_and_synthetic": (made, config.classic())}
         recipe, own = config.recipe(classes), rng.stream(key, "classifier")

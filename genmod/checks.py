@@ -434,5 +434,7 @@ def _check_by_hint(name: str, hint: Any, value: Any) -> None:
             if isinstance(rule, Rule):
                 rule.check(name, value)
     elif get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"{name} must be a tuple, got {value!r}")
         for element in value:
             _check_by_hint(name, get_args(hint)[0], element)

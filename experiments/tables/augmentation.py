@@ -197,7 +197,7 @@ def _stacked(trees: list[Any]) -> Any:
 
 
 def _labelled(dataset: data.Dataset) -> classifier.Labelled:
-    return {"images": dataset.images, "labels": dataset.labels}
+    return {"image": dataset.images, "label": dataset.labels}
 
 
 _BASELINE = "real images alone"

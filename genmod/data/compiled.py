@@ -23,9 +23,7 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Batch]):
         self.function = function
-        # A traced function may call this one with known values only, such as a fixed key and step.
-        # With `inline`, JAX then puts its operations into the program and no inner program.
-        self._compiled = jax.jit(function, inline=True)
+        self._compiled = jax.jit(function)
 
     def __call__(self, *arguments: Any) -> Batch:
         """Returns the batch of a step.

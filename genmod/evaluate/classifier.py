@@ -53,12 +53,12 @@ def learner(
     """
 
     def cross_entropy(keys: Keys, params: Params, batch: Labelled) -> tuple[Array, Metrics]:
-        x = _scaled(batch["images"])
+        x = _scaled(batch["image"])
         logits = net.apply(params, x if augment is None else augment(keys, x))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]), {}
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]), {}
 
     return train.learner(
-        lambda key, batch: net.init(key, batch["images"].astype(jnp.float32)),
+        lambda key, batch: net.init(key, batch["image"].astype(jnp.float32)),
         cross_entropy,
         optimizer,
     )
@@ -104,7 +104,7 @@ def labelled(images: Array, labels: Array) -> Labelled:
             f"got {checks.described(labels)}"
         )
     pixels = jnp.round(255 * jnp.clip(images, 0, 1)).astype(jnp.uint8)
-    return {"images": pixels, "labels": labels}
+    return {"image": pixels, "label": labels}
 
 
 def score(
@@ -139,7 +139,7 @@ def score(
     batch_at = jax.tree_util.Partial(at, *jax.tree.map(jnp.asarray, (real, made)))
     own = learner(recipe.net, recipe.optimizer, augment=augment)
     state = train.fit(own, key, batch_at, recipe.num_steps)
-    return accuracy(recipe.net, state.params, test["images"], test["labels"])
+    return accuracy(recipe.net, state.params, test["image"], test["label"])
 
 
 def _batch_at(

@@ -115,7 +115,7 @@ def _train(net: Net) -> Params:
     schedule = optax.cosine_decay_schedule(_LEARNING_RATE, steps)
     learner = classifiers.learner(net, optax.adam(schedule), augment=jax.vmap(shifted))
     batch_at = data.batches(
-        {"images": images.images, "labels": images.labels},
+        {"image": images.images, "label": images.labels},
         batch_size=_BATCH_SIZE,
         prepare=data.unchanged,
     )

@@ -118,7 +118,7 @@ def make(
         says so.
       condition: function `batch -> (x, c)` that returns the images of a batch and the condition c,
         a tree of arrays [B, ...]. It makes the GAN conditional, such as
-        `lambda batch: (batch["images"], batch["labels"])` with networks of `nets.conditional`. None
+        `lambda batch: (batch["image"], batch["label"])` with networks of `nets.conditional`. None
         for batches that are the images.
 
     Raises:
@@ -248,7 +248,8 @@ def packed(discriminator: Net, num: int) -> Net:
 
     Consecutive examples of the batch form a pack, concatenated along the last axis: [B, H, W, C]
     becomes [B / num, H, W, num * C], and [B, D] becomes [B / num, num * D]. The logits are
-    [B / num]. A lack of variety in the batch is then visible within a single pack.
+    [B / num]. A lack of variety in the batch is then visible within a single pack. A part of a
+    batch, such as a microbatch, forms packs of its own examples.
 
     If the discriminator takes a condition, it gets those of each pack on an axis of their own:
     [B, ...] becomes [B / num, num, ...].

@@ -50,6 +50,7 @@ def adversarial(
     ema_ramp_up: float = 0.05,
     constrain: Callable[..., Params] | None = None,
     microbatches: int = 1,
+    whole_batch: bool = False,
     augment: Augment | Callable[[Mapping[str, Array]], Augment] | None = None,
     as_images: Callable[[Array], Array] | None = None,
     report: Report | None = None,
@@ -95,6 +96,10 @@ def adversarial(
       microbatches: number of equal parts into which each update's batch is cut to save memory
         (gradient accumulation). The gradient is that of the whole batch. Parts whose examples
         interact, such as batch normalisation, refuse it.
+      whole_batch: whether a loss or a penalty of your own looks at its batch as a whole: whether an
+        example's value depends on other examples. Microbatches are then refused; under `pmap`,
+        every device computes the losses of the whole batch. Losses and penalties of `genmod.gan`
+        do not need it.
       augment: function `(keys [B], images [B, ...]) -> images [B, ...]`, such as
         `data.diffaugment()`. It changes real and generated images before the discriminator sees
         them, in both players' updates and in penalties, with fresh noise for every example and use
@@ -132,6 +137,7 @@ def adversarial(
         ("microbatches", microbatches),
     ):
         checks.positive_integer(name, value)
+    engine.check_whole_batch("the loss or the penalty", whole_batch, microbatches)
     average = ema.check(ema_half_life, ema_ramp_up)
     optimizer = (
         Optimizers(optimizers, optimizers)
@@ -163,6 +169,7 @@ def adversarial(
             getattr(optimizer, name),
             steps=steps,
             constrain=constraint(constrain),
+            whole_batch=whole_batch,
             report=report and prefixed(name, report),
             gradient=f"{name}_gradient",
         )

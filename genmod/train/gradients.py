@@ -118,7 +118,13 @@ def means(terms: Metrics) -> Metrics:
 
 
 def norm(gradient: Params) -> Array:
-    """Returns the Euclidean norm of a whole gradient."""
-    # XLA's CPU backend compiles a product to vector code, but a reduction to scalar code.
-    squares = (jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient))
-    return jnp.sqrt(sum(squares, jnp.zeros(())))
+    """Returns the Euclidean norm of a whole gradient.
+
+    Squares are summed in float32 at least, whatever the types of the gradient.
+    """
+
+    def square(leaf: Array) -> Array:
+        # XLA's CPU backend compiles a product to vector code, but a reduction to scalar code.
+        return jnp.vdot(leaf, leaf, preferred_element_type=checks.summed_as(leaf.dtype))
+
+    return jnp.sqrt(sum(map(square, jax.tree.leaves(gradient)), jnp.zeros(())))

@@ -143,9 +143,9 @@ def make(
       ...     nets.conditional(encoder, 10),
       ...     nets.conditional(decoder, 10),
       ...     latent_dim=2,
-      ...     condition=lambda batch: (batch["images"], batch["labels"]),
+      ...     condition=lambda batch: (batch["image"], batch["label"]),
       ... )
-      >>> batch = {"images": jnp.zeros((3, 6, 6, 1)), "labels": jnp.array([7, 0, 9])}
+      >>> batch = {"image": jnp.zeros((3, 6, 6, 1)), "label": jnp.array([7, 0, 9])}
       >>> params = model.init(rng.root(2), batch)
       >>> sevens = jnp.full(5, 7)
       >>> vae.generate(model)(rng.per_example(rng.root(3), 5), params, sevens).shape

@@ -14,7 +14,7 @@ from genmod.evaluate import classifier
 def small():
     net = nets.mlp((8,), CLASSES)
     recipe = classifier.Recipe(net, optax.adam(1e-2), 16, 30)
-    real = {"images": jnp.asarray(rows_of_light(LABELS)), "labels": jnp.asarray(LABELS)}
+    real = {"image": jnp.asarray(rows_of_light(LABELS)), "label": jnp.asarray(LABELS)}
     return recipe, real
 
 
@@ -32,12 +32,12 @@ def test_every_arm_has_the_same_steps_of_the_same_size(monkeypatch):
     for made in (None, some):
         for augment in (None, data.translate(1 / 8)):
             classifier.score(rng.root(0), recipe, some, made, real, augment=augment)
-    assert seen == [(30, {"images": (16, 8, 8, 1), "labels": (16,)})] * 4
+    assert seen == [(30, {"image": (16, 8, 8, 1), "label": (16,)})] * 4
 
 
 def test_a_classifier_learns_what_it_is_shown():
     recipe, real = small()
-    shifted = {**real, "labels": (real["labels"] + 1) % CLASSES}
+    shifted = {**real, "label": (real["label"] + 1) % CLASSES}
     few = jax.tree.map(lambda leaf: leaf[:40], real)
     score = jax.jit(lambda key, made: classifier.score(key, recipe, few, made, real))
     assert score(rng.root(0), few) > 0.9
@@ -46,9 +46,9 @@ def test_a_classifier_learns_what_it_is_shown():
 
 def test_half_of_a_batch_is_generated():
     _, real = small()
-    made = {"images": jnp.full((9, 8, 8, 1), 7, jnp.uint8), "labels": jnp.full((9,), 3, jnp.int32)}
+    made = {"image": jnp.full((9, 8, 8, 1), 7, jnp.uint8), "label": jnp.full((9,), 3, jnp.int32)}
     batch = classifier._batch_at(16, real, made, rng.root(0), 0)
-    assert ((batch["images"] == 7).all((1, 2, 3)) == (np.arange(16) >= 8)).all()
+    assert ((batch["image"] == 7).all((1, 2, 3)) == (np.arange(16) >= 8)).all()
 
 
 def test_accuracy_counts_every_image_once():
@@ -62,9 +62,9 @@ def test_accuracy_counts_every_image_once():
 def test_generated_images_are_stored_with_the_labels_that_they_were_asked_for():
     images, labels = jnp.linspace(-0.1, 1.1, 6).reshape(6, 1, 1, 1), jnp.array([3, 1, 1, 0, 2, 3])
     made = classifier.labelled(images, labels)
-    assert made["images"].dtype == jnp.uint8
-    assert made["images"].ravel().tolist() == [0, 36, 97, 158, 219, 255]
-    assert made["labels"].tolist() == labels.tolist()
+    assert made["image"].dtype == jnp.uint8
+    assert made["image"].ravel().tolist() == [0, 36, 97, 158, 219, 255]
+    assert made["label"].tolist() == labels.tolist()
 
 
 @pytest.mark.parametrize(

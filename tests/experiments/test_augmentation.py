@@ -69,11 +69,11 @@ def test_synthetic_images_are_of_the_classes_that_were_asked_for(
         )
 
     def watched(key, recipe, real, made, test, *, augment):
-        assert share(real["images"], real["labels"]) == 1
+        assert share(real["image"], real["label"]) == 1
         if made is not None:
-            assert (np.bincount(made["labels"]) == config.synthetic).all()
-            assert share(made["images"], made["labels"]) > 0.75
-        return len(made["labels"]) if made else 0
+            assert (np.bincount(made["label"]) == config.synthetic).all()
+            assert share(made["image"], made["label"]) > 0.75
+        return len(made["label"]) if made else 0
 
     monkeypatch.setattr(classifier, "score", watched)
     assert list(built.evaluate(rng.root(3), state).values()) == [0, 0, *[12 * CLASSES] * 2]

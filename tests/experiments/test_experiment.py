@@ -295,6 +295,7 @@ COUNTS = {
         *("classifier_steps", "classifier_width"),
     ],
     "autoencoder": ["epochs", "batch_size", "code_dim", "hidden"],
+    "conditional_vae": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
     "dcgan_mnist": ["epochs", "batch_size", "latent_dim", "width"],
     "mixtures": ["epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"],
     "mnist_vae": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
@@ -307,6 +308,7 @@ WEIGHTS = {
     "article_vae": ["kl_weight"],
     "augmentation": ["penalty"],
     "autoencoder": [],
+    "conditional_vae": [],
     "dcgan_mnist": ["r1", "b1"],
     "mixtures": ["r1", "r2", "gradient_penalty", "dragan", "clip", "b1"],
     "mnist_vae": ["beta"],
@@ -320,6 +322,7 @@ SHAPES = {
     "article_vae": ((28, 28, 1), (0, 1), 30_000),
     "augmentation": ((28, 28, 1), (0, 1), 1_000),
     "autoencoder": ((28, 28, 1), (0, 1), 12_000),
+    "conditional_vae": ((28, 28, 1), (0, 1), 12_000),
     "dcgan_mnist": ((28, 28, 1), (-1, 1), 6_000),
     "mixtures": ((2,), (-2, 2), 12_110),
     "mnist_vae": ((28, 28, 1), (0, 1), 30_000),
@@ -329,7 +332,7 @@ SHAPES = {
 }
 GAME = {"discriminator_loss", "generator_loss", "real_probability", "fake_probability"}
 METRICS = {"article_vae": {"loss", "reconstruction", "kl"}, "autoencoder": {"loss"}}
-for one_player in ("augmentation", "mnist_vae", "pictures"):
+for one_player in ("augmentation", "conditional_vae", "mnist_vae", "pictures"):
     METRICS[one_player] = METRICS["article_vae"]
 
 
@@ -468,6 +471,7 @@ class Ranged(experiment.Settings):
         ({"fold": -1}, "fold must be a whole number of at least 0, got -1"),
         ({"rate": 0.0}, "rate must be a positive number, got 0.0"),
         ({"weight": math.nan}, "weight must be a number of at least 0, got nan"),
+        ({"hidden": 4}, "hidden must be a tuple, got 4"),
         ({"hidden": (4, 0)}, "hidden must be a positive whole number, got 0"),
     ],
 )

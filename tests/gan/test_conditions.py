@@ -11,12 +11,12 @@ SHAPE, CLASSES = (4, 4, 1), 3
 
 
 def split(batch):
-    return batch["images"], batch["labels"]
+    return batch["image"], batch["label"]
 
 
 def batch(num=6, key=0):
     labels = np.random.default_rng(key).integers(0, CLASSES, num).astype(np.int32)
-    return {"images": jax.random.uniform(rng.root(key), (num, *SHAPE)), "labels": labels}
+    return {"image": jax.random.uniform(rng.root(key), (num, *SHAPE)), "label": labels}
 
 
 def generator(**options):
@@ -65,7 +65,7 @@ def test_one_network_may_do_without_the_condition():
 
 
 def test_a_gan_without_condition_has_an_empty_one():
-    x = batch()["images"]
+    x = batch()["image"]
     model = make(nets.mlp((8,), SHAPE), nets.mlp((8,), 1), condition=None)
     images, c = model.condition(x)
     assert images is x
@@ -87,7 +87,7 @@ def test_a_condition_may_be_any_tree():
     def of_attributes(batch):
         return batch[0], {"age": batch[1], "sketch": batch[0][:, ::2, ::2] > 0.5}
 
-    x, age = batch()["images"], jnp.arange(6.0)
+    x, age = batch()["image"], jnp.arange(6.0)
     first, second = nets.conditional(nets.mlp((8,), SHAPE)), nets.conditional(nets.mlp((8,), 1))
     model = make(first, second, of_attributes)
     params = model.init(rng.root(0), (x, age))
@@ -214,12 +214,12 @@ def test_networks_that_do_not_agree_with_the_condition_are_refused():
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        (lambda b: b["images"], r"condition must return \(x, c\), got an array float32"),
-        (lambda b: (b, b["labels"]), r"x, which condition returns, .* dict of 'images', 'labels'"),
-        (lambda b: (b["images"], None), r"c, which condition returns, must be arrays .* got None"),
-        (lambda b: (b["images"], b["labels"][:5]), r"arrays \[6, \.\.\.\], .* array int32 \[5\]"),
-        (lambda b: (b["images"], {"a": b["labels"], "b": 3}), r"got an array int32 \[6\], 3"),
-        (lambda b: (b["images"], ()), r"must be arrays .* got a tuple of 0"),
+        (lambda b: b["image"], r"condition must return \(x, c\), got an array float32"),
+        (lambda b: (b, b["label"]), r"x, which condition returns, .* dict of 'image', 'label'"),
+        (lambda b: (b["image"], None), r"c, which condition returns, must be arrays .* got None"),
+        (lambda b: (b["image"], b["label"][:5]), r"arrays \[6, \.\.\.\], .* array int32 \[5\]"),
+        (lambda b: (b["image"], {"a": b["label"], "b": 3}), r"got an array int32 \[6\], 3"),
+        (lambda b: (b["image"], ()), r"must be arrays .* got a tuple of 0"),
     ],
 )
 def test_what_is_no_images_and_condition_is_refused(condition, message):
@@ -233,7 +233,7 @@ def test_a_batch_that_is_a_tree_needs_a_condition():
     model = make(*unconditional(), condition=None)
     for call in (model.condition, model.check, lambda b: model.init(rng.root(0), b)):
         with pytest.raises(
-            ValueError, match=r"batch must be images .* dict of 'images', 'labels'; .*condition="
+            ValueError, match=r"batch must be images .* dict of 'image', 'label'; .*condition="
         ):
             call(batch())
         with pytest.raises(ValueError, match=r"batch must be images \[B, ...\], got a tuple of 2"):
@@ -273,7 +273,7 @@ def test_labels_of_the_first_batch_are_checked():
         model = make(**net)
         model.check(made)
         with pytest.raises(ValueError, match=r"labels must be in \[0, 3\), .* got .* from 1 to 3"):
-            model.check({**made, "labels": made["labels"] + 1})
+            model.check({**made, "label": made["label"] + 1})
 
 
 # What a user writes

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from genmod import data, gan, nets, rng, train
+from genmod.train import gradients
 
 
 def small(**options):
@@ -142,6 +143,42 @@ def test_gradients_in_pieces_are_those_of_the_whole_batch(loss, microbatches):
     found, same = jax.jit(cut.step)(rng.root(1), state, x)
     close(found, expected, rtol=1e-6, atol=1e-6)
     close(same, metrics, rtol=1e-5, atol=1e-6)
+
+
+def to_the_mean(real, fake):
+    return jnp.square(real - fake.mean())
+
+
+def smallest(keys, critic, real, fake):
+    """A penalty that is the same for every example, as it looks at all of them."""
+    return jnp.full(len(real), jnp.square(critic(real)).min())
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"loss": gan.AdversarialLoss(to_the_mean, to_the_mean)}, {"penalty": smallest}],
+    ids=["loss", "penalty"],
+)
+def test_losses_that_look_at_their_batch_can_say_so(own):
+    x = points()
+    _, plain = small(**own)
+    _, whole = small(**own, whole_batch=True)
+    state = plain.init(rng.root(0), x)
+    expected, _ = jax.jit(plain.step)(rng.root(1), state, x)
+    for how in ("pmap", "sharded"):
+        spread = train.over_devices(whole, how, jax.devices()[:2])
+        found, _ = spread.step(rng.root(1), spread.init(rng.root(0), x), x)
+        close(found, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"the loss or the penalty looks at its batch .* got 2"):
+        small(**own, whole_batch=True, microbatches=2)
+
+
+def test_the_norm_of_a_gradient_in_bfloat16_is_summed_in_float32():
+    gradient = {"a": jnp.full(1000, 0.1, jnp.bfloat16), "b": jnp.ones((2, 2), jnp.bfloat16)}
+    squares = sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in gradient.values())
+    found = gradients.norm(gradient)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, np.sqrt(squares), rtol=1e-6)
 
 
 def test_one_player_takes_pieces_too():
@@ -383,4 +420,4 @@ def test_samples_are_scaled_from_the_range_of_the_images(options, low, high):
     keys = rng.per_example(rng.stream(rng.root(1), "latent"), 5)
     images = model.generate(state.params, model.latent(keys))
     expected = (images - low) / (high - low)
-    np.testing.assert_array_equal(learner.sample(rng.root(1), state, 5), expected)
+    np.testing.assert_allclose(learner.sample(rng.root(1), state, 5), expected, rtol=1e-6)

@@ -1,0 +1,89 @@
+"""A conditional VAE on MNIST (Sohn et al. 2015): the label goes to both networks.
+
+Pixels are binarised dynamically, anew at every draw. 784-500-8 ReLU and its mirror, each with the
+label as a one-hot vector beside its input, Adam on a cosine from 2e-3, batches of 100, 20 epochs.
+
+    genmod train conditional_vae
+    genmod sample runs/conditional_vae/seed-0 --label 7
+
+59 s on two cores. Test -ELBO: 98.89 +- 0.32 nats (mean over the test images with its standard
+error). The classifier of digits finds the class that was asked for in 96.8 % of 10,000 samples.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import optax
+
+from genmod import checks, data, evaluate, nets, rng, train, vae
+from genmod.evaluate import digits
+from genmod.experiment import Experiment, Latents, Settings
+
+
+@dataclass(frozen=True)
+class Config(Settings, data.Source):
+    """Model, optimizer and length of training."""
+
+    epochs: checks.Count = 20
+    """Length of training, in passes over the data."""
+    batch_size: checks.Count = 100
+    """Images in a batch."""
+    latent_dim: checks.Count = 8
+    """Latent dimensions."""
+    hidden: tuple[checks.Count, ...] = (500,)
+    """Units of the encoder's hidden layers; the decoder mirrors them."""
+    learning_rate: checks.Positive = 2e-3
+    """Adam's learning rate at the start of the cosine."""
+    decay_epochs: checks.Count = 20
+    """Epochs until the learning rate has reached zero."""
+
+
+def build(config: Config) -> Experiment:
+    images, test = config.train_and_test()
+    classes = int(max(images.labels.max(), test.labels.max())) + 1
+    decoder = nets.mlp(
+        config.hidden[::-1],
+        images.images.shape[1:],
+        output_bias=vae.mean_logits(data.mean_image(images.images) / 255),
+    )
+    model = vae.make(
+        nets.conditional(nets.mlp(config.hidden, 2 * config.latent_dim, heads=2), classes),
+        nets.conditional(decoder, classes),
+        latent_dim=config.latent_dim,
+        condition=lambda batch: (batch["image"], batch["label"]),
+    )
+    decay_steps = config.decay_epochs * len(images.images) // config.batch_size
+    learner = train.learner(
+        model.init,
+        vae.elbo(model),
+        optax.adam(optax.cosine_decay_schedule(config.learning_rate, max(1, decay_steps))),
+        sample=vae.generate(model),
+        conditions=images.labels,
+    )
+
+    def examples(of):
+        return {"image": of.images, "label": of.labels}
+
+    on_test = evaluate.on_test(
+        vae.elbo(model), examples(test), prepare={"image": data.binarized}, loss="negative_elbo"
+    )
+
+    def evaluation(key, state):
+        numbers = on_test(key, state)
+        if config.dataset == "mnist":  # the classifier knows digits alone
+            asked = np.tile(np.arange(classes), 1000)
+            samples = learner.sample(rng.stream(key, "samples"), state, len(asked), asked)
+            numbers["class_as_asked"] = float((digits.classifier().labels(samples) == asked).mean())
+        return numbers
+
+    return Experiment(
+        learner=learner,
+        batch_at=data.batches(
+            examples(images), batch_size=config.batch_size, prepare={"image": data.binarized}
+        ),
+        dataset=images,
+        epochs=config.epochs,
+        evaluate=evaluation,
+        latents=Latents.of(model),
+        test=test,
+    )
