@@ -11,8 +11,9 @@ demo: $(VENV)/demo
 	$(BIN)/genmod train article_vae
 	$(BIN)/genmod report runs/article_vae/seed-0
 
-# What one needs to trust a change.
-test: lint
+# What one needs to trust a change. `make test LINT=` leaves the lint out.
+LINT := lint
+test: $(LINT) $(VENV)/dev
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not end_to_end"
 
 # Notebooks, the commands of README and docs, processes and what may befall them.

@@ -100,7 +100,14 @@ def test_what_is_no_seed_is_refused(seed):
 TINY = "--epochs 1 --batch-size 2000 --hidden 8 --no-progress --run-dir run"
 
 
-@pytest.mark.parametrize("flags", ["--devices 2", "--devices 2 --how pmap", "--seeds 2"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--devices 2",
+        pytest.param("--devices 2 --how pmap", marks=pytest.mark.slow),
+        pytest.param("--seeds 2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_shipped_experiment_uses_the_devices_that_readme_promises(plainly, tmp_path, flags):
     if "seeds" in flags and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("seeds are spread over the cores, and here is one")

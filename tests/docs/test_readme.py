@@ -110,6 +110,7 @@ def test_an_experiment_of_ones_own_and_a_script_are_trained(
 def commands():
     """The command lines of all pages, in their order."""
     lines = (line.split("#")[0] for code in blocks("sh") for line in code.splitlines())
+    lines = dict.fromkeys(line.strip() for line in lines)  # README repeats some of the pages
     return [words for line in lines if (words := shlex.split(line))[:1] == ["genmod"]]
 
 

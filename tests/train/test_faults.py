@@ -327,7 +327,7 @@ def test_a_run_of_an_earlier_version_still_restores_and_goes_on(process, tmp_pat
     assert losses[2] < losses[1]
 
 
-@pytest.mark.parametrize("num", [60, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", [30, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.reliability(27)
 def test_many_saves_and_restores_leave_nothing_behind(tmp_path, num):
     tree = {"kernel": jnp.arange(1_000_000.0)}
