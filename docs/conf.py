@@ -28,7 +28,10 @@ autoapi_member_order = "bysource"
 autoapi_own_page_level = "module"
 autoapi_add_toctree_entry = False
 # Modules inside a package that are used by their own name; all others hand on their names to it.
-_OWN_PAGES = {"genmod.train.checkpoint", "genmod.evaluate.classifier", "genmod.evaluate.digits"}
+_OWN_PAGES = {
+    "genmod.train.checkpoint",
+    *(f"genmod.evaluate.{name}" for name in ("classifier", "features", "inception", "judges")),
+}
 
 # Docstrings mark code with single backticks, and much of it is a name that has a page.
 default_role = "py:obj"

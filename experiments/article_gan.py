@@ -50,7 +50,7 @@ class Config(Settings, data.Source):
 
 
 def build(config: Config) -> Experiment:
-    images = config.load()
+    images, test = config.train_and_test()
     shape = images.images.shape[1:]
     model = gan.make(
         nets.mlp(
@@ -84,4 +84,5 @@ def build(config: Config) -> Experiment:
         epochs=config.epochs,
         observe=look,
         latents=Latents(config.latent_dim, learner.decoder),
+        test=test,
     )

@@ -16,8 +16,8 @@ import numpy as np
 import optax
 
 from genmod import checks, data, evaluate, nets, rng, train, vae
-from genmod.evaluate import digits
-from genmod.experiment import Experiment, Latents, Settings
+from genmod.evaluate import judges
+from genmod.experiment import Experiment, Latents, Likelihood, Settings
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def build(config: Config) -> Experiment:
         if config.dataset == "mnist":  # the classifier knows digits alone
             asked = np.tile(np.arange(classes), 1000)
             samples = learner.sample(rng.stream(key, "samples"), state, len(asked), asked)
-            numbers["class_as_asked"] = float((digits.classifier().labels(samples) == asked).mean())
+            numbers["class_as_asked"] = float((judges.classifier().labels(samples) == asked).mean())
         return numbers
 
     return Experiment(
@@ -86,4 +86,5 @@ def build(config: Config) -> Experiment:
         evaluate=evaluation,
         latents=Latents.of(model),
         test=test,
+        likelihood=Likelihood(vae.log_weight(model), examples(test), {"image": data.binarized}),
     )

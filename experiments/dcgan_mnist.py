@@ -7,7 +7,7 @@ the non-saturating loss, an average of the generator.
     genmod train dcgan_mnist
 
 All ten classes, without near duplicates; the reverse KL of the classes of 10,000 samples, by the
-classifier of `genmod.evaluate.digits`, is .035 (seed 0). At 157 ms a step on two quiet cores (of
+classifier of digits of its day, is .035 (seed 0). At 157 ms a step on two quiet cores (of
 128 images, experiments/benchmarks/convolutions.py) its 6,000 steps are a quarter of an hour.
 """
 
@@ -62,7 +62,7 @@ def augmentation(policy: str):
 
 
 def build(config: Config) -> Experiment:
-    images = config.load()
+    images, test = config.train_and_test()
     shape = images.images.shape[1:]
     norms = {"none": None, "group": "group", "batch": "batch"}
     model = gan.make(
@@ -102,4 +102,5 @@ def build(config: Config) -> Experiment:
         evaluate=evaluation,
         observe=look,
         latents=Latents(config.latent_dim, learner.decoder),
+        test=test,
     )

@@ -17,7 +17,7 @@ import jax
 import optax
 
 from genmod import checks, data, evaluate, nets, train, vae
-from genmod.experiment import Experiment, Latents, Settings
+from genmod.experiment import Experiment, Latents, Likelihood, Settings
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,5 @@ def build(config: Config) -> Experiment:
         evaluate=evaluation,
         latents=Latents.of(model),
         test=test,
+        likelihood=Likelihood(vae.log_weight(model), test.images, data.binarized),
     )

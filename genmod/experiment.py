@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from genmod import checks, data, report, train
+from genmod import checks, data, evaluate, report, train
 from genmod.data import Dataset
 from genmod.train import Learner
 from genmod.types import Array, BatchAt, Key, Keys
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _DRAWN = 64
 """Number of images that an observation draws by default."""
+_ENCODED = 500
+"""Number of images that an observation encodes by default."""
 
 
 class Observation(NamedTuple):
@@ -43,6 +45,30 @@ class Observation(NamedTuple):
     images: Mapping[str, Any] = MappingProxyType({})
 
 
+def drawn_from(state: Any) -> Any:
+    """Returns the parameters from which samples are drawn.
+
+    They are the moving average of the parameters if the state has one.
+    """
+    return getattr(state, "ema", ()) or state.params
+
+
+class Likelihood(NamedTuple):
+    """Likelihood of a model with latents, for `genmod evaluate`.
+
+    Attributes:
+      log_weight: `(keys [B], params, batch) -> log w [B]`, one draw's log p(x, z) - log q(z|x) in
+        nats, such as `vae.log_weight(model)`.
+      examples: test data, an array [N, ...] or a tree of such arrays, as in the batches of
+        training.
+      prepare: preprocessing of the examples, as for `data.batches`; None leaves them unchanged.
+    """
+
+    log_weight: Callable[[Keys, Any, Any], Array]
+    examples: Any
+    prepare: Any = None
+
+
 class Latents(NamedTuple):
     """Latent space of a model.
 
@@ -55,12 +81,15 @@ class Latents(NamedTuple):
         for networks that settle statistics first, as in `Learner.decoder`.
       encode: `(state, x [B, H, W, C] in [0, 1], c=None) -> codes [B, L]`; None without an encoder.
       standard_normal_prior: whether decoding z ~ N(0, I) draws from the model.
+      posterior: `(state, x, c=None) -> (mean [B, L], logvar [B, L])` of a diagonal Gaussian q(z|x);
+        None if it is another distribution.
     """
 
     dim: int
     decoder: Callable[[Key, Any], Callable[..., Array]]
     encode: Callable[..., Array] | None = None
     standard_normal_prior: bool = True
+    posterior: Callable[..., tuple[Array, Array]] | None = None
 
     @classmethod
     def of(cls, model: Any) -> Latents:
@@ -70,20 +99,27 @@ class Latents(NamedTuple):
         average of the parameters if the state has one, as samples are.
 
         Args:
-          model: a `Vae`, or anything with `latent_dim`, `encode`, `decode`, `likelihood` and
-            `prior`.
+          model: a `Vae`, or anything with `latent_dim`, `encode`, `decode`, `likelihood`, `prior`
+            and `posterior`.
         """
 
-        def params(state: Any) -> Any:
-            return getattr(state, "ema", ()) or state.params
-
         def decoder(key: Key, state: Any) -> Callable[..., Array]:
-            return lambda z, *c: model.likelihood.mean(model.decode(params(state), z, *c))
+            return lambda z, *c: model.likelihood.mean(model.decode(drawn_from(state), z, *c))
 
         def encode(state: Any, x: Array, *c: Any) -> Array:
-            return model.encode(params(state), x, *c)[0]
+            return model.encode(drawn_from(state), x, *c)[0]
 
-        return cls(model.latent_dim, decoder, encode, model.prior.is_standard_normal)
+        def posterior(state: Any, x: Array, *c: Any) -> tuple[Array, Array]:
+            return model.encode(drawn_from(state), x, *c)
+
+        is_diagonal = getattr(model.posterior, "is_diagonal_normal", False)
+        return cls(
+            model.latent_dim,
+            decoder,
+            encode,
+            model.prior.is_standard_normal,
+            posterior if is_diagonal else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -193,7 +229,7 @@ class Experiment:
       batch_size: number of examples in a batch; read from batch_at if 0.
       observe: `(key, state) -> Observation`, at log points during training, always with the same
         key: samples keep their noise from one observation to the next. If None, a grid of samples
-        (`grid`) if there are `latents`, else nothing.
+        (`grid`) and a warning of posterior collapse if there are `latents`, else nothing.
       evaluate: `(key, state) -> numbers by name`, once, at the end. If None, the numbers of an
         observation.
       figures: `(key, state) -> matplotlib figures by name`, once, at the end. If None, those of
@@ -209,7 +245,8 @@ class Experiment:
         is then kept beside the newest; the first one if several are equally good.
       show: `samples -> matplotlib figure`, for `genmod sample`; a grid of images if None.
       latents: latent space of the model, if it makes images of it.
-      test: test data, for pictures of reconstructions and codes.
+      test: test data, for pictures of reconstructions and codes, and for `genmod evaluate`.
+      likelihood: likelihood of the model, for `genmod evaluate`.
 
     Raises:
       ValueError: if batch_size is not that of batch_at, or batch_at does not say it; if until, best
@@ -232,6 +269,7 @@ class Experiment:
     show: Callable[[Any], Figure] | None = None
     latents: Latents | None = None
     test: Dataset | None = None
+    likelihood: Likelihood | None = None
 
     def __post_init__(self):
         num = len(self.dataset.images)
@@ -306,8 +344,29 @@ class Experiment:
         """Observes a run in training: by `observe`, or as samples if it is None."""
         if self.observe is not None:
             return self.observe(key, state)
-        samples = None if self.latents is None else self._drawn(self.latents, key, state, _DRAWN)
-        return Observation(images={} if samples is None else {"samples": samples})
+        if self.latents is None:
+            return Observation()
+        samples = self._drawn(self.latents, key, state, _DRAWN)
+        return Observation(
+            images={} if samples is None else {"samples": samples},
+            warnings=self._collapse(self.latents, state),
+        )
+
+    def _collapse(self, latents: Latents, state: Any) -> list[str]:
+        """Warns if no latent unit tells one test image from another (posterior collapse)."""
+        conditional = self.learner.conditions is not None
+        if latents.posterior is None or (conditional and not self.is_given_labels):
+            return []
+        seen = self.test or self.dataset
+        x = np.asarray(seen.images[:_ENCODED], np.float32) / 255
+        c = (seen.labels[:_ENCODED],) if conditional else ()
+        mean, _ = jax.jit(latents.posterior)(state, x, *c)
+        if not np.isfinite(mean).all() or evaluate.active_units(mean).num_active:
+            return []
+        return [
+            f"posterior collapse: none of {latents.dim} latent units is active, that is has a mean "
+            "whose variance over images exceeds 0.01; samples then ignore the latents"
+        ]
 
     def final_figures(self, key: Key, state: Any) -> Mapping[str, Figure] | None:
         """Draws the pictures of the end: by `figures`, or from the latents.

@@ -32,7 +32,7 @@ def imported_by(code):
         (
             "from genmod import data, evaluate, experiment, nets, report, rng, train, types, vae;"
             "from genmod.runs import record, runner",
-            {"matplotlib", "tensorflow", "tensorflow_datasets"},
+            {"matplotlib", "sklearn", "tensorflow", "tensorflow_datasets"},
         ),
     ],
 )
@@ -78,7 +78,7 @@ ALLOWED = {
     "data": WORDS | {"_host"},
     "evaluate": WORDS | {"_host", "data", "nets", "train"},
     "report": WORDS | {"data"},
-    "experiment": WORDS | {"data", "report", "train"},
+    "experiment": WORDS | {"data", "evaluate", "report", "train"},
     "runs": WORDS | {"_host", "data", "evaluate", "experiment", "report", "train"},
     "cli": WORDS | {"_host", "data", "experiment", "report", "runs", "train"},
 }
@@ -109,4 +109,6 @@ def test_flax_is_imported_in_one_room_only():
 @pytest.mark.reliability(24)
 def test_what_must_not_stand_in_the_package(word):
     for path in PACKAGE.rglob("*.py"):
+        if (word, path.name) == ("np.random", "_legacy.py"):
+            continue  # torch-fidelity's draws, which no other generator repeats
         assert word not in path.read_text().replace("jax.eval", ""), path

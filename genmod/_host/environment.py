@@ -37,7 +37,7 @@ def device() -> dict[str, Any]:
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
-        **({} if on_cpu else {"count": len(devices)}),
+        **({"cpu": machine.cpu()} if on_cpu else {"count": len(devices)}),
         "cores": machine.cores(),
         "machine": platform.machine(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

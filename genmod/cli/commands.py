@@ -9,6 +9,7 @@ import tyro
 
 from genmod._host import startup
 from genmod.cli import products
+from genmod.cli.evaluation import evaluate
 from genmod.cli.options import DIFFERS, DataOptions, check_out, print_table, save
 
 _CLASSES = 30
@@ -298,6 +299,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "sample": products.sample,
     "encode": products.encode,
     "reconstruct": products.reconstruct,
+    "evaluate": evaluate,
     "report": report,
     "runs": runs,
     "data": data,

@@ -22,6 +22,14 @@ from genmod.data.batches import (
 from genmod.data.cache import fingerprint
 from genmod.data.classes import fold
 from genmod.data.dataset import Dataset, from_arrays
+from genmod.data.factors import (
+    Factors,
+    factor_dataset,
+    factors_of,
+    sample_factors,
+    sprites,
+    xy_squares,
+)
 from genmod.data.mixtures import MIXTURES, Mixture, grid, mixture_dataset, ring, sample_mixture
 from genmod.data.order import indices_at, shuffled
 from genmod.data.protocols import (
@@ -57,6 +65,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Division",
+    "Factors",
     "Mixture",
     "Prepare",
     "Source",
@@ -78,6 +87,8 @@ __all__ = [
     "dequantized",
     "describe",
     "diffaugment",
+    "factor_dataset",
+    "factors_of",
     "fingerprint",
     "flip",
     "fold",
@@ -91,10 +102,12 @@ __all__ = [
     "padded",
     "placement",
     "ring",
+    "sample_factors",
     "sample_mixture",
     "saturation",
     "shuffled",
     "signed_unit_interval",
+    "sprites",
     "stack",
     "stacked_batches",
     "stacked_frequencies",
@@ -107,4 +120,5 @@ __all__ = [
     "triples",
     "unchanged",
     "unit_interval",
+    "xy_squares",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 from genmod import checks
 from genmod._host import source as source_files
 from genmod._host.examples import BACKGROUNDS
-from genmod.data import files, folders, mnist, stored
+from genmod.data import factors, files, folders, mnist, stored
 from genmod.data.dataset import Dataset, Part, chosen, of_arrays, select
 from genmod.data.notes import say
 from genmod.data.splits import DIVISIONS, HELD_OUT, SIZES, hash_of, held_out, places_hash
@@ -44,8 +44,8 @@ class Source:
 
     dataset: str = field(default="mnist", metadata=KIND_AND_PLACE)
     """Name of the data set.
-    One of mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR, or call:FILE:F, a function
-    F in a Python file that returns a genmod.data.Dataset."""
+    One of mnist, xy_squares, sprites, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR, or
+    call:FILE:F, a function F in a Python file that returns a genmod.data.Dataset."""
     data_dir: str = field(default="", metadata=PLACE)
     """Folder to read from instead of the default one.
     For mnist it holds the archives, for tfds the prepared data sets of tensorflow-datasets."""
@@ -153,6 +153,9 @@ def load(
 
         - "mnist", which comes with the package (LeCun, Cortes & Burges 1998; 60,000 and 10,000
           images [28, 28, 1]);
+        - "xy_squares" and "sprites", images with known factors (`data.factors_of`), which are
+          drawn when they are loaded (18,000 and 2,000 images [64, 64, 3]; 41,472 and 4,608 images
+          [64, 64, 1]);
         - "tfds:NAME[/CONFIG][:VERSION]", a data set of tensorflow-datasets, which is prepared on
           disk on first use if TensorFlow is installed (`genmod[tfds]`);
         - "idx:FOLDER", the files of Fashion-MNIST, KMNIST, EMNIST or MNIST itself, gzipped or not;
@@ -235,6 +238,10 @@ def _read_mnist(source: Source, where: str) -> Reader:
     return _by_parts(source.dataset, parts)
 
 
+def _read_factors(source: Source, where: str) -> Reader:
+    return _by_parts(source.dataset, factors.parts(source.dataset))
+
+
 def _read_tfds(source: Source, where: str) -> Reader:
     from genmod.data import tfds
 
@@ -273,6 +280,7 @@ def _read_call(source: Source, where: str) -> Reader:
 
 KINDS = {
     "mnist": Kind("mnist", ("data_dir",), _read_mnist),
+    **{name: Kind(name, (), _read_factors) for name in factors.NAMED},
     "tfds": Kind("tfds:NAME", ("data_dir", "manual_dir"), _read_tfds),
     "idx": Kind("idx:FOLDER", (), _read_arrays),
     "npz": Kind("npz:FILE", (), _read_arrays),

@@ -3,19 +3,16 @@
 Every example is used once; none is dropped.
 """
 
-import functools
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from genmod import checks, rng
+from genmod import checks
 from genmod.data.protocols import Prepare, Preprocessing, as_function
-from genmod.types import Array, Batch, Key, Keys, Objective, Params, Parts
+from genmod.evaluate import programs
+from genmod.types import Array, Batch, Key, Objective, Params
 
 
 class Estimate(NamedTuple):
@@ -87,7 +84,7 @@ def over_examples(
     """
     if prepare is not None:
         prepare = as_function(prepare)
-    _refuse_parts("examples", examples)
+    programs.refuse_parts("examples", examples)
     num = checks.leading_axis("examples", examples)
     batch_size = min(num, checks.positive_integer("batch_size", batch_size))
     if batch_size < num and getattr(objective, "whole_batch", False):
@@ -95,15 +92,11 @@ def over_examples(
             f"batch_size must be at least the number of examples {num}, as the objective looks at "
             f"its whole batch, got {batch_size}"
         )
-    programs: dict[int, _Program] = {}
-    parts = []
-    for first in range(0, num, batch_size):
-        rows = slice(first, min(first + batch_size, num))
-        some = jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples)
-        size = rows.stop - first
-        if size not in programs:
-            programs[size] = _Program(objective, prepare, (key, params, some, first))
-        parts.append(_run(programs[size], key, params, some, first))
+    compute = programs.Programs(_values, objective, prepare)
+    parts = [
+        compute(key, params, batch, first)
+        for first, batch in programs.batches(examples, batch_size)
+    ]
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
@@ -145,71 +138,8 @@ def _values(
     first: int | Array,
 ) -> dict[str, Array]:
     """Computes loss and aux values of the examples from number `first` on."""
-    index = first + jnp.arange(checks.leading_axis("batch", batch))
-
-    def keys_of(name: str) -> Keys:
-        return jax.vmap(rng.at_step, in_axes=(None, 0))(rng.stream(key, name), index)
-
-    if prepare is not None:
-        batch = prepare(keys_of("prepare"), batch)
-        _refuse_parts("what prepare returns", batch)
-    keys = keys_of("objective")
-    returned = checks.objective(objective(keys, params, batch), len(keys))
+    num = checks.leading_axis("batch", batch)
+    batch = programs.prepared(prepare, key, batch, first)
+    keys = programs.keys_of(key, "objective", first, num)
+    returned = checks.objective(objective(keys, params, batch), num)
     return {"loss": returned.losses, **returned.aux}
-
-
-def _refuse_parts(what: str, batch: Batch) -> None:
-    """Refuses batches side by side, whose parts have a length of their own."""
-    if isinstance(batch, Parts):
-        raise ValueError(
-            f"{what} must be an array [N, ...] or a tree of such arrays, got types.Parts of "
-            f"{', '.join(map(repr, batch))}; give one part, and an objective of it"
-        )
-
-
-@functools.lru_cache(maxsize=16)
-def _traceable(objective: Objective, prepare: Preprocessing | None) -> Any:
-    """Returns `_values` of an objective as a compiled function.
-
-    JAX keeps the function's traces as long as the function lives. Its program takes all arguments,
-    also those without a use: else that of `params["a"]` and that of `params["b"]` would be equal.
-    """
-    return jax.jit(functools.partial(_values, objective, prepare), keep_unused=True)
-
-
-class _Program:
-    """Objective with its preprocessing, equal to all that compute the same.
-
-    Two compute the same if XLA gets the same StableHLO for these shapes. Their Python functions
-    tell less: one that looks like another may read a variable that has changed since. Tracing takes
-    a tenth of the time of compiling.
-    """
-
-    def __init__(
-        self, objective: Objective, prepare: Preprocessing | None, arguments: tuple[Any, ...]
-    ):
-        self.values = _traceable(objective, prepare)
-        traced = self.values.trace(*arguments)
-        lowered = traced.lower()
-        text = lowered.as_text()
-        # The text does not say which Python function a callback of JAX calls.
-        calls_back = traced.jaxpr.effects or "callback" in text or "host_transfer" in text
-        digest = hashlib.sha256(text.encode()).digest()
-        names = jax.tree.structure(lowered.out_info)
-        self._identity = (objective, prepare) if calls_back else (digest, names)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both compute the same."""
-        return isinstance(other, _Program) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        """Returns a number that equal programs share."""
-        return hash(self._identity)
-
-
-@functools.partial(jax.jit, static_argnames="program")
-def _run(
-    program: _Program, key: Key, params: Params, batch: Batch, first: int | Array
-) -> dict[str, Array]:
-    """Computes what `_values` does; equal programs are compiled once."""
-    return program.values(key, params, batch, first)

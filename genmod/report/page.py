@@ -97,6 +97,7 @@ class Sheet:
       stills: single pictures by name, as `source_of` returns them: data URL, and whether the
         picture is pixelated.
       evaluation: results of the evaluation by name, formatted for readers.
+      results: results of metrics, each as name, value, floor and protocol, formatted for readers.
       config: configuration of the run.
       versions: versions, device and settings that the numbers depend on.
       repeat: commands that repeat the run, each with its purpose.
@@ -110,6 +111,7 @@ class Sheet:
     frames: Sequence[Frames] = ()
     stills: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
     evaluation: Mapping[str, str] = field(default_factory=dict)
+    results: Sequence[tuple[str, str, str, str]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     repeat: Sequence[tuple[str, str]] = ()

@@ -148,14 +148,34 @@ def codes(
     Yields:
       Codes [n, L] with n at most `_CHUNK`.
     """
-    encode = jax.jit(functools.partial(encoder(built), state))
+    yield from _encoded(functools.partial(encoder(built), state), dataset, condition)
+
+
+def encoded(
+    encode: Callable[..., Any], dataset: Dataset, condition: tuple[np.ndarray, ...] = ()
+) -> Any:
+    """Returns what an encoder returns for all images of a data set, as arrays [N, ...].
+
+    Args:
+      encode: `(x [B, H, W, C] in [0, 1], *c) -> tree of arrays [B, ...]`.
+      dataset: the images.
+      condition: their condition, as from `conditions_of`.
+    """
+    chunks = list(_encoded(encode, dataset, condition))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
+
+
+def _encoded(
+    encode: Callable[..., Any], dataset: Dataset, condition: tuple[np.ndarray, ...]
+) -> Iterator[Any]:
+    encode = jax.jit(encode)
     for first in range(0, len(dataset.images), _CHUNK):
         rows = slice(first, first + _CHUNK)
         some = [_as_floats(dataset.images[rows]), *(leaf[rows] for leaf in condition)]
         size = len(some[0])
         # The last chunk is filled up, so that one program encodes all, in the same bits.
         whole = [np.concatenate([leaf, np.repeat(leaf[-1:], _CHUNK - size, 0)]) for leaf in some]
-        yield np.asarray(encode(*whole))[:size]
+        yield jax.tree.map(lambda leaf, size=size: np.asarray(leaf)[:size], encode(*whole))
 
 
 def reconstructions(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from genmod import evaluate, report
+from genmod.evaluate import Result
 from genmod.report import canvas, page
 from genmod.report.curves import family_of
 from genmod.runs import logs
@@ -27,11 +28,13 @@ class _Arm:
       recorded: record of the first run.
       rows: log points of each seed.
       ends: numbers of each seed at the end.
+      results: results of each seed by metric, the newest of each.
     """
 
     recorded: dict[str, Any]
     rows: dict[int, list[dict[str, Any]]]
     ends: dict[int, dict[str, float]]
+    results: dict[int, dict[str, Result]]
 
 
 def comparison_of(runs: Sequence[Gathered], pictures: Pictures) -> page.Comparison:
@@ -51,15 +54,9 @@ def comparison_of(runs: Sequence[Gathered], pictures: Pictures) -> page.Comparis
     }
     logs = {n: rows for n, rows in logs.items() if {m for row in rows for m in row} - _NO_METRICS}
     first, *others = arms
-    columns = ["", *names, *(f"{name} less {names[0]}" for name in names[1:])]
-    table = []
-    for number in dict.fromkeys(n for arm in arms for end in arm.ends.values() for n in end):
-        values = [{s: end[number] for s, end in arm.ends.items() if number in end} for arm in arms]
-        cells = [_estimated(list(one.values())) for one in values]
-        for one in values[1:]:
-            both = sorted(values[0].keys() & one.keys())
-            cells.append(_estimated([one[s] - values[0][s] for s in both], signed=True))
-        table.append([number, *cells])
+    table = _rows([arm.ends for arm in arms])
+    metrics, refused = _metrics(arms)
+    table += _rows(metrics)
     seeds = sorted(set(first.ends).intersection(*(arm.ends for arm in others)))
     note = f"Means over seeds +- their standard error ({_counted(len(first.ends))} of {names[0]})."
     if others:
@@ -68,9 +65,67 @@ def comparison_of(runs: Sequence[Gathered], pictures: Pictures) -> page.Comparis
             "all have), then averaged."
             + (" One seed has no standard error." if len(seeds) < 2 else "")
         )
+    note = " ".join([note, *refused])
     samples = {str(run.path): found for run in runs if (found := _last_samples(run, pictures))}
     curves = page.svg(report.compared(logs)) if logs else None
-    return page.Comparison(curves, columns, table, samples, note)
+    return page.Comparison(curves, _columns(names), table, samples, note)
+
+
+def metrics_of(runs: Sequence[Gathered]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Compares the results of `genmod evaluate` of runs.
+
+    Runs that differ only in their seed are one column, with mean and standard error. Differences
+    from the first column are paired by seed.
+
+    Returns:
+      Columns, rows, and notes on metrics that cannot be compared.
+    """
+    arms = _arms(runs)
+    metrics, refused = _metrics(arms)
+    return _columns(_names([arm.recorded for arm in arms])), _rows(metrics), refused
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    return ["", *names, *(f"{name} less {names[0]}" for name in names[1:])]
+
+
+def _rows(ends: Sequence[Mapping[int, Mapping[str, float]]]) -> list[list[str]]:
+    """Returns a row for each number: of each arm, and the differences from the first arm.
+
+    Args:
+      ends: numbers by seed and name, for each arm.
+    """
+    table = []
+    for number in dict.fromkeys(n for arm in ends for end in arm.values() for n in end):
+        values = [{s: end[number] for s, end in arm.items() if number in end} for arm in ends]
+        cells = [_estimated(list(one.values())) for one in values]
+        for one in values[1:]:
+            both = sorted(values[0].keys() & one.keys())
+            cells.append(_estimated([one[s] - values[0][s] for s in both], signed=True))
+        table.append([number, *cells])
+    return table
+
+
+def _metrics(arms: Sequence[_Arm]) -> tuple[list[dict[int, dict[str, float]]], list[str]]:
+    """Returns values of the metrics of each arm, by seed and name.
+
+    A metric whose protocols differ is left out, with a note that names the fields.
+    """
+    refused, shown = [], []
+    for name in dict.fromkeys(n for arm in arms for found in arm.results.values() for n in found):
+        found = [own[name] for arm in arms for own in arm.results.values() if name in own]
+        try:
+            evaluate.check_protocols(found)
+            shown.append(name)
+        except ValueError as error:
+            refused.append(f"{name} is left out: {error}.")
+    return [
+        {
+            seed: {name: own[name].value for name in shown if name in own}
+            for seed, own in arm.results.items()
+        }
+        for arm in arms
+    ], refused
 
 
 def _counted(num: int) -> str:
@@ -100,11 +155,12 @@ def _arms(runs: Sequence[Gathered]) -> list[_Arm]:
         key = json.dumps([run.recorded["experiment"], config, run.recorded["data"]], sort_keys=True)
         if key in found and found[key].rows.keys() & set(run.seeds):
             key = str(run.path)  # a run that is given twice is not merged
-        arm = found.setdefault(key, _Arm(run.recorded, {}, {}))
+        arm = found.setdefault(key, _Arm(run.recorded, {}, {}, {}))
         for place, seed in enumerate(run.seeds):
             arm.rows[seed] = [_of_seed(row, place) for row in run.rows]
             last = logs.losses(arm.rows[seed][-1]) if run.rows else {}
             arm.ends[seed] = {**last, **_of_seed(run.evaluation, place)}
+            arm.results[seed] = {entry.name: entry.runs[place] for entry in run.results}
     return list(found.values())
 
 

@@ -41,6 +41,11 @@ class Folder:
         return self.path / "evaluation.json"
 
     @property
+    def results(self) -> Path:
+        """Path of the results of `genmod evaluate`."""
+        return self.path / "results.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"

@@ -1,6 +1,7 @@
 """Contents of a run folder, checked for a report."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genmod.runs import logs, record
+from genmod.runs import results as kept
 from genmod.runs.folder import Folder
 
 
@@ -21,6 +23,7 @@ class Gathered:
       recorded: its record.
       rows: its log points.
       evaluation: numbers taken at its end.
+      results: results of `genmod evaluate`.
     """
 
     path: Path
@@ -28,6 +31,7 @@ class Gathered:
     recorded: dict[str, Any]
     rows: list[dict[str, Any]]
     evaluation: dict[str, Any]
+    results: list[kept.Entry] = dataclasses.field(default_factory=list)
 
     @property
     def seeds(self) -> range:
@@ -57,7 +61,14 @@ def gather(path: str | Path) -> Gathered:
     # The causes are half a file, an infinite step, or JSON that is nested too deeply.
     except (json.JSONDecodeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {in_words(error)}") from None
-    return Gathered(Path(path), folder, recorded, rows, evaluation)
+    entries = kept.read(folder)
+    for entry in entries:
+        if len(entry.runs) != seeds:
+            raise ValueError(
+                f"{folder.results} is damaged: {entry.name} has {len(entry.runs)} results, "
+                f"expected {seeds}, one for each seed"
+            )
+    return Gathered(Path(path), folder, recorded, rows, evaluation, entries)
 
 
 def _numbers(values: Any, seeds: int, file: Path) -> dict[str, Any]:

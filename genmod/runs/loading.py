@@ -103,6 +103,35 @@ def load_run(path: str | Path, index: int = 0, *, best: bool = False) -> tuple[E
       CheckpointError: if no checkpoint can be restored.
       DataError: if the data are not found.
     """
+    loaded = load_runs(path, index, best=best)
+    return loaded.built, loaded.states[0]
+
+
+class Loaded(NamedTuple):
+    """Runs of a folder with their trained states.
+
+    Attributes:
+      built: the experiment, as a single run.
+      states: state of each run.
+      step: training step of the states.
+    """
+
+    built: Experiment
+    states: list[Any]
+    step: int
+
+
+def load_runs(path: str | Path, index: int | None = None, *, best: bool = False) -> Loaded:
+    """Rebuilds runs and restores their newest checkpoint, or their best.
+
+    Args:
+      path: the run folder.
+      index: index of a run, from 0, if the folder holds several seeds; None for all of them.
+      best: whether to restore the best checkpoint, as for `load_run`.
+
+    Raises:
+      ValueError, CheckpointError, DataError: as `load_run` does.
+    """
     folder = Folder(Path(path))
     step = _best_step(folder) if best else None
     opened = rebuild(folder, step)
@@ -110,10 +139,13 @@ def load_run(path: str | Path, index: int = 0, *, best: bool = False) -> tuple[E
     if step is not None:
         say([f"{folder.path}: the state of step {step:,}, {goals.from_json(opened.recorded)[1]}"])
     seeds = opened.whole.learner.seeds
-    checks.index_of_run(index, seeds or 1)
+    if index is not None:
+        checks.index_of_run(index, seeds or 1)
     shapes = runner.check(opened.whole, opened.config.seed)
     carry = checkpoint.restore(folder.best if best else folder.checkpoints, shapes)
-    return opened.single, (carry if seeds is None else train.select_run(carry, index)).state
+    chosen = range(seeds or 1) if index is None else [index]
+    states = [(carry if seeds is None else train.select_run(carry, i)).state for i in chosen]
+    return Loaded(opened.single, states, int(carry.step))
 
 
 def _best_step(folder: Folder) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from genmod import data, evaluate, report
-from genmod.evaluate import digits as judges
+from genmod.evaluate import judges
 from genmod.experiment import Observation
 
 _GOOD = 0.5

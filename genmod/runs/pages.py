@@ -154,6 +154,7 @@ def _sheet(shown: _Shown, place: int, frames: int, with_explorer: bool) -> page.
             **{f"{n} (last log point)": v for n, v in logs.readable(logs.losses(last)).items()},
             **logs.readable(run.evaluation),
         },
+        results=[entry.described() for entry in run.results],
         config=recorded["config"],
         versions={n: value for n, value in versions.items() if value not in ("", None)},
         repeat=_repeat(run),

@@ -232,7 +232,7 @@ def changes(before: Mapping[str, Any]) -> list[str]:
 
     They are changes since the run with this record began.
     """
-    from genmod.evaluate import digits
+    from genmod.evaluate import judges
 
     now = {
         "versions": environment.versions(),
@@ -253,7 +253,7 @@ def changes(before: Mapping[str, Any]) -> list[str]:
             f"{package_hash()[:12]} now): bits may differ"
         )
     judge = before.get("code", {}).get("judge")
-    if judge is not None and judge != (here := digits.fingerprint()):
+    if judge is not None and judge != (here := judges.fingerprint()):
         remarks.append(
             f"the judge of digits was {judge} when the run began and is {here} now: its scores "
             "differ"
@@ -324,11 +324,11 @@ def code(source: Code) -> dict[str, str]:
     This is the SHA-256 of genmod and of the experiment file, the path of that file, and the
     fingerprint of the judge of digits, on which the scores depend.
     """
-    from genmod.evaluate import digits
+    from genmod.evaluate import judges
 
     return {
         "genmod": package_hash(),
-        "judge": digits.fingerprint(),
+        "judge": judges.fingerprint(),
         "experiment": hashlib.sha256(source.files[source.path.name]).hexdigest(),
         "source": str(source.path),
     }

@@ -27,6 +27,11 @@ class Posterior(NamedTuple):
     sample: Callable[..., Array]
     log_prob: Callable[..., Array]
 
+    @property
+    def is_diagonal_normal(self) -> bool:
+        """Whether the parameters are mean and logarithm of the variance of a diagonal Gaussian."""
+        return self.log_prob is normal.log_normal
+
 
 def sample(keys: Keys, mean: Array, logvar: Array) -> Array:
     """Draws one latent per example by the reparametrisation trick.

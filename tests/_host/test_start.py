@@ -20,6 +20,7 @@ from tqdm import tqdm
 from genmod import checks, rng
 from genmod._host import disk, terminal
 from genmod._host.stop import Phase, Stop, Stopped
+from genmod.evaluate import judges
 from genmod.report import canvas, page
 from genmod.runs import catalogue
 
@@ -418,7 +419,8 @@ def test_a_wheel_holds_the_package_and_the_experiments(installed):
     built = modules(installed / "genmod")
     assert built == modules(ROOT / "genmod") | {f"shipped_experiments/{name}" for name in shipped}
     assert [path.name for path in installed.iterdir()] == ["genmod"]
-    files = ["py.typed", "report/assets/page.html", "evaluate/weights/mnist.npz"]
+    weights = [f"evaluate/weights/{name}.npz" for name in judges.names()]
+    files = ["py.typed", "report/assets/page.html", *weights]
     for data in [*files, "data/mnist_archives/train-images-idx3-ubyte.gz"]:
         assert (installed / "genmod" / data).is_file()
 

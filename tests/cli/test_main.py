@@ -369,6 +369,7 @@ echo "${COMPREPLY[@]}"
 """
 
 
+@pytest.mark.end_to_end
 def test_bash_completes_commands_experiments_and_their_flags(genmod, tmp_path):
     script = tmp_path / "genmod.bash"
     printed = genmod("completion", "bash")
@@ -582,6 +583,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_overwritten(genmod, run, f
 
 
 @pytest.mark.reliability(20)
+@pytest.mark.end_to_end
 def test_a_loss_that_turns_nan_stops_at_its_step_and_keeps_the_one_before(genmod, tmp_path):
     folder = Folder(tmp_path / "run")
     command = ("train", "small", "--run-dir", folder.path, "--nan-at-step", 10)

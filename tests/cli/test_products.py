@@ -53,6 +53,7 @@ def folder_of(path, images, labels, names=NAMES):
 
 
 @pytest.mark.parametrize("condition", ["label", "attributes", "none"])
+@pytest.mark.end_to_end
 def test_an_npz_file_holds_samples_that_do_not_depend_on_their_number(
     genmod, trained, tmp_path, condition
 ):
@@ -79,6 +80,7 @@ def test_an_npz_file_holds_samples_that_do_not_depend_on_their_number(
         )
 
 
+@pytest.mark.end_to_end
 def test_the_same_command_writes_the_same_bytes_and_other_seeds_others(genmod, trained, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         flags = ("--num", 5, "--seed", seed, "--out", tmp_path / f"{name}.npz")
@@ -99,6 +101,7 @@ def test_labels_are_asked_for_by_number_or_name_in_turn(genmod, trained, tmp_pat
     np.testing.assert_array_equal(found["images"], np.round(255 * images).astype(np.uint8))
 
 
+@pytest.mark.end_to_end
 def test_a_folder_holds_numbered_pictures_by_class_and_is_a_data_set(genmod, trained, tmp_path):
     for out in ("x.npz", "folder/"):
         flags = ("--num", 40, "--out", f"{tmp_path}/{out}")
@@ -216,6 +219,7 @@ def test_codes_are_the_means_of_the_posterior(genmod, trained, tmp_path, conditi
     np.testing.assert_array_equal(found["codes"][:8], found["codes"][512:], "in every chunk")
 
 
+@pytest.mark.end_to_end
 def test_codes_of_pictures_keep_their_names_and_classes_their_meaning(genmod, trained, tmp_path):
     """Folders number classes by their names; the run numbers them otherwise."""
     images = blobs()
@@ -268,6 +272,7 @@ def shown(monkeypatch):
 
 
 @pytest.mark.parametrize("condition", ["label", "none"])
+@pytest.mark.end_to_end
 def test_images_are_shown_above_their_decoded_codes(
     genmod, trained, tmp_path, monkeypatch, condition
 ):
@@ -336,6 +341,7 @@ def test_one_label_is_that_of_all_pictures_and_sizes_are_changed_on_demand(
         ("none", ["a.png", "--out", "a.npz"], "out must end in .png, .pdf, .svg, got 'a.npz'"),
     ],
 )
+@pytest.mark.end_to_end
 def test_images_that_do_not_fit_are_refused(genmod, trained, condition, arguments, said):
     Image.fromarray(np.zeros((6, 6), np.uint8)).save("a.png")
     Image.fromarray(np.zeros((6, 6, 3), np.uint8)).save("c.png")

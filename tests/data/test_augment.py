@@ -334,6 +334,7 @@ def test_a_policy_is_its_parts_in_their_order():
     np.testing.assert_array_equal(ALL["diffaugment"](keys, images), jax.jit(full)(keys, images))
 
 
+@pytest.mark.end_to_end
 def test_batches_are_augmented_as_they_are_stored_and_then_prepared(digits):
     seen = []
 
@@ -420,6 +421,7 @@ def one_step(**options):
     return jax.jit(learner.step)(rng.root(1), jax.jit(learner.init)(rng.root(0), x), x)
 
 
+@pytest.mark.end_to_end
 def test_the_identity_as_augmentation_is_the_game_without():
     options = {"penalty": 0.5 * gan.r1 + 1.0 * gan.gradient_penalty, "discriminator_steps": 2}
     with_it = one_step(augment=lambda keys, images: images, **options)
@@ -453,6 +455,7 @@ def test_real_and_generated_images_are_augmented_in_both_updates():
     np.testing.assert_allclose(metrics["generator_loss"], np.log(2), rtol=1e-6)
 
 
+@pytest.mark.end_to_end
 def test_an_augmented_step_is_the_step_on_augmented_images():
     augment = data.diffaugment("color,translation")
     model, learner, x = small(augment=augment)
@@ -486,6 +489,7 @@ def test_an_augmented_step_is_the_step_on_augmented_images():
         np.testing.assert_allclose(now, then - 0.1 * g, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.end_to_end
 def test_keys_are_fresh_for_every_use_and_example():
     seen = []
 
@@ -544,6 +548,7 @@ def test_an_augmentation_that_changes_the_images_shape_is_refused():
         one_step(augment=lambda keys, images: images[:, ::2])
 
 
+@pytest.mark.end_to_end
 def test_the_experiment_takes_a_policy_and_refuses_what_is_none():
     module = catalogue.load(EXPERIMENT)
     assert module.augmentation(module.Config().augment) is None

@@ -199,6 +199,7 @@ def test_config_default_and_named(tmp_path):
 
 
 @pytest.mark.reliability(23)
+@pytest.mark.end_to_end
 def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
     # A TensorFlow that cannot be imported, so that the test means the same where there is one.
     (tmp_path / "tensorflow.py").write_text("raise AssertionError('TensorFlow was imported')")
@@ -231,6 +232,7 @@ def test_needs_neither_tensorflow_nor_network(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "test[25%:]", "train+test"])
+@pytest.mark.end_to_end
 def test_it_is_streamed_by_processes_in_the_same_order(prepared, monkeypatch, split):
     whole = data.load("tfds:tiny_digits", split, data_dir=prepared)
     monkeypatch.setenv("GENMOD_DATA_GB", "1e-7")

@@ -160,6 +160,7 @@ def test_a_part_lasts_until_one_of_the_streams_is_read_on(short_parts):
     assert assert_serves(two(True, False), two(), keys, 1, 7) == [3, 3, 1]
 
 
+@pytest.mark.end_to_end
 def test_two_runs_have_the_batches_of_each_alone(short_parts):
     keys = rng.of_seeds(rng.root(4), 2)
     on_device = two()
@@ -253,6 +254,7 @@ def sums():
     return train.Learner(init, step, lambda key, state, num: jnp.zeros((num, 1, 1, 1)))
 
 
+@pytest.mark.end_to_end
 def test_runs_see_the_same_numbers_streamed_or_not(short_parts):
     ends = []
     for streamed in ((False, False), (False, True)):
@@ -336,6 +338,7 @@ def test_a_part_of_ones_own_is_not_described():
     assert data.indices_of(batch_at, rng.root(0), 0)["own"] is None
 
 
+@pytest.mark.end_to_end
 def test_their_speed_is_measured():
     for streamed in (False, True):
         assert data.batches_per_second(two(streamed, streamed), seconds=0.01) > 0

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 # In the order in which the commands run: some read the runs of others.
-PAGES = ["runs", "data", "parallel", "extending", "performance", "reliability"]
+PAGES = ["runs", "evaluation", "data", "parallel", "extending", "performance", "reliability"]
 TEXT = README + "".join((ROOT / "docs" / f"{page}.md").read_text() for page in PAGES)
 # What takes more than one process, or TensorFlow, has tests of its own.
 ELSEWHERE = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genmod import data, evaluate, rng
-from genmod.evaluate import averages
+from genmod.evaluate import programs
 from genmod.types import Parts
 
 EXAMPLES = np.arange(1, 8, dtype=np.float32)[:, None]
@@ -111,7 +111,7 @@ def losses(objective, prepare=None):
 
 
 def compiled():
-    return averages._run._cache_size()
+    return programs.run._cache_size()
 
 
 def weighted(weight):

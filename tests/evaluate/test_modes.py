@@ -124,6 +124,7 @@ def test_the_floor_of_a_mixture_is_what_perfect_samples_score(make, floor):
         assert abs(values.mean() - getattr(expected, name)) <= 4.5 * error + 1e-9, name
 
 
+@pytest.mark.end_to_end
 def test_the_floor_of_stacked_mnist_is_that_of_the_literature():
     uniform = np.full(1000, 1e-3)
     draw = np.random.default_rng(0)

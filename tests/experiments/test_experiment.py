@@ -404,7 +404,14 @@ def test_a_hidden_layer_without_units_is_refused(hidden):
         shipped("mnist_vae").Config(hidden=hidden)
 
 
-@pytest.mark.parametrize("name", sorted(COUNTS))
+# One experiment with a player and one with two; the others on one Python only.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in ("mnist_vae", "mixtures") else pytest.mark.end_to_end)
+        for n in sorted(COUNTS)
+    ],
+)
 def test_a_shipped_experiment_is_built_and_fits_together(name):
     shape, (low, high), num_steps = SHAPES[name]
     module = shipped(name)
@@ -577,6 +584,7 @@ def of_classes(labels, conditions, **options):
     return built, learner.init(rng.root(0), batch_at(rng.root(1), 0))
 
 
+@pytest.mark.end_to_end
 def test_a_grid_of_a_conditional_experiment_has_a_class_in_each_column():
     labels = np.array([0, 2, 1, 1, 0])
     built, state = of_classes(labels, labels)
@@ -604,6 +612,7 @@ def test_conditions_that_are_not_the_labels_have_numbers_for_names():
 
 
 @pytest.mark.parametrize("are_labels", [True, False])
+@pytest.mark.end_to_end
 def test_test_images_are_reconstructed_only_if_their_condition_is_known(are_labels):
     labels = np.array([0, 2, 1, 1, 0])
     test = data.from_arrays(np.full((4, 2, 2, 1), 99, np.uint8), [2, 1, 0, 0])

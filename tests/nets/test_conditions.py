@@ -55,7 +55,7 @@ def test_any_other_condition_is_appended_as_it_is():
 
 
 @OF_CLASSES
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(rows=st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_labels_travel_with_their_examples(made, of_classes, rows):
     """Any selection, order, cut and repetition of the batch."""

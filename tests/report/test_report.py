@@ -592,6 +592,7 @@ def test_real_points_of_another_shape_are_refused():
         report.plane(MODES, MODES, real=np.zeros((3, 1)))
 
 
+@pytest.mark.end_to_end
 def test_figures_are_saved_without_a_display_or_pyplot(tmp_path):
     script = f"""
         import sys

@@ -398,6 +398,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.end_to_end
 def test_a_run_that_cannot_be_read_is_named_and_the_others_are_shown(
     damage, genmod, tmp_path, monkeypatch
 ):

@@ -123,6 +123,7 @@ def test_goals_that_cannot_be_are_refused(make, said):
     ("every", "log_every", "steps"),
     [(None, None, [10, 20, 30]), (5, 5, [5, 10, 15, 20, 25, 30]), (12, 5, [15, 25])],
 )
+@pytest.mark.end_to_end
 def test_validations_are_taken_at_the_first_log_point_of_each_interval(
     folder, every, log_every, steps
 ):
@@ -141,6 +142,7 @@ def test_validations_are_taken_at_the_first_log_point_of_each_interval(
     assert [step for step, at in seen if at] == steps
 
 
+@pytest.mark.end_to_end
 def test_a_start_validates_once_before_its_first_step(folder):
     seen = []
 
@@ -154,6 +156,7 @@ def test_a_start_validates_once_before_its_first_step(folder):
         assert seen == steps
 
 
+@pytest.mark.end_to_end
 def test_an_evaluation_on_test_data_is_a_validation(folder):
     def objective(keys, params, x):
         return x + params, {"twice": 2 * x}
@@ -181,6 +184,7 @@ def test_an_evaluation_on_test_data_is_a_validation(folder):
     ],
 )
 @pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.end_to_end
 def test_what_is_no_validation_is_refused_before_the_first_step(folder, given, said, seeds):
     made = built(validate=lambda key, state: given)
     if seeds > 1:
@@ -199,6 +203,7 @@ def test_one_name_for_a_look_and_a_validation_is_refused(folder):
         run(made, folder)
 
 
+@pytest.mark.end_to_end
 def test_a_validation_that_fails_later_loses_nothing(folder, tmp_path):
     def fails(key, state):
         if int(state) == 30:
@@ -215,6 +220,7 @@ def test_a_validation_that_fails_later_loses_nothing(folder, tmp_path):
 # The end, and the best.
 
 
+@pytest.mark.end_to_end
 def test_a_run_ends_by_its_patience_and_stays_there(folder, tmp_path, capsys):
     made = built(until=Patience("test_loss", 3), best="test_loss", observe=look)
     assert run(made, folder) == runner.Outcome(70, None)
@@ -288,6 +294,7 @@ def test_the_number_of_a_goal_is_shown_beside_the_losses(folder, capsys):
         ({"observe": look, "validate": None}, 1),
     ],
 )
+@pytest.mark.end_to_end
 def test_a_number_that_is_not_logged_is_refused(folder, goal, seeds, parts, steps):
     aim = Patience("test_los", 2) if goal == "until" else "test_los"
     made = built(**{goal: aim}, **parts)
@@ -309,6 +316,7 @@ def test_what_the_log_itself_writes_is_no_goal(folder, name):
         run(built(best=name), folder)
 
 
+@pytest.mark.end_to_end
 def test_a_look_may_give_the_number_of_a_goal_now_and_then(folder):
     def observe(key, state):
         return Observation({"fid": float(state)} if int(state) in (10, 40) else {"other": 1.0})
@@ -318,6 +326,7 @@ def test_a_look_may_give_the_number_of_a_goal_now_and_then(folder):
     assert best(folder, made) == (40, 40)
 
 
+@pytest.mark.end_to_end
 def test_another_goal_forgets_the_best_of_the_old_one(folder):
     run(built(4, best="test_loss"), folder)
     assert checkpoint.steps(folder.best) == [40]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from genmod import data, evaluate, rng
-from genmod.evaluate import digits
+from genmod.evaluate import judges
 from genmod.runs import observe
 
 
@@ -15,8 +15,8 @@ def judge(monkeypatch):
         digit = np.rint(np.asarray(images)[:, 0, 0, 0] * 10).astype(int)
         return np.eye(10)[np.clip(digit, 0, 9)]
 
-    found = digits.Classifier(logits, 1.0, "sha256:0")
-    monkeypatch.setattr(digits, "classifier", lambda: found)
+    found = judges.Judge("mnist", tuple("0123456789"), logits, logits, 1.0, "sha256:0")
+    monkeypatch.setattr(judges, "classifier", lambda: found)
 
 
 def noisy(num, channels=1, classes=10):

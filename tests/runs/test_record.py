@@ -19,7 +19,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 import genmod
 from genmod._host import disk, environment
-from genmod.evaluate import digits
+from genmod.evaluate import judges
 from genmod.runs import logs, record
 from genmod.runs.folder import Folder
 
@@ -231,7 +231,7 @@ def test_other_test_data_and_another_judge_are_remarked(opened):
     disk.write_json(folder.record, changed)
     assert opened(test_fingerprint="sha256:dd")[1] == [
         "the judge of digits was sha256:cc when the run began and is "
-        f"{digits.fingerprint()} now: its scores differ",
+        f"{judges.fingerprint()} now: its scores differ",
         "the test data were sha256:bb when the run began and are sha256:dd now: numbers of the "
         "evaluation differ",
     ]
@@ -410,6 +410,7 @@ def test_tensorboard_holds_the_log_after_a_restart(tmp_path, at, steps):
     assert {step for step, _ in events(folder)} == steps
 
 
+@pytest.mark.end_to_end
 def test_tensorboard_holds_the_log_after_a_sudden_end(tmp_path):
     folder = Folder(tmp_path)
     script = f"""

@@ -17,6 +17,7 @@ def small():
     return catalogue.load(SMALL)
 
 
+@pytest.mark.end_to_end
 def test_a_run_from_a_script_is_recorded_and_continues(small, tmp_path, genmod, capsys):
     config = small.Config(epochs=1, seed=3)
     seen = []
@@ -35,6 +36,7 @@ def test_a_run_from_a_script_is_recorded_and_continues(small, tmp_path, genmod, 
     assert genmod("verify", tmp_path / "run").code == 0
 
 
+@pytest.mark.end_to_end
 def test_its_command_starts_it_again(small, tmp_path, genmod):
     config = small.Config(epochs=1, latent_dim=3)
     recorded.train(small, config, tmp_path / "run")

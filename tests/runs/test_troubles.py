@@ -113,6 +113,7 @@ def edited(genmod, mine, tmp_path):
 
 
 @pytest.mark.reliability(37)
+@pytest.mark.end_to_end
 def test_what_opens_an_edited_run_uses_its_last_source_and_says_so(edited, genmod, capsys):
     """Case 5."""
     assert [row["loss"] for row in logs.read_metrics(edited)] == [2, 6, 10.5, 16.5]
@@ -268,6 +269,7 @@ def test_a_data_set_of_a_function_imports_what_lies_beside_it(tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["step", "epoch", "seeds", "examples_per_s", "loss_se", "kl_se"])
 @pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.end_to_end
 def test_a_metric_with_a_name_of_the_log_is_refused_before_there_is_a_folder(
     genmod, mine, tmp_path, name, seeds
 ):

@@ -71,7 +71,7 @@ def refused(ended, code, *said):
     assert "Traceback" not in ended.err
     for part in said:
         assert part in ended.message
-    assert len(ended.message) < 700, "a message, not a report"
+    assert len(ended.message) < 1000, "a message, not a report"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from genmod import checks, data, nets, train, vae
-from genmod.experiment import Experiment, Latents, Settings
+from genmod.experiment import Experiment, Latents, Likelihood, Settings
 
 NAMES = ("north", "east", "south", "west")
 
@@ -62,4 +62,5 @@ def build(config: Config) -> Experiment:
         epochs=config.epochs,
         latents=Latents.of(model),
         test=images,
+        likelihood=Likelihood(vae.log_weight(model), examples, prepare),
     )

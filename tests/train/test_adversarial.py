@@ -88,6 +88,7 @@ def test_a_step_is_the_discriminators_update_then_the_generators():
     assert (int(state.step), int(after.step)) == (0, 1)
 
 
+@pytest.mark.end_to_end
 def test_the_noise_is_fresh_for_every_update():
     seen = []
 

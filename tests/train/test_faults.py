@@ -19,7 +19,7 @@ from commands import assert_same_end, refused
 
 from genmod import data, rng
 from genmod._host import disk
-from genmod.evaluate import digits
+from genmod.evaluate import judges
 from genmod.runs import logs
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
@@ -265,7 +265,7 @@ def test_objects_in_place_of_the_classifiers_arrays_are_never_run(tmp_path, kind
     else:
         np.savez(path, **{"0": np.zeros(1), "about": np.array([harm], object)})
     with pytest.raises(data.DataError, match=r"damaged \(.*allow_pickle="):
-        digits._read(path, (np.zeros(1),))
+        judges.classifier(path)
     assert not (tmp_path / "harm").exists()
     pickle.loads(pickle.dumps(harm))  # what would have happened
     assert (tmp_path / "harm").exists()

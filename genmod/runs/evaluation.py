@@ -1,0 +1,324 @@
+"""Metrics of a run, for `genmod evaluate`.
+
+Each group of metrics is a function of a `Subject`: one trained run with all that several metrics
+use, such as samples and features, which are made once.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from genmod import checks, evaluate, rng, train
+from genmod.data import Dataset
+from genmod.evaluate import Result, features
+from genmod.experiment import Experiment, drawn_from
+from genmod.runs import codes, loading, results, samples
+from genmod.runs.folder import Folder
+from genmod.types import Key
+
+_HALVES = 10
+"""Number of random halves from which the error of a distance is estimated."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that metrics share, and that their protocols name.
+
+    Attributes:
+      num: number of samples, and of training images from which the floor is taken.
+      num_draws: number of importance samples for each likelihood.
+      seed: seed of samples and draws.
+      features: name of the features, as for `features.named`; None for those of the data's kind.
+
+    Raises:
+      ValueError: if a number is out of range.
+    """
+
+    num: checks.Count = 10_000
+    num_draws: checks.Count = 500
+    seed: checks.Seed = 0
+    features: str | None = None
+
+    def __post_init__(self):
+        checks.fields(self)
+
+
+class NotApplicable(ValueError):
+    """Reason why a group of metrics does not apply to an experiment."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Trained run with all that several metrics use.
+
+    Attributes:
+      built: the experiment, as a single run.
+      state: state of its learner.
+      options: options of the metrics.
+      progress: whether to show progress bars.
+      remarks: metrics that could not be computed, each with the reason.
+    """
+
+    built: Experiment
+    state: Any
+    options: Options
+    progress: bool = True
+    remarks: list[str] = dataclasses.field(default_factory=list)
+
+    def key(self, name: str) -> Key:
+        """Returns the key of a metric's own noise."""
+        return rng.stream(rng.root(self.options.seed), f"evaluate {name}")
+
+    @functools.cached_property
+    def test(self) -> Dataset:
+        """Test data of the experiment."""
+        if self.built.test is None:
+            raise NotApplicable("the experiment has no test data (Experiment.test)")
+        return self.built.test
+
+    @functools.cached_property
+    def generated(self) -> np.ndarray:
+        """Samples as files hold them, uint8 [num, H, W, C]."""
+        pixels = samples.Pixels()
+        try:
+            drawn = samples.samples(self.built, self.state, self.key("samples"), self.options.num)
+            return np.concatenate([pixels(images) for images, _ in drawn])
+        except train.NoSampler as error:
+            raise NotApplicable(str(error)) from None
+
+    @functools.cached_property
+    def extractor(self) -> features.Features:
+        """Feature function of the distances."""
+        return features.named(self.options.features, self.built.dataset)
+
+    @functools.cached_property
+    def test_features(self) -> np.ndarray:
+        """Features of all test images, [N, D]."""
+        return self.features_of(self.test.images)
+
+    @functools.cached_property
+    def training_features(self) -> np.ndarray:
+        """Features of all training images, [N, D]."""
+        return self.features_of(self.built.dataset.images)
+
+    @functools.cached_property
+    def generated_features(self) -> np.ndarray:
+        """Features of the samples, [num, D]."""
+        return self.features_of(self.generated)
+
+    @functools.cached_property
+    def perfect_features(self) -> np.ndarray | None:
+        """Features of training images in place of samples, [num, D]; None if there are fewer."""
+        images, num = self.built.dataset.images, self.options.num
+        if len(images) < num:
+            return None
+        order = jax.random.permutation(self.key("floor"), len(images))
+        return self.features_of(images[np.sort(np.asarray(order[:num]))])
+
+    def features_of(self, images: Any) -> np.ndarray:
+        """Returns the features of images, uint8 [N, H, W, C] -> float32 [N, D]."""
+        return self.extractor.of(images)
+
+    def protocol(self, metric: str, **fields: Any) -> dict[str, Any]:
+        """Returns the protocol of a metric on the test data."""
+        return {
+            "metric": metric,
+            "data": self.test.fingerprint,
+            "split": "test",
+            "num_real": len(self.test.images),
+            **fields,
+            "seed": self.options.seed,
+            "matmul_precision": "highest",
+        }
+
+    def distance_protocol(self, metric: str, **fields: Any) -> dict[str, Any]:
+        """Returns the protocol of a metric that compares features of samples and test images."""
+        return self.protocol(
+            metric,
+            num_fake=self.options.num,
+            features=self.extractor.name,
+            features_fingerprint=self.extractor.fingerprint,
+            **fields,
+        )
+
+
+def likelihood(subject: Subject) -> dict[str, Result]:
+    """Returns log-likelihood and evidence lower bound of the test examples, in nats."""
+    told = subject.built.likelihood
+    if told is None:
+        raise NotApplicable("the experiment names no likelihood (Experiment.likelihood)")
+    num_draws = subject.options.num_draws
+    estimate = functools.partial(
+        evaluate.importance,
+        subject.key("likelihood"),
+        drawn_from(subject.state),
+        told.examples,
+        told.log_weight,
+        prepare=told.prepare,
+        progress=subject.progress,
+    )
+    protocol = functools.partial(subject.protocol, unit="nats")
+    bound, found = estimate(num_samples=1).average, estimate(num_samples=num_draws)
+    mean = found.average
+    return {
+        "elbo": Result(bound.mean, bound.error, protocol=protocol("elbo", num_draws=1)),
+        "log_likelihood": Result(
+            mean.mean, mean.error, protocol=protocol("log_likelihood", num_draws=num_draws)
+        ),
+        "effective_samples": Result(
+            *evaluate.estimate(found.effective_samples),
+            protocol=subject.protocol("effective_samples", num_draws=num_draws),
+        ),
+    }
+
+
+def posterior(subject: Subject) -> dict[str, Result]:
+    """Returns the number of active units, and the parts of the KL divergence in nats."""
+    latents = subject.built.latents
+    if latents is None or latents.posterior is None:
+        raise NotApplicable("the experiment has no latents with a diagonal Gaussian posterior")
+    if not latents.standard_normal_prior:
+        raise NotApplicable("the prior is not N(0, I)")
+    try:
+        condition = codes.conditions_of(subject.built, "the test data", subject.test)
+    except ValueError as reason:
+        raise NotApplicable(str(reason)) from None
+    encode = functools.partial(latents.posterior, subject.state)
+    mean, logvar = codes.encoded(encode, subject.test, condition)
+    keys = rng.per_example(subject.key("posterior"), len(mean))
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
+    parts = evaluate.aggregate_posterior(
+        mean, logvar, mean + np.exp(0.5 * logvar) * np.asarray(noise), progress=subject.progress
+    )
+    units = evaluate.active_units(mean)
+    found = {
+        "active_units": Result(float(units.num_active), protocol=subject.protocol("active_units"))
+    }
+    for name in ("kl", "mutual_information", "total_correlation", "dimension_wise_kl"):
+        protocol = subject.protocol(name, unit="nats", aggregate="all test examples")
+        found[name] = Result(*getattr(parts, name), protocol=protocol)
+    return found
+
+
+def distances(subject: Subject) -> dict[str, Result]:
+    """Returns distances between samples and test images, each with its error and floor."""
+    quiet = {"progress": subject.progress}
+    near = functools.partial(evaluate.precision_recall_density_coverage, progress=False)
+    measures: dict[str, tuple[Callable[[Any, Any], float], dict[str, Any]]] = {
+        "frechet_distance": (evaluate.frechet_distance, {"convention": "torch_fidelity"}),
+        "kernel_distance": (
+            functools.partial(evaluate.kernel_distance, progress=False),
+            {"convention": "unbiased"},
+        ),
+        "sliced_distance": (
+            functools.partial(evaluate.sliced_distance, subject.key("projections")),
+            {"num_projections": 1000},
+        ),
+        **{
+            name: (
+                lambda real, fake, name=name: getattr(near(real, fake), name),
+                {"convention": "prdc", "k": 5},
+            )
+            for name in evaluate.PrecisionRecall._fields
+        },
+    }
+    real, perfect = subject.test_features, subject.perfect_features
+    found = {}
+    for name, (measure, settings) in measures.items():
+        protocol = subject.distance_protocol(
+            name, **settings, error=f"standard deviation over {_HALVES} random halves"
+        )
+        key, fake = subject.key(f"halves of {name}"), subject.generated_features
+        try:
+            own = evaluate.interval(key, measure, real, fake, num=_HALVES, **quiet)
+        except ValueError as reason:  # as of a generator whose samples are all the same
+            subject.remarks.append(f"{name} is not a number: {reason}")
+            found[name] = Result(math.nan, protocol=protocol)
+            continue
+        floor = math.nan if perfect is None else measure(real, perfect)
+        found[name] = Result(own.value, own.error, floor, protocol)
+    return found
+
+
+def memorisation(subject: Subject) -> dict[str, Result]:
+    """Returns whether samples are nearer to training images than test images are."""
+    trained, quiet = subject.training_features, {"progress": subject.progress}
+    found = {}
+    value, error = evaluate.authenticity(trained, subject.generated_features, **quiet)
+    floor = evaluate.authenticity(trained, subject.test_features, **quiet).mean
+    own = {"num_train": len(trained)}
+    found["authenticity"] = Result(
+        value, error, floor, subject.distance_protocol("authenticity", **own)
+    )
+    copied = evaluate.copying(trained, subject.test_features, subject.generated_features, **quiet)
+    for name, value, floor in (
+        ("nearer_to_training", copied.share, 0.5),
+        ("c_t", copied.z, 0.0),
+    ):
+        found[name] = Result(value, floor=floor, protocol=subject.distance_protocol(name, **own))
+    return found
+
+
+GROUPS: dict[str, Callable[[Subject], Mapping[str, Result]]] = {
+    "likelihood": likelihood,
+    "posterior": posterior,
+    "distances": distances,
+    "memorisation": memorisation,
+}
+"""Groups of metrics by name."""
+
+
+def evaluate_run(
+    path: str | Path,
+    options: Options,
+    groups: Sequence[str] = (),
+    *,
+    best: bool = False,
+    progress: bool = True,
+) -> list[str]:
+    """Evaluates the runs of a folder and adds the results to it.
+
+    Args:
+      path: the run folder.
+      options: options of the metrics.
+      groups: names of groups of metrics; all that apply to the experiment if there are none.
+      best: whether to evaluate the best checkpoint and not the newest.
+      progress: whether to show progress bars on a terminal.
+
+    Returns:
+      Notes on groups that do not apply, if none was asked for, and on metrics that are NaN.
+
+    Raises:
+      ValueError: if a group is unknown or does not apply, or no group applies.
+    """
+    for name in groups:
+        checks.known("metrics", name, list(GROUPS))
+    loaded = loading.load_runs(path, best=best)
+    notes: list[str] = []
+    found: dict[str, list[Result]] = {}
+    for index, state in enumerate(loaded.states):
+        subject = Subject(loaded.built, state, options, progress)
+        for name in groups or GROUPS:
+            try:
+                with jax.default_matmul_precision("highest"):
+                    own = GROUPS[name](subject)
+            except NotApplicable as reason:
+                if groups:
+                    raise ValueError(f"{path}: {name} does not apply: {reason}") from None
+                notes += [f"{path}: {name} is left out: {reason}"] * (index == 0)
+                continue
+            for metric, result in own.items():
+                found.setdefault(metric, []).append(result)
+        notes += [f"{path}: {remark}" for remark in subject.remarks]
+    if not found:
+        raise ValueError(f"{path}: no metrics apply: {'; '.join(notes)}")
+    entries = [results.Entry(name, loaded.step, tuple(runs)) for name, runs in found.items()]
+    results.write(Folder(Path(path)), entries)
+    return notes

@@ -1,0 +1,239 @@
+"""Metrics of trained runs: what is computed, kept, shown and compared."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import refused
+
+from genmod import evaluate, rng
+from genmod.experiment import drawn_from
+from genmod.runs import catalogue, evaluation, gathered, loading, pages, recorded, results
+from genmod.runs.folder import Folder
+
+SOURCE = Path(__file__).parents[1] / "support" / "conditional_experiment.py"
+FEW = evaluation.Options(num=40, num_draws=7)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folders = {}
+
+    def train(condition="label"):
+        if condition not in folders:
+            module = catalogue.load(SOURCE)
+            folders[condition] = tmp_path_factory.mktemp("trained") / condition
+            config = module.Config(condition=condition)
+            recorded.train(module, config, folders[condition], progress=False)
+        return folders[condition]
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
+    notes = evaluation.evaluate_run(trained(), FEW, progress=False)
+    return trained(), notes, results.read(Folder(trained()))
+
+
+def test_every_group_that_applies_is_computed_with_its_protocol(evaluated):
+    _, notes, entries = evaluated
+    assert notes == []
+    by_group = {
+        "likelihood": ["elbo", "log_likelihood", "effective_samples"],
+        "posterior": [
+            *("active_units", "kl", "mutual_information"),
+            *("total_correlation", "dimension_wise_kl"),
+        ],
+        "distances": [
+            *("frechet_distance", "kernel_distance", "sliced_distance"),
+            *("precision", "recall", "density", "coverage"),
+        ],
+        "memorisation": ["authenticity", "nearer_to_training", "c_t"],
+    }
+    assert list(evaluation.GROUPS) == list(by_group)
+    assert [entry.name for entry in entries] == [n for names in by_group.values() for n in names]
+    for entry in entries:
+        protocol = entry.protocol
+        assert protocol["metric"] == entry.name
+        assert (protocol["split"], protocol["num_real"], protocol["seed"]) == ("test", 64, 0)
+        assert protocol["data"].startswith("sha256:")
+        assert protocol["matmul_precision"] == "highest"
+        compared = entry.name in [*by_group["distances"], *by_group["memorisation"]]
+        assert compared == (protocol.get("features") == "pixels" and protocol["num_fake"] == 40)
+        assert compared == math.isfinite(entry.runs[0].floor)
+
+
+def test_likelihoods_are_those_of_the_function(evaluated):
+    path, _, entries = evaluated
+    built, state = loading.load_run(path)
+    own = evaluation.Subject(built, state, FEW)
+    found = evaluate.importance(
+        own.key("likelihood"),
+        drawn_from(state),
+        built.likelihood.examples,
+        built.likelihood.log_weight,
+        num_samples=7,
+        prepare=built.likelihood.prepare,
+    )
+    by_name = results.by_name(entries)
+    result = by_name["log_likelihood"].mean
+    np.testing.assert_allclose(result[:2], found.average[:2], rtol=1e-5)
+    assert by_name["elbo"].mean.value < result.value
+    assert 1 < by_name["effective_samples"].mean.value < 7
+
+
+def test_the_parts_of_the_divergence_add_up(evaluated):
+    found = {entry.name: entry.mean.value for entry in evaluated[2]}
+    parts = ("mutual_information", "total_correlation", "dimension_wise_kl")
+    assert sum(found[name] for name in parts) == pytest.approx(found["kl"], abs=1e-9)
+    assert found["active_units"] in (0, 1, 2)
+
+
+def test_distances_are_those_of_samples_and_their_floor_that_of_training_images(evaluated):
+    path, _, entries = evaluated
+    built, state = loading.load_run(path)
+    own = evaluation.Subject(built, state, FEW)
+    real = np.asarray(built.test.images, np.float32).reshape(64, -1) / 255
+    fake = own.generated.reshape(40, -1).astype(np.float32) / 255
+    result = results.by_name(entries)["frechet_distance"].mean
+    assert result.value == pytest.approx(evaluate.frechet_distance(real, fake), rel=1e-6)
+    # The test data of this experiment are its training data.
+    assert 0 <= result.floor < 0.2 * result.value
+
+
+def test_another_protocol_is_kept_beside_and_the_same_is_replaced(trained):
+    folder = Folder(trained("none"))
+    for num in (40, 40, 50):
+        options = evaluation.Options(num=num, num_draws=3)
+        evaluation.evaluate_run(folder.path, options, ["distances"], progress=False)
+    entries = results.read(folder)
+    assert [e.protocol["num_fake"] for e in entries if e.name == "recall"] == [40, 50]
+    assert results.by_name(entries)["recall"].protocol["num_fake"] == 50
+
+
+@pytest.mark.end_to_end
+def test_what_does_not_apply_is_left_out_with_its_reason(trained):
+    path = trained("attributes")
+    notes = evaluation.evaluate_run(path, FEW, progress=False)
+    assert len(notes) == 1
+    assert "posterior is left out: the condition of this run is not the label" in notes[0]
+    with pytest.raises(ValueError, match="posterior does not apply: the condition of this run"):
+        evaluation.evaluate_run(path, FEW, ["posterior"], progress=False)
+    with pytest.raises(ValueError, match="unknown metrics 'distance'; did you mean 'distances'"):
+        evaluation.evaluate_run(path, FEW, ["distance"], progress=False)
+
+
+@pytest.mark.parametrize("change", [{"num": 0}, {"num_draws": 1.5}, {"seed": -1}])
+def test_options_out_of_range_are_refused(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
+        evaluation.Options(**change)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"results": [{}]}',
+        '{"results": [{"name": 1, "step": 1, "protocol": {}, "runs": []}]}',
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=r"results\.json is damaged"):
+        results.read(Folder(tmp_path))
+
+
+def test_results_come_back_from_their_file(evaluated, tmp_path):
+    results.write(Folder(tmp_path), evaluated[2])
+    again = results.read(Folder(tmp_path))
+    np.testing.assert_equal(again, evaluated[2])
+    json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_the_page_shows_metrics_with_floor_and_protocol(evaluated):
+    html = pages.build([evaluated[0]])
+    assert "<h3>Metrics</h3>" in html
+    assert "frechet_distance" in html
+    assert "num_fake 40" in html
+
+
+@pytest.mark.end_to_end
+def test_seeds_have_a_mean_with_its_error_and_differences_are_paired(genmod, tmp_path, trained):
+    runs = [tmp_path / name for name in ("first", "second")]
+    for run, size in zip(runs, (2, 3), strict=True):
+        options = ["--run-dir", run, "--seeds", 2, "--latent-dim", size]
+        assert genmod("train", SOURCE, *options).code == 0
+    groups = ["--metrics", "likelihood", "distances"]
+    ended = genmod("evaluate", *runs, *groups, "--num", 30, "--num-draws", 2)
+    assert ended.code == 0, ended
+    assert "latent_dim 3 less latent_dim 2" in ended.out
+    assert ended.out.count("results.json") == 2
+    (entry,) = [e for e in results.read(Folder(runs[0])) if e.name == "elbo"]
+    mean = entry.mean
+    assert mean[:2] == evaluate.estimate(np.array([one.value for one in entry.runs]))
+    assert f"{mean.value:.1f}"[:3] in ended.out
+    one = genmod("evaluate", runs[0], "--metrics", "likelihood", "--num-draws", 3)
+    assert (one.code, "log_likelihood" in one.out) == (0, True)
+    # The other run has no result under this protocol.
+    mixed = gathered.gather(runs[0]), gathered.gather(runs[1])
+    columns, rows, refused_ones = evaluation_table(mixed)
+    assert any("num_draws is 3 and 2" in note for note in refused_ones)
+    assert "log_likelihood" not in [row[0] for row in rows]
+    assert "elbo" in [row[0] for row in rows]
+    assert len(columns) == 4
+
+
+def evaluation_table(runs):
+    from genmod.runs import comparison
+
+    return comparison.metrics_of(runs)
+
+
+def test_the_command_refuses_before_any_work(genmod, trained):
+    refused(genmod("evaluate", trained(), "--num", 0), 2, "num must be a positive whole number")
+    refused(genmod("evaluate"), 2, "at least one run folder, got none")
+    refused(genmod("evaluate", "nowhere"), 2, "'nowhere' is not a run folder")
+    refused(genmod("evaluate", trained(), "--features", "pixel"), 2, "did you mean 'pixels'")
+
+
+def test_samples_are_the_same_for_a_seed(trained):
+    built, state = loading.load_run(trained())
+    one, two = (evaluation.Subject(built, state, FEW).generated for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    other = evaluation.Subject(built, state, evaluation.Options(num=40, seed=1)).generated
+    assert not np.array_equal(one, other)
+
+
+def test_a_posterior_that_has_collapsed_is_told_in_training(trained):
+    for condition in ("label", "none"):
+        built, state = loading.load_run(trained(condition))
+        warned = built.observation(rng.root(0), state).warnings
+        units = evaluate.active_units(means(built, state, condition))
+        assert bool(warned) == (units.num_active == 0)
+        flat = jax.tree.map(jnp.zeros_like, state.params.encoder)
+        state = state._replace(params=state.params._replace(encoder=flat))
+        (warning,) = built.observation(rng.root(0), state).warnings
+        assert "posterior collapse: none of 2 latent units is active" in warning
+
+
+def means(built, state, condition):
+    c = (built.test.labels,) if condition == "label" else ()
+    return built.latents.posterior(state, built.test.images / np.float32(255), *c)[0]
+
+
+def test_a_generator_whose_samples_are_all_the_same_has_the_numbers_that_exist(trained):
+    built, state = loading.load_run(trained("none"))
+    flat = jax.tree.map(jnp.zeros_like, state.params.decoder)
+    state = state._replace(params=state.params._replace(decoder=flat))
+    own = evaluation.Subject(built, state, FEW, progress=False)
+    found = evaluation.distances(own)
+    assert found["frechet_distance"].value > 0
+    assert math.isnan(found["recall"].value)
+    assert len(own.remarks) == 4
+    assert "fake must" in own.remarks[0] or "fake" in own.remarks[0]
