@@ -40,6 +40,7 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.end_to_end
 def test_examples_do_what_they_show(name):
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert tried

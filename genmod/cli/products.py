@@ -103,7 +103,7 @@ def _with_bar(chunks: Iterable[Any], num: int, size: Callable[[Any], int] = len)
       num: number of images in all of them.
       size: number of images in a chunk.
     """
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     with tqdm(total=num, unit="image", disable=not sys.stderr.isatty()) as bar:
         for chunk in chunks:

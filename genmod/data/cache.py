@@ -121,7 +121,7 @@ def scan(
       DataError: if an example cannot be read and skip_corrupt is false, or if none can be read.
       ValueError: if the sizes of the images differ.
     """
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     num = len(examples)
     shape = (*_first_shape(examples)[:2], examples.depth)

@@ -56,7 +56,7 @@ def in_chunks(
     Returns:
       Tree of NumPy arrays [N, ...].
     """
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     num, parts = len(images), []
     hidden = None if progress and num > size else True

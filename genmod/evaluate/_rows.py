@@ -133,7 +133,7 @@ def tiles(
       what: name of what is computed, for the progress bar.
       progress: whether a progress bar is shown on a terminal.
     """
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     own = y is None
     others = x if own else y

@@ -230,7 +230,7 @@ def _bounds(
     progress: bool,
 ) -> Interval:
     """Returns the bounds of all examples; upper ones if exact latents are given."""
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     num = checks.leading_axis("examples", examples)
     if not num:

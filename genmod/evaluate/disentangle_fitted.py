@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from genmod import checks, rng
+from genmod._host.bars import tqdm
 from genmod.data.order import shuffled
 from genmod.evaluate.disentanglement import checked, entropy, mutual_information, refuse_rare
 from genmod.types import Key

@@ -98,7 +98,7 @@ def kernel_distance_of_subsets(
       ValueError: if there are fewer rows than `size`, shapes do not match, or a number is not
         finite.
     """
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     num, size = checks.positive_integer("num", num), checks.positive_integer("size", size)
     if size < 2:

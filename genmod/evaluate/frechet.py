@@ -223,7 +223,7 @@ def frechet_infinity(
       2020 (arXiv:1911.07023). Stein et al., Exposing Flaws of Generative Model Evaluation Metrics,
       NeurIPS 2023 (arXiv:2306.04675).
     """
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     rule = _frechet_rule(convention, None)
     if checks.positive_integer("num_sizes", num_sizes) < 3:

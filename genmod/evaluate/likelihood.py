@@ -145,7 +145,7 @@ def importance(
       >>> importance(rng.root(0), 1.0, jnp.arange(3.0), exact, num_samples=10).log_likelihood
       array([ 1.,  0., -1.])
     """
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     num_samples = checks.positive_integer("num_samples", num_samples)
     batch_size = checks.positive_integer("batch_size", batch_size)

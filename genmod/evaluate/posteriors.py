@@ -264,7 +264,7 @@ def _log_mixtures(
     Yields:
       The rows, log q(z) [rows], and log q(z_j) [rows, L].
     """
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     num, num_units = z.shape
     size = max(1, _BLOCK // num)

@@ -181,6 +181,6 @@ def permutations(key: Key, num: int, size: int) -> np.ndarray:
 
 
 def _bar(draws: Any, progress: bool) -> Any:
-    from tqdm.auto import tqdm
+    from genmod._host.bars import tqdm
 
     return tqdm(draws, unit="draw", leave=False, disable=None if progress else True)

@@ -17,7 +17,7 @@ class Progress:
     """
 
     def __init__(self, experiment: Experiment, step: int, shown: bool):
-        from tqdm.auto import tqdm
+        from genmod._host.bars import tqdm
 
         self._experiment = experiment
         self._terminal = shown and sys.stderr.isatty()

@@ -117,6 +117,7 @@ def test_a_shipped_experiment_uses_the_devices_that_readme_promises(plainly, tmp
     assert [start["devices"] for start in recorded(tmp_path / "run")["starts"]] == [2]
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_shipped_experiment_are_one_run(plainly, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

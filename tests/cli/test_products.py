@@ -191,6 +191,7 @@ def test_a_grid_of_a_run_without_classes_is_as_it_was(trained):
         ("label", ["--out", "experiments/small.py/"], "is a file; expected a new or empty folder"),
     ],
 )
+@pytest.mark.end_to_end
 def test_samples_that_cannot_be_are_refused(genmod, trained, condition, arguments, said):
     before = sorted(Path.cwd().rglob("*"))
     refused(genmod("sample", trained(condition), *arguments), 2, said)
@@ -201,6 +202,7 @@ def test_samples_that_cannot_be_are_refused(genmod, trained, condition, argument
 
 
 @pytest.mark.parametrize("condition", ["label", "none"])
+@pytest.mark.end_to_end
 def test_codes_are_the_means_of_the_posterior(genmod, trained, tmp_path, condition):
     images = blobs()
     many = np.resize(np.arange(64), 520)  # more than one chunk

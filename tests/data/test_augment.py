@@ -258,6 +258,7 @@ def test_any_size_and_any_number_of_channels(name, num, height, width, channels,
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.end_to_end
 def test_gradients_are_those_of_finite_differences(name):
     with jax.enable_x64(True):
         images, weights = (jnp.asarray(floats(2, 4, 5, 3, seed=s), jnp.float64) for s in (0, 1))
@@ -428,6 +429,7 @@ def test_the_identity_as_augmentation_is_the_game_without():
     assert bits(with_it) == bits(one_step(**options))
 
 
+@pytest.mark.end_to_end
 def test_real_and_generated_images_are_augmented_in_both_updates():
     seen = []
 

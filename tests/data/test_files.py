@@ -563,6 +563,7 @@ def test_an_option_that_means_nothing_is_refused(name, options):
     ("name", "sizes"),
     [("iwae", (59_600, 400)), ("vamp", (50_000, 10_000)), ("full", (60_000, 0))],
 )
+@pytest.mark.end_to_end
 def test_published_splits_hold_what_their_papers_say(name, sizes):
     source = data.Source(splits=name)
     whole, test = data.load("mnist"), data.load("mnist", "test")

@@ -97,6 +97,7 @@ def as_numpy(tree):
 
 @pytest.mark.parametrize("name", ["folder", "parts", "npy", "npz", "call"])
 @pytest.mark.parametrize("split", ["train", "train[10%:80%]", "train[:20]+train[40:]"])
+@pytest.mark.end_to_end
 def test_every_source_gives_the_same_batches_streamed(sources, name, split, no_room, monkeypatch):
     streamed = data.load(sources[name], split)
     with monkeypatch.context() as patch:

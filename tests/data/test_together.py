@@ -122,6 +122,7 @@ def test_a_function_of_ones_own_is_a_part():
 
 
 @pytest.mark.parametrize("streamed", list(itertools.product([False, True], repeat=2)))
+@pytest.mark.end_to_end
 def test_parts_have_the_same_bits_streamed_or_not(streamed, short_parts):
     on_device, batch_at = two(), two(*streamed)
     assert isinstance(batch_at, Stream) == any(streamed)
@@ -181,6 +182,7 @@ def test_two_runs_have_the_batches_of_each_alone(short_parts):
     st.integers(1, 9),
 )
 @example([(7, 3, True), (30, 30, True)], 0, 9)
+@pytest.mark.slow
 def test_any_sizes_are_served(sizes, first, steps):
     def part(size, stream):
         return numbers(max(size[:2]), min(size[:2]), stream=stream)

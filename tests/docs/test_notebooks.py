@@ -20,7 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FEWER = {
     "num_epochs=3": "num_epochs=1",
     "num_steps=1200": "num_steps=400",
-    "num_steps=3000": "num_steps=400",
+    "num_steps=3000": "num_steps=1000",
     ", 1200)": ", 300)",
     ", 2400)": ", 300)",
 }

@@ -86,6 +86,7 @@ def table(monkeypatch):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.slow
 def test_the_table_is_computed_once_and_a_fold_of_it_is_the_experiment(
     archive, tmp_path, table, capsys, monkeypatch
 ):

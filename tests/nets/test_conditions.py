@@ -98,6 +98,7 @@ def test_a_class_learns_from_its_own_examples(made):
 
 
 @OF_CLASSES
+@pytest.mark.end_to_end
 def test_networks_of_classes_can_be_mapped_over(made, of_classes):
     net, params = made[of_classes]
     x, labels = inputs()

@@ -48,6 +48,7 @@ def tiled(images, columns):
     width=st.integers(1, 4),
     channels=st.sampled_from([1, 3]),
 )
+@pytest.mark.end_to_end
 def test_a_grid_shows_every_pixel_of_every_image_in_its_place(
     num, columns, height, width, channels
 ):

@@ -126,6 +126,7 @@ ELEMENTWISE = {
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.end_to_end
 def test_each_operation_gives_what_jax_gives_at_the_edges(name):
     """Review 11: conversions and operations that were followed as something near to them."""
     function = ELEMENTWISE[name]

@@ -114,6 +114,7 @@ def test_the_folder_that_has_no_name_in_the_command_is_locked_too(genmod, place)
 
 
 @pytest.mark.reliability(12)
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_a_save_is_named_and_the_run_goes_on_later(process, copied):
     command = (*SMALL_RUN, copied.path.name, "--epochs", 5)
     ended = process("full", *command, fault="limit:8000").ended()

@@ -77,7 +77,7 @@ LEARNERS = {"autoencoder": autoencoder, "game": game}
 
 
 @pytest.mark.parametrize(
-    "name", ["autoencoder", pytest.param("game", marks=pytest.mark.end_to_end)]
+    "name", ["autoencoder", pytest.param("game", marks=pytest.mark.slow)]
 )
 def test_run_k_is_the_run_of_seed_plus_k(name):
     learner = LEARNERS[name]()
@@ -203,6 +203,7 @@ def test_a_grid_can_be_run_over_seeds():
 
 
 @pytest.mark.end_to_end
+@pytest.mark.slow
 def test_a_games_penalty_can_be_swept():
     with pytest.raises(ValueError, match=r"no number 'r1' to sweep, only \[\]"):
         last(train.over_grid(game(), {"r1": [0.1]}), rng.root(0), 1)
