@@ -76,9 +76,7 @@ def assert_same(ours, theirs, tolerance=2e-4):
 LEARNERS = {"autoencoder": autoencoder, "game": game}
 
 
-@pytest.mark.parametrize(
-    "name", ["autoencoder", pytest.param("game", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["autoencoder", pytest.param("game", marks=pytest.mark.slow)])
 def test_run_k_is_the_run_of_seed_plus_k(name):
     learner = LEARNERS[name]()
     alone = [last(learner, rng.root(5 + index), log_every=100) for index in range(SEEDS)]
