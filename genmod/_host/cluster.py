@@ -143,7 +143,9 @@ class _Watch:
         self._num: int = distributed.global_state.num_processes or 1
         self._state = ""  # how this process has ended, if it has
         self._seen = {k: ("", time.monotonic()) for k in range(self._num) if k != self._me}
-        threading.Thread(target=self._run, daemon=True).start()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def leave(self, state: str) -> None:
         """Announces that this process ends.
@@ -157,6 +159,8 @@ class _Watch:
         while any(seen != _FINISHED for seen, _ in self._seen.values()):
             time.sleep(_BEAT / 10)
         time.sleep(2 * _BEAT)
+        self._over.set()
+        self._thread.join(_PATIENCE)  # a thread in JAX while the interpreter ends crashes it
 
     def _run(self) -> None:
         beat = 0
@@ -171,9 +175,8 @@ class _Watch:
                 if self._state == _FINISHED:
                     return  # the leader has finished and closed the store
                 self._end(f"process 0 of {self._num}, which leads, cannot be reached")
-            if self._state == _FAILED:
+            if self._state == _FAILED or self._over.wait(_BEAT):
                 return
-            time.sleep(_BEAT)
 
     def _look(self, other: int) -> None:
         seen, since = self._seen[other]
