@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import checks, rng
-from genmod._host.bars import tqdm
 from genmod.data.order import shuffled
 from genmod.evaluate.disentanglement import checked, entropy, mutual_information, refuse_rare
 from genmod.types import Key
@@ -355,6 +354,8 @@ def _divided(
 def _over_factors(factors: np.ndarray, others: np.ndarray, progress: bool) -> Any:
     """Yields each factor of two sets, with a progress bar."""
     pairs = list(zip(factors.T, others.T, strict=True))
+    from genmod._host.bars import tqdm
+
     return tqdm(pairs, desc="factors", leave=False, disable=None if progress else True)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from genmod import evaluate
@@ -91,8 +91,3 @@ def _as_json(entry: Entry) -> dict[str, Any]:
         del run["protocol"]
     name, step, _ = entry
     return {"name": name, "step": step, "protocol": dict(entry.protocol), "runs": runs}
-
-
-def by_name(entries: Sequence[Entry]) -> dict[str, Entry]:
-    """Returns the newest entry of each metric."""
-    return {entry.name: entry for entry in entries}

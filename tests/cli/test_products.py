@@ -10,25 +10,7 @@ from PIL import Image
 
 from genmod import data, rng
 from genmod.cli import products
-from genmod.runs import catalogue, loading, recorded
-
-SOURCE = Path(__file__).parents[1] / "support" / "conditional_experiment.py"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Trains a run with a condition, once for each; the run folder is not to be changed."""
-    folders = {}
-
-    def train(condition="label"):
-        if condition not in folders:
-            module = catalogue.load(SOURCE)
-            folders[condition] = tmp_path_factory.mktemp("trained") / condition
-            config = module.Config(condition=condition)
-            recorded.train(module, config, folders[condition], progress=False)
-        return folders[condition]
-
-    return train
+from genmod.runs import loading
 
 
 def opened(path):

@@ -2,36 +2,24 @@
 
 import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import refused
+from commands import CONDITIONAL, refused
 
 from genmod import evaluate, rng
 from genmod.experiment import drawn_from
-from genmod.runs import catalogue, evaluation, gathered, loading, pages, recorded, results
+from genmod.runs import evaluation, gathered, loading, pages, results
 from genmod.runs.folder import Folder
 
-SOURCE = Path(__file__).parents[1] / "support" / "conditional_experiment.py"
 FEW = evaluation.Options(num=40, num_draws=7)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folders = {}
-
-    def train(condition="label"):
-        if condition not in folders:
-            module = catalogue.load(SOURCE)
-            folders[condition] = tmp_path_factory.mktemp("trained") / condition
-            config = module.Config(condition=condition)
-            recorded.train(module, config, folders[condition], progress=False)
-        return folders[condition]
-
-    return train
+def by_name(entries):
+    """The newest entry of each metric."""
+    return {entry.name: entry for entry in entries}
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +68,11 @@ def test_likelihoods_are_those_of_the_function(evaluated):
         num_samples=7,
         prepare=built.likelihood.prepare,
     )
-    by_name = results.by_name(entries)
-    result = by_name["log_likelihood"].mean
+    newest = by_name(entries)
+    result = newest["log_likelihood"].mean
     np.testing.assert_allclose(result[:2], found.average[:2], rtol=1e-5)
-    assert by_name["elbo"].mean.value < result.value
-    assert 1 < by_name["effective_samples"].mean.value < 7
+    assert newest["elbo"].mean.value < result.value
+    assert 1 < newest["effective_samples"].mean.value < 7
 
 
 def test_the_parts_of_the_divergence_add_up(evaluated):
@@ -100,7 +88,7 @@ def test_distances_are_those_of_samples_and_their_floor_that_of_training_images(
     own = evaluation.Subject(built, state, FEW)
     real = np.asarray(built.test.images, np.float32).reshape(64, -1) / 255
     fake = own.generated.reshape(40, -1).astype(np.float32) / 255
-    result = results.by_name(entries)["frechet_distance"].mean
+    result = by_name(entries)["frechet_distance"].mean
     assert result.value == pytest.approx(evaluate.frechet_distance(real, fake), rel=1e-6)
     # The test data of this experiment are its training data.
     assert 0 <= result.floor < 0.2 * result.value
@@ -113,7 +101,7 @@ def test_another_protocol_is_kept_beside_and_the_same_is_replaced(trained):
         evaluation.evaluate_run(folder.path, options, ["distances"], progress=False)
     entries = results.read(folder)
     assert [e.protocol["num_fake"] for e in entries if e.name == "recall"] == [40, 50]
-    assert results.by_name(entries)["recall"].protocol["num_fake"] == 50
+    assert by_name(entries)["recall"].protocol["num_fake"] == 50
 
 
 @pytest.mark.end_to_end
@@ -168,7 +156,7 @@ def test_seeds_have_a_mean_with_its_error_and_differences_are_paired(genmod, tmp
     runs = [tmp_path / name for name in ("first", "second")]
     for run, size in zip(runs, (2, 3), strict=True):
         options = ["--run-dir", run, "--seeds", 2, "--latent-dim", size]
-        assert genmod("train", SOURCE, *options).code == 0
+        assert genmod("train", CONDITIONAL, *options).code == 0
     groups = ["--metrics", "likelihood", "distances"]
     ended = genmod("evaluate", *runs, *groups, "--num", 30, "--num-draws", 2)
     assert ended.code == 0, ended

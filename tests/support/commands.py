@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as orbax
 
 from genmod import experiment
 from genmod.cli import main as cli
-from genmod.runs import catalogue, configs, record, runner
+from genmod.runs import catalogue, configs, record, recorded, runner
 from genmod.train import NonFiniteError, checkpoint
 
 # Where archives of Fashion-MNIST may lie. Debian has packed them again, without the names in them:
@@ -34,6 +34,7 @@ FASHION = {
     "by Debian": ("/usr/share/datasets/fashion-mnist",),
 }
 SMALL = Path(__file__).parent / "small_experiment.py"
+CONDITIONAL = Path(__file__).parent / "conditional_experiment.py"
 FAULTY = Path(__file__).parent / "faulty.py"
 
 
@@ -81,6 +82,25 @@ def place(tmp_path_factory):
     (folder / "experiments").mkdir()
     shutil.copy(SMALL, folder / "experiments" / "small.py")
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Trains a run with a condition, once for each.
+
+    They are runs of the conditional experiment, shared by the tests of a module.
+    """
+    folders = {}
+
+    def train(condition="label"):
+        if condition not in folders:
+            module = catalogue.load(CONDITIONAL)
+            folders[condition] = tmp_path_factory.mktemp("trained") / condition
+            config = module.Config(condition=condition)
+            recorded.train(module, config, folders[condition], progress=False)
+        return folders[condition]
+
+    return train
 
 
 @pytest.fixture(scope="session")
