@@ -162,4 +162,5 @@ def build(config: Config) -> Experiment:
         epochs=config.epochs,
         evaluate=evaluation,
         figures=figures,
+        test=test,
     )

@@ -65,6 +65,7 @@ class Config(Settings):
 def build(config: Config) -> Experiment:
     mixture = data.MIXTURES[config.mixture]
     points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
+    test = data.mixture_dataset(rng.stream(rng.root(0), "test points"), mixture, 10_000)
     spread = np.sqrt(np.mean(np.square(mixture.centers)))  # the players see unit variance
     model = gan.make(
         nets.mlp(config.hidden, 2),
@@ -103,4 +104,5 @@ def build(config: Config) -> Experiment:
         observe=look,
         show=lambda samples: report.plane(samples, mixture.centers),
         observe_every=5 * len(points.images) // config.batch_size,
+        test=test,
     )

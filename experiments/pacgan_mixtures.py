@@ -45,6 +45,7 @@ class Config(Settings):
 def build(config: Config) -> Experiment:
     mixture = data.MIXTURES[config.mixture]
     points = data.mixture_dataset(rng.stream(rng.root(0), config.mixture), mixture)
+    test = data.mixture_dataset(rng.stream(rng.root(0), "test points"), mixture, 10_000)
     normal = nets.normal(0.02)
     discriminator = nets.mlp((200,) * 3, 1, activation=nets.maxout(5), kernel_init=normal)
     model = gan.make(
@@ -67,4 +68,5 @@ def build(config: Config) -> Experiment:
         observe=look,
         show=lambda samples: report.plane(samples, mixture.centers),
         observe_every=20 * len(points.images) // config.batch_size,
+        test=test,
     )

@@ -58,8 +58,10 @@ class Config(Settings):
 def build(config: Config) -> Experiment:
     digits = data.all_digits()
     # The set is the same for every seed of the training.
-    triples = np.asarray(data.triples(rng.stream(rng.root(0), "stacks"), 128_000, 70_000))
-    some, _ = data.stack(digits.images, digits.labels, triples[:1000])
+    triples = data.triples(rng.stream(rng.root(0), "stacks"), 128_000, 70_000)
+    others = data.triples(rng.stream(rng.root(0), "test stacks"), 10_000, 70_000)
+    stacks, test = (data.stacked_dataset(digits, three) for three in (triples, others))
+    some = stacks.images[:1000]
     frequencies = data.stacked_frequencies(digits.labels)
     shape = (28, 28, 3)
     model = gan.make(
@@ -88,10 +90,11 @@ def build(config: Config) -> Experiment:
             triples=triples if config.fixed else None,
             prepare=data.signed_unit_interval,
         ),
-        dataset=data.Dataset(triples, digits.labels[triples], digits.fingerprint),
+        dataset=stacks,
         epochs=config.epochs,
         figures=lambda key, state: report.generator_figures(some, learner.sample(key, state, 100)),
         observe=look,
         observe_every=640,
         latents=Latents(config.latent_dim, learner.decoder),
+        test=test,
     )

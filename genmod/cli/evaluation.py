@@ -10,7 +10,7 @@ from genmod._host import startup
 from genmod.cli.options import print_table
 from genmod.cli.products import Flag
 
-Group = Literal["likelihood", "posterior", "distances", "memorisation"]
+Group = Literal["likelihood", "posterior", "classes", "distances", "memorisation"]
 
 
 def evaluate(
@@ -29,9 +29,10 @@ def evaluate(
     side, with their differences paired by seed.
 
     likelihood: log p(x) by importance sampling, for a model with an encoder. posterior: active
-    units, and the parts of the KL divergence. distances: Fréchet and kernel distance, precision,
-    recall, density and coverage between samples and test images. memorisation: whether samples are
-    nearer to training images than test images are.
+    units, and the parts of the KL divergence. classes: what a classifier that comes with genmod
+    sees in the samples, and how often it sees the class that was asked for. distances: Fréchet,
+    kernel and sliced distance, precision, recall, density and coverage between samples and test
+    images. memorisation: whether samples are nearer to training images than test images are.
 
     Args:
       runs: run folders, or folders of runs.

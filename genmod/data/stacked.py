@@ -6,7 +6,9 @@ generative adversarial networks", section 3.3.2). The protocol of PacGAN (Lin et
 so only the digits (55 MB) and the indices are kept, not the stacks.
 """
 
+import dataclasses
 import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from genmod.data.compiled import Compiled
 from genmod.data.dataset import Dataset
 from genmod.data.protocols import Prepare, Preprocessing, as_function, prepared, unit_interval
 from genmod.data.sources import load
+from genmod.data.stores import StreamedImages
 from genmod.types import Array, Batch, BatchAt, Key, Keys
 
 
@@ -87,6 +90,45 @@ def stack(images: Any, labels: Any, triples: Any) -> tuple[np.ndarray, np.ndarra
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels must be one per image, [{len(images)}], got {list(labels.shape)}")
     return _stacks(images, triples), stacked_modes(labels[triples])
+
+
+def stacked_dataset(digits: Dataset, triples: Any) -> Dataset:
+    """Returns a data set of stacks, which are made when they are indexed.
+
+    Args:
+      digits: images uint8 [N, H, W, 1] with their labels, integers 0 to 9.
+      triples: indices in [0, N), [M, 3], of the images that become channels 0, 1 and 2.
+
+    Returns:
+      A data set with `StreamedImages`, uint8 [M, H, W, 3]. The labels of a stack are its three
+      digits, int32 [M, 3].
+
+    Raises:
+      ValueError: if a shape or type is wrong, or a triple is out of range.
+    """
+    images = np.asarray(digits.images)
+    _check_images(images)
+    triples = _checked_triples(triples, len(images))
+    stacks = StreamedImages(_StackStore(images, triples), np.arange(len(triples)))
+    labels = np.asarray(digits.labels)[triples]
+    return Dataset(stacks, labels, fingerprint(stacks, labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class _StackStore:
+    """Stacks of images, as a `Store`."""
+
+    images: np.ndarray
+    triples: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.images.shape[1:3], 3)
+
+    def read(self, wanted: Iterable[np.ndarray], *, here: bool = False) -> Iterator[np.ndarray]:
+        del here
+        for indices in wanted:
+            yield _stacks(self.images, self.triples[indices])
 
 
 def stacked_modes(digits: Any) -> np.ndarray:

@@ -55,7 +55,7 @@ from genmod.evaluate.posteriors import (
     minibatch_weighted_sampling,
     unit_kl,
 )
-from genmod.evaluate.resampling import floor, interval
+from genmod.evaluate.resampling import floor, interval, intervals
 from genmod.evaluate.results import Result, check_protocols, compare, over_runs
 from genmod.evaluate.scores import ClassifierScore, classification_accuracy_score, classifier_score
 from genmod.evaluate.tempering import Prior, standard_normal, temperatures
@@ -109,6 +109,7 @@ __all__ = [
     "importance",
     "infomec",
     "interval",
+    "intervals",
     "kernel_distance",
     "kernel_distance_of_subsets",
     "label_modes",

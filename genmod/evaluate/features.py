@@ -15,9 +15,6 @@ from genmod.data import Dataset
 from genmod.evaluate import _chunks, _weights, inception, judges
 
 _CHUNK = 500
-_RECOGNISED = 0.8
-"""Least share of a data set's labels that its own judge finds."""
-_TRIED = 1000
 
 
 class Features(NamedTuple):
@@ -146,28 +143,22 @@ def named(name: str | None, dataset: Dataset) -> Features:
 
     Args:
       name: "pixels"; the name of a judge, such as "mnist"; or an npz or safetensors file
-        with the weights of the Inception network, as for `of_inception`. None chooses a
-        packaged judge that recognises four of five labels among the first 1,000 images of the data
-        set, and pixels if none does.
-      dataset: the data set.
+        with the weights of the Inception network, as for `of_inception`. None chooses the
+        packaged judge that reads the data set (`judges.that_reads`), and pixels if none does.
+      dataset: the data set. Points [N, D] are their own features.
 
     Raises:
-      ValueError: if the name is unknown.
+      ValueError: if the name is unknown, or points are given features of images.
       DataError: if the file is missing or damaged.
     """
+    if dataset.images.ndim == 2:
+        if name is not None:
+            raise ValueError(f"features of images must not be given for points, got {name!r}")
+        return Features("points", "", lambda points: np.asarray(points, np.float32))
     if name is None:
-        return _of_judge_that_reads(dataset) or pixels()
+        judge = judges.that_reads(dataset)
+        return pixels() if judge is None else packaged(judge.name)
     if Path(name).suffix in _weights.SUFFIXES:
         return of_inception(name)
     checks.known("features", name, ["pixels", *judges.names()])
     return pixels() if name == "pixels" else packaged(name)
-
-
-def _of_judge_that_reads(dataset: Dataset) -> Features | None:
-    if tuple(dataset.images.shape[1:]) != judges.SHAPE:
-        return None
-    images, labels = dataset.images[:_TRIED], dataset.labels[:_TRIED]
-    for name in judges.names():
-        if np.mean(judges.classifier(name).labels(images) == labels) >= _RECOGNISED:
-            return packaged(name)
-    return None

@@ -34,6 +34,9 @@ from genmod.evaluate import classifier as classifiers
 from genmod.types import Array, Key, Net, Params
 
 _CHUNK = 500
+_RECOGNISED = 0.8
+"""Least share of a data set's labels that its own judge finds."""
+_TRIED = 1000
 
 SHAPE = (28, 28, 1)
 """Shape of an image, (H, W, C)."""
@@ -271,6 +274,30 @@ def classifier(name: str | Path = "mnist") -> Judge:
         checks.known("judge", name, names())
         return _read(packaged(name))
     return _read(name)
+
+
+def that_reads(dataset: Dataset) -> Judge | None:
+    """Returns the packaged judge that recognises a data set's labels.
+
+    It must find four of five labels among the first 1,000 images. Images of several channels, such
+    as Stacked-MNIST, need a label for each channel.
+
+    Args:
+      dataset: images [N, H, W, C] with labels [N], or [N, C].
+
+    Returns:
+      The judge; None if there is none.
+    """
+    shape = tuple(dataset.images.shape[1:])
+    some, labels = dataset.images[:_TRIED], np.asarray(dataset.labels[:_TRIED])
+    if shape[:2] != SHAPE[:2] or labels.size != len(some) * shape[-1]:
+        return None
+    for name in names():
+        judge = classifier(name)
+        found = [judge.labels(some[..., one : one + 1]) for one in range(shape[-1])]
+        if np.mean(np.stack(found, axis=1) == labels.reshape(len(some), -1)) >= _RECOGNISED:
+            return judge
+    return None
 
 
 def fingerprint(name: str = "mnist") -> str:

@@ -129,9 +129,10 @@ def authenticity(train: Any, samples: Any, *, progress: bool = True) -> Estimate
     train = _rows.matrix("train", train, 2)
     both = _rows.alike({"train": train, "samples": samples}, 1)
     _rows.refuse_constant({"train": train}, "no training image is nearer than another")
-    own = _radii(train, 1, progress)
     distance, index = _nearest(both["samples"], train, progress)
-    return estimate(own[index] < distance)
+    # Few training images are the nearest one of a sample.
+    used, place = np.unique(index, return_inverse=True)
+    return estimate(_from_others(train, used, progress)[place] < distance)
 
 
 class Copying(NamedTuple):
@@ -239,6 +240,15 @@ def _radii(x: np.ndarray, k: int, progress: bool) -> np.ndarray:
         if rows != columns:
             add(columns, found.T)
     return nearest.max(axis=1)
+
+
+def _from_others(x: np.ndarray, used: np.ndarray, progress: bool) -> np.ndarray:
+    """Returns the distance of some rows to their nearest other row, float32 [len(used)]."""
+    nearest = np.full((len(used), 2), np.inf, np.float32)
+    for rows, _, found in _rows.distances(x[used], x, what="radii", progress=progress):
+        candidates = np.concatenate([nearest[rows], found], axis=1)
+        nearest[rows] = np.partition(candidates, 1, axis=1)[:, :2]
+    return nearest[:, 1]  # the nearest row is the row itself, at the distance 0
 
 
 def _nearest(x: np.ndarray, others: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray]:

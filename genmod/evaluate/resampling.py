@@ -59,7 +59,7 @@ def interval(
 ) -> Interval:
     """Returns a distance with its standard error and a confidence interval.
 
-    The function is computed for random halves of both sets, drawn without replacement. The standard
+    The distance is computed for random halves of both sets, drawn without replacement. The standard
     deviation over halves is the standard error of all rows (a jackknife that deletes half of the
     rows): a mean of N/2 of N rows varies about the mean of all as much as the latter about the
     truth. The interval is value +- z * error, with z of the normal distribution.
@@ -86,6 +86,9 @@ def interval(
     Raises:
       ValueError: if there are too few rows or halves, or level is not in (0, 1).
 
+    See Also:
+      `intervals`, for a function that returns several distances.
+
     References:
       Shao & Wu, A General Theory for Jackknife Variance Estimation, Annals of Statistics 17 (1989).
 
@@ -98,6 +101,47 @@ def interval(
       >>> found.value, found.lower < 5 < found.upper
       (5.0, True)
     """
+    return intervals(key, function, real, fake, num=num, level=level, progress=progress)
+
+
+def intervals(
+    key: Key,
+    function: Callable[[Any, Any], Any],
+    real: Any,
+    fake: Any,
+    *,
+    num: int = 50,
+    level: float = 0.95,
+    progress: bool = True,
+) -> Any:
+    """Returns several distances, each with its standard error and interval.
+
+    Args:
+      key: single key, for the halves.
+      function: `(real [N, ...], fake [M, ...]) -> tree of numbers`, such as
+        `neighbours.precision_recall_density_coverage`, which is called once for each half.
+      real: rows of real images, [N, ...] with N at least 4.
+      fake: rows of generated images, [M, ...] with M at least 4.
+      num: number of halves, at least 2.
+      level: probability that an interval holds the mean, in (0, 1).
+      progress: whether a progress bar is shown on a terminal.
+
+    Returns:
+      Tree with an `Interval`, as of `interval`, in place of each number.
+
+    Raises:
+      ValueError: if there are too few rows or halves, or level is not in (0, 1).
+
+    Example:
+      >>> import numpy as np
+      >>> from genmod import rng
+      >>> from genmod.evaluate import resampling
+      >>> real, fake = np.arange(100.0), np.arange(100.0) + 5
+      >>> both = lambda a, b: {"mean": b.mean() - a.mean(), "std": b.std() - a.std()}
+      >>> found = resampling.intervals(rng.root(0), both, real, fake)
+      >>> found["mean"].value, found["std"].value
+      (5.0, 0.0)
+    """
     if checks.positive_integer("num", num) < 2:
         raise ValueError(f"num must be at least 2, got {num}")
     if not checks.is_finite_number(level) or not 0 < level < 1:
@@ -106,15 +150,19 @@ def interval(
     for name, rows in sets.items():
         if not rows.ndim or len(rows) < 4:
             raise ValueError(f"{name} must have at least 4 rows, got {list(rows.shape)}")
-    value = float(function(*sets.values()))
+    value, structure = jax.tree.flatten(function(*sets.values()))
     values = []
     orders = [permutations(rng.stream(key, name), num, len(x)) for name, x in sets.items()]
     for both in _bar(list(zip(*orders, strict=True)), progress):
         halves = [x[order[: len(x) // 2]] for x, order in zip(sets.values(), both, strict=True)]
-        values.append(float(function(*halves)))
-    error = float(np.std(values, ddof=1))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * error
-    return Interval(value, error, value - reach, value + reach)
+        values.append(jax.tree.leaves(function(*halves)))
+    errors = np.std(np.array(values, np.float64), axis=0, ddof=1)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+
+    def around(value: Any, error: float) -> Interval:
+        return Interval(float(value), error, float(value) - z * error, float(value) + z * error)
+
+    return structure.unflatten(map(around, value, errors.tolist()))
 
 
 def floor(

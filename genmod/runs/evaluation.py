@@ -17,7 +17,8 @@ import numpy as np
 
 from genmod import checks, evaluate, rng, train
 from genmod.data import Dataset
-from genmod.evaluate import Result, features
+from genmod.evaluate import Result, features, judges
+from genmod.evaluate.resampling import Interval
 from genmod.experiment import Experiment, drawn_from
 from genmod.runs import codes, loading, results, samples
 from genmod.runs.folder import Folder
@@ -25,6 +26,7 @@ from genmod.types import Key
 
 _HALVES = 10
 """Number of random halves from which the error of a distance is estimated."""
+_ERROR = f"standard deviation over {_HALVES} random halves"
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,24 @@ class Subject:
         return self.built.test
 
     @functools.cached_property
-    def generated(self) -> np.ndarray:
-        """Samples as files hold them, uint8 [num, H, W, C]."""
-        pixels = samples.Pixels()
+    def drawn(self) -> tuple[np.ndarray, Any]:
+        """Samples as files hold them, uint8 [num, H, W, C], and their condition.
+
+        Points are float32 [num, D].
+        """
+        points = self.built.dataset.images.ndim == 2
+        converted = np.asarray if points else samples.Pixels()
         try:
             drawn = samples.samples(self.built, self.state, self.key("samples"), self.options.num)
-            return np.concatenate([pixels(images) for images, _ in drawn])
+            chunks = [(converted(images), condition) for images, condition in drawn]
         except train.NoSampler as error:
             raise NotApplicable(str(error)) from None
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
+
+    @property
+    def generated(self) -> np.ndarray:
+        """Samples as files hold them, uint8 [num, H, W, C]; points [num, D]."""
+        return self.drawn[0]
 
     @functools.cached_property
     def extractor(self) -> features.Features:
@@ -207,43 +219,85 @@ def posterior(subject: Subject) -> dict[str, Result]:
     return found
 
 
+def classes(subject: Subject) -> dict[str, Result]:
+    """Returns how a classifier sees the samples, and how often it sees the class asked for."""
+    if subject.generated.shape[1:] != judges.SHAPE:
+        raise NotApplicable(f"the classifiers of genmod judge images {list(judges.SHAPE)}")
+    judge = judges.that_reads(subject.built.dataset)
+    if judge is None:
+        raise NotApplicable("no classifier of genmod recognises the data")
+    real, fake = judge.logits(subject.test.images), judge.logits(subject.generated)
+    protocol = functools.partial(
+        subject.protocol,
+        num_fake=subject.options.num,
+        classifier=judge.name,
+        classifier_fingerprint=judge.fingerprint,
+    )
+
+    def score(logits: np.ndarray) -> float:
+        return evaluate.classifier_score(logits, splits=1).mean
+
+    own = evaluate.interval(
+        subject.key("halves of classifier_score"),
+        lambda real, fake: score(fake),
+        real,
+        fake,
+        num=_HALVES,
+        progress=False,
+    )
+    num_classes = len(judge.classes)
+    counts = np.bincount(subject.test.labels, minlength=num_classes)
+    modes = evaluate.label_modes(
+        fake.argmax(axis=1), num_classes, reference=counts / counts.sum(), judge=judge.fingerprint
+    )
+    found = {
+        "classifier_score": Result(
+            own.value, own.error, score(real), protocol("classifier_score", splits=1, error=_ERROR)
+        ),
+        "reverse_kl_of_classes": Result(
+            modes.reverse_kl,
+            floor=modes.floor.reverse_kl,
+            protocol=protocol("reverse_kl_of_classes", unit="nats", reference="test labels"),
+        ),
+    }
+    if subject.built.is_given_labels:
+        right = fake.argmax(axis=1) == subject.drawn[1]
+        floor = float(np.mean(real.argmax(axis=1) == subject.test.labels))
+        found["class_as_asked"] = Result(
+            *evaluate.estimate(right), floor, protocol("class_as_asked")
+        )
+    return found
+
+
 def distances(subject: Subject) -> dict[str, Result]:
     """Returns distances between samples and test images, each with its error and floor."""
-    quiet = {"progress": subject.progress}
     near = functools.partial(evaluate.precision_recall_density_coverage, progress=False)
-    measures: dict[str, tuple[Callable[[Any, Any], float], dict[str, Any]]] = {
-        "frechet_distance": (evaluate.frechet_distance, {"convention": "torch_fidelity"}),
-        "kernel_distance": (
-            functools.partial(evaluate.kernel_distance, progress=False),
-            {"convention": "unbiased"},
+    kernel = functools.partial(evaluate.kernel_distance, progress=False)
+    sliced = functools.partial(evaluate.sliced_distance, subject.key("projections"))
+    measures: dict[tuple[str, ...], tuple[Callable[..., Sequence[float]], dict[str, Any]]] = {
+        ("frechet_distance",): (
+            lambda *sets: [evaluate.frechet_distance(*sets)],
+            {"convention": "torch_fidelity"},
         ),
-        "sliced_distance": (
-            functools.partial(evaluate.sliced_distance, subject.key("projections")),
-            {"num_projections": 1000},
-        ),
-        **{
-            name: (
-                lambda real, fake, name=name: getattr(near(real, fake), name),
-                {"convention": "prdc", "k": 5},
-            )
-            for name in evaluate.PrecisionRecall._fields
-        },
+        ("kernel_distance",): (lambda *sets: [kernel(*sets)], {"convention": "unbiased"}),
+        ("sliced_distance",): (lambda *sets: [sliced(*sets)], {"num_projections": 1000}),
+        evaluate.PrecisionRecall._fields: (near, {"convention": "prdc", "k": 5}),
     }
     real, perfect = subject.test_features, subject.perfect_features
     found = {}
-    for name, (measure, settings) in measures.items():
-        protocol = subject.distance_protocol(
-            name, **settings, error=f"standard deviation over {_HALVES} random halves"
-        )
-        key, fake = subject.key(f"halves of {name}"), subject.generated_features
+    for names, (measure, settings) in measures.items():
+        key, fake = subject.key(f"halves of {' '.join(names)}"), subject.generated_features
         try:
-            own = evaluate.interval(key, measure, real, fake, num=_HALVES, **quiet)
+            own = evaluate.intervals(
+                key, measure, real, fake, num=_HALVES, progress=subject.progress
+            )
+            floors = [math.nan] * len(names) if perfect is None else measure(real, perfect)
         except ValueError as reason:  # as of a generator whose samples are all the same
-            subject.remarks.append(f"{name} is not a number: {reason}")
-            found[name] = Result(math.nan, protocol=protocol)
-            continue
-        floor = math.nan if perfect is None else measure(real, perfect)
-        found[name] = Result(own.value, own.error, floor, protocol)
+            subject.remarks.append(f"not a number: {', '.join(names)}: {reason}")
+            own, floors = [Interval(*[math.nan] * 4)] * len(names), [math.nan] * len(names)
+        for name, value, floor in zip(names, own, floors, strict=True):
+            protocol = subject.distance_protocol(name, **settings, error=_ERROR)
+            found[name] = Result(value.value, value.error, floor, protocol)
     return found
 
 
@@ -269,6 +323,7 @@ def memorisation(subject: Subject) -> dict[str, Result]:
 GROUPS: dict[str, Callable[[Subject], Mapping[str, Result]]] = {
     "likelihood": likelihood,
     "posterior": posterior,
+    "classes": classes,
     "distances": distances,
     "memorisation": memorisation,
 }

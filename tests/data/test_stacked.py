@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from genmod import data, rng
+from genmod.data.cache import fingerprint
 
 
 def images_of(num, height=4, width=3):
@@ -64,6 +65,21 @@ def test_a_stack_has_the_digits_of_its_triple_as_channels_and_its_mode_says_so(n
         for channel, index in enumerate(triple):
             np.testing.assert_array_equal(stack[..., channel], images[index, ..., 0])
         assert f"{mode:03d}" == "".join(str(labels[index]) for index in triple)
+
+
+def test_a_data_set_of_stacks_makes_them_when_they_are_indexed():
+    digits = data.Dataset(images_of(50), np.arange(50, dtype=np.int32) % 10, "")
+    three = data.triples(rng.root(0), 20, 50)
+    stacks = data.stacked_dataset(digits, three)
+    images, modes = data.stack(digits.images, digits.labels, three)
+    assert stacks.images.shape == images.shape
+    np.testing.assert_array_equal(stacks.images[3:9], images[3:9])
+    np.testing.assert_array_equal(np.asarray(stacks.images), images)
+    np.testing.assert_array_equal(data.stacked_modes(stacks.labels), modes)
+    whole = data.Dataset(images, stacks.labels, "")
+    assert stacks.fingerprint == fingerprint(*whole[:2])
+    for one in (stacks, whole):
+        np.testing.assert_array_equal(data.mean_image(one.images), data.mean_image(images))
 
 
 def test_no_stacks_are_none():

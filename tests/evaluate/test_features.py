@@ -130,13 +130,17 @@ def test_what_is_no_image_is_refused(images, message):
 
 
 def test_digits_are_recognised_whatever_they_are_called(digits, monkeypatch):
-    monkeypatch.setattr(features, "_TRIED", 30)
+    monkeypatch.setattr(judges, "_TRIED", 30)
     labels = data.load("mnist").labels[:1000]
     found = features.named(None, data.from_arrays(digits, labels))
     assert (found.name, found.fingerprint) == ("mnist", judges.fingerprint("mnist"))
     # Digits with other labels, or with none, are not the judge's classes.
     assert features.named(None, data.from_arrays(digits, (labels + 1) % 10)).name == "pixels"
     assert features.named(None, data.from_arrays(digits)).name == "pixels"
+    stacks = data.stacked_dataset(
+        data.from_arrays(digits, labels), RANDOM.integers(0, 1000, (9, 3))
+    )
+    assert features.named(None, stacks).name == "mnist"
 
 
 def test_other_images_are_compared_by_their_pixels():

@@ -2,15 +2,19 @@
 
 import json
 import math
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from commands import CONDITIONAL, refused
 
-from genmod import evaluate, rng
-from genmod.experiment import drawn_from
+from genmod import data, evaluate, rng, train
+from genmod.cli import evaluation as evaluation_command
+from genmod.evaluate import judges
+from genmod.experiment import Experiment, drawn_from
 from genmod.runs import evaluation, gathered, loading, pages, results
 from genmod.runs.folder import Folder
 
@@ -30,7 +34,8 @@ def evaluated(trained):
 
 def test_every_group_that_applies_is_computed_with_its_protocol(evaluated):
     _, notes, entries = evaluated
-    assert notes == []
+    (note,) = notes
+    assert "classes is left out: the classifiers of genmod judge images [28, 28, 1]" in note
     by_group = {
         "likelihood": ["elbo", "log_likelihood", "effective_samples"],
         "posterior": [
@@ -43,7 +48,8 @@ def test_every_group_that_applies_is_computed_with_its_protocol(evaluated):
         ],
         "memorisation": ["authenticity", "nearer_to_training", "c_t"],
     }
-    assert list(evaluation.GROUPS) == list(by_group)
+    assert [name for name in evaluation.GROUPS if name != "classes"] == list(by_group)
+    assert get_args(evaluation_command.Group) == tuple(evaluation.GROUPS)
     assert [entry.name for entry in entries] == [n for names in by_group.values() for n in names]
     for entry in entries:
         protocol = entry.protocol
@@ -223,5 +229,86 @@ def test_a_generator_whose_samples_are_all_the_same_has_the_numbers_that_exist(t
     found = evaluation.distances(own)
     assert found["frechet_distance"].value > 0
     assert math.isnan(found["recall"].value)
-    assert len(own.remarks) == 4
-    assert "fake must" in own.remarks[0] or "fake" in own.remarks[0]
+    (remark,) = own.remarks
+    assert "not a number: precision, recall, density, coverage: fake must" in remark
+
+
+@pytest.fixture(scope="module")
+def mnist_test():
+    whole = data.load("mnist", "test")
+    return data.Dataset(whole.images[:1200], whole.labels[:1200], "some")
+
+
+class State(NamedTuple):
+    params: Any
+
+
+def one_of(keys, num):
+    return jax.vmap(lambda key: jax.random.randint(key, (), 0, num))(keys)
+
+
+def subject(sample, dataset, test, labels=None, num=500):
+    """Subject whose model returns what `sample` returns."""
+    learner = train.learner(
+        lambda key, batch: jnp.zeros(()),
+        lambda key, params, batch: (jnp.zeros(len(batch)), {}),
+        optax.sgd(0.1),
+        sample=sample,
+        conditions=labels,
+    )
+    built = Experiment(learner, lambda key, step: dataset.images[:10], dataset, 10, test=test)
+    return evaluation.Subject(
+        built, State(jnp.zeros(())), evaluation.Options(num=num), progress=False
+    )
+
+
+def test_perfect_samples_score_as_their_floor_by_the_classifier(mnist_test):
+    half = 600
+    first = data.Dataset(mnist_test.images[:half], mnist_test.labels[:half], "first")
+    second = data.Dataset(mnist_test.images[half:], mnist_test.labels[half:], "second")
+    of_class = [np.flatnonzero(first.labels == digit) for digit in range(10)]
+    images = jnp.asarray(np.stack([first.images[own[:30]] for own in of_class])) / 255.0
+
+    def sample(keys, params, labels):
+        return images[labels, one_of(keys, 30)]
+
+    found = evaluation.classes(subject(sample, first, second, first.labels))
+    asked, score = found["class_as_asked"], found["classifier_score"]
+    assert asked.protocol["classifier_fingerprint"] == judges.fingerprint("mnist")
+    assert abs(asked.value - asked.floor) < 4 * max(asked.error, 0.005)
+    assert abs(score.value - score.floor) < 4 * score.error + 0.2
+    assert 9 < score.value < 10
+    divergence = found["reverse_kl_of_classes"]
+    assert 0 < divergence.value < 4 * divergence.floor
+
+
+def test_samples_that_ignore_their_label_are_found(mnist_test):
+    ones = jnp.asarray(mnist_test.images[mnist_test.labels == 1][:50]) / 255.0
+
+    def sample(keys, params, labels):
+        return ones[one_of(keys, 50)]
+
+    found = evaluation.classes(subject(sample, mnist_test, mnist_test, mnist_test.labels))
+    share = np.mean(mnist_test.labels == 1)
+    assert found["class_as_asked"].value == pytest.approx(share, abs=0.05)
+    assert found["classifier_score"].value < 1.2
+    assert found["reverse_kl_of_classes"].value == pytest.approx(-np.log(share), abs=0.1)
+
+
+def test_points_are_their_own_features():
+    mixture = data.MIXTURES["ring"]
+    points, test = (data.mixture_dataset(rng.stream(rng.root(0), n), mixture, 800) for n in "ab")
+
+    def sample(keys, params):
+        return jnp.asarray(points.images)[one_of(keys, 800)]
+
+    own = subject(sample, points, test)
+    distance = evaluation.distances(own)["frechet_distance"]
+    assert distance.protocol["features"] == "points"
+    assert distance.value < 0.02
+    assert math.isfinite(distance.floor)
+    assert evaluation.memorisation(own)["nearer_to_training"].value == 1
+    with pytest.raises(evaluation.NotApplicable, match=r"judge images \[28, 28, 1\]"):
+        evaluation.classes(own)
+    with pytest.raises(ValueError, match="must not be given for points, got 'pixels'"):
+        evaluation.features.named("pixels", points)

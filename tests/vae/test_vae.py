@@ -113,6 +113,29 @@ def test_likelihood_has_second_derivatives(logit):
     np.testing.assert_allclose(curvature, -p * (1 - p), rtol=1e-5)
 
 
+@pytest.mark.parametrize("side", [1, 3, 4, 28])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bernoulli_agrees_with_float64_at_every_number_of_pixels(side, dtype):
+    shape = (20, side, side, 1)
+    logits = 20 * jax.random.normal(rng.root(5), shape)
+    # Where a pixel is nearly certain, its term is tiny, and must keep its digits beside others.
+    logits = logits.at[:10].set(-jnp.abs(logits[:10]) - 5).astype(dtype)
+    x = jnp.round(jax.random.uniform(rng.root(6), shape)).at[:10].set(0.0)
+    found = vae.bernoulli.log_prob(logits, x)
+    at, pixels = (np.asarray(a, np.float64) for a in (logits, x))
+    terms = pixels * special.log_expit(at) + (1 - pixels) * special.log_expit(-at)
+    assert found.dtype == jnp.float32
+    rounding = 2e-2 if dtype == "bfloat16" else 3e-6
+    np.testing.assert_allclose(found, terms.sum((1, 2, 3)), rtol=rounding)
+
+
+def test_bernoulli_has_a_gradient_in_the_image():
+    logits, x = jnp.array([-2.0, 0.5]).reshape(1, 1, 2, 1), jnp.full((1, 1, 2, 1), 0.3)
+    slope = jax.grad(lambda a: vae.bernoulli.log_prob(logits, a).sum())(x)
+    np.testing.assert_allclose(slope, logits)
+    assert jax.jvp(vae.bernoulli.log_prob, (logits, x), (logits, x))[1].shape == (1,)
+
+
 def test_elbo_is_the_evidence_minus_the_divergence_from_the_true_posterior():
     # log p(x) = ELBO + KL(q(z|x) || p(z|x)), both sides by quadrature over a 1-D latent.
     model = tiny(latent_dim=1)
