@@ -69,11 +69,8 @@ def build(config: Config) -> Experiment:
         optax.adam(config.learning_rate, b1=config.b1),
     )
 
-    # The classifier knows digits alone.
-    judge = observe.digits if config.dataset == "mnist" else observe.images
-
     def look(key, state):
-        return judge(learner.sample(key, state, 1000), images.images)
+        return observe.images(learner.sample(key, state, 1000), images)
 
     return Experiment(
         learner=learner,

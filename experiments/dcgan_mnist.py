@@ -83,14 +83,11 @@ def build(config: Config) -> Experiment:
         augment=augmentation(config.augment),
     )
 
-    # The classifier knows digits alone.
-    judge = observe.digits if config.dataset == "mnist" else observe.images
-
     def look(key, state):
-        return judge(learner.sample(key, state, 1000), images.images)
+        return observe.images(learner.sample(key, state, 1000), images)
 
     def evaluation(key, state):
-        return judge(learner.sample(key, state, 10_000), images.images).numbers
+        return observe.images(learner.sample(key, state, 10_000), images).numbers
 
     return Experiment(
         learner=learner,

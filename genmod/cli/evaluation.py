@@ -40,8 +40,8 @@ def evaluate(
       num: number of samples, and of training images that the floor takes in their place.
       num_draws: number of importance samples for each test example.
       seed: seed of samples and draws.
-      features: features of the distances: pixels, mnist, or a file with weights of
-        Inception; those of the data's own classifier, or pixels, if not given.
+      features: features of the distances: pixels, mnist, fashion_mnist, or a file with weights
+        of Inception; those of the data's own classifier, or pixels, if not given.
       best: whether to evaluate the best checkpoint, if the run keeps one, and not the newest.
     """
     from genmod.runs import comparison, evaluation, gathered

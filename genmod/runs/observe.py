@@ -52,38 +52,29 @@ def points(samples: Any, mixture: data.Mixture) -> Observation:
     )
 
 
-def digits(samples: Any, reference: np.ndarray | data.StreamedImages) -> Observation:
-    """Observes generated digits.
+def images(samples: Any, dataset: data.Dataset) -> Observation:
+    """Observes generated images.
 
-    Gives a grid, the share of near duplicates, and how many of the ten classes are reached.
-
-    Args:
-      samples: generated digits, [N, 28, 28, 1], floating in [0, 1].
-      reference: real digits, as many or more, uint8.
-    """
-    samples = np.asarray(samples)
-    judge = judges.classifier()
-    scores = evaluate.label_modes(judge.labels(samples), 10, judge=judge.fingerprint)
-    return _images(samples, reference, scores)
-
-
-def images(samples: Any, reference: np.ndarray | data.StreamedImages) -> Observation:
-    """Observes generated images of any kind.
-
-    Gives a grid and the share of near duplicates.
+    Gives a grid and the share of near duplicates. If a classifier that comes with genmod recognises
+    the data, it also tells how many of its classes are reached.
 
     Args:
-      samples: generated images, [N, H, W, C], floating in [0, 1].
-      reference: real images, uint8. Near duplicates are sought among as many samples, at most a
-        thousand.
+      samples: generated images, [N, H, W, C], floating in [0, 1]. Near duplicates are sought among
+        as many samples as there are real images, at most a thousand.
+      dataset: real images with their labels.
     """
-    return _images(np.asarray(samples), reference, None)
+    samples, judge, scores = np.asarray(samples), judges.that_reads(dataset), None
+    if judge is not None and samples.shape[1:] == judges.SHAPE:
+        scores = evaluate.label_modes(
+            judge.labels(samples), len(judge.classes), judge=judge.fingerprint
+        )
+    return _images(samples, dataset.images, scores)
 
 
 def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray) -> Observation:
     """Observes generated stacks of three digits.
 
-    Gives the same as `digits`, but over 1,000 modes.
+    Gives the same as `images`, but over 1,000 modes.
 
     Args:
       samples: generated stacks, [N, 28, 28, 3], floating in [0, 1]; 26,000 in the published
