@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -10,12 +10,10 @@ from genmod._host import startup
 from genmod.cli.options import print_table
 from genmod.cli.products import Flag
 
-Group = Literal["likelihood", "posterior", "classes", "distances", "memorisation"]
-
 
 def evaluate(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")],
-    metrics: tuple[Group, ...] = (),
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GROUP [GROUP ...]")] = (),
     num: int = 10_000,
     num_draws: int = 500,
     seed: int = 0,
@@ -36,7 +34,8 @@ def evaluate(
 
     Args:
       runs: run folders, or folders of runs.
-      metrics: groups of metrics; all that apply to the run if none is given.
+      metrics: groups of metrics, with spaces or commas between; all that apply to the run if none is
+        given.
       num: number of samples, and of training images that the floor takes in their place.
       num_draws: number of importance samples for each test example.
       seed: seed of samples and draws.
@@ -47,12 +46,13 @@ def evaluate(
     from genmod.runs import comparison, evaluation, gathered
 
     options = evaluation.Options(num, num_draws, seed, features)
+    groups = [group for word in metrics for group in word.split(",")]
     if not runs:
         raise ValueError("evaluate needs at least one run folder, got none")
     folders = [folder for path in runs for folder in gathered.below(path)]
     startup.configure()
     for folder in folders:
-        for note in evaluation.evaluate_run(folder, options, metrics, best=best):
+        for note in evaluation.evaluate_run(folder, options, groups, best=best):
             print(f"note: {note}", file=sys.stderr, flush=True)
     found = [gathered.gather(folder) for folder in folders]
     if len(found) == 1:

@@ -187,8 +187,7 @@ def distances(
     numbers = [np.array([number[identity] for identity in each]) for each in (of_x, of_y)]
     copies = len(number) < (len(of_x) if y is None else len(of_x) + len(of_y))
     for rows, columns, a, b in tiles(x, y, center=center, what=what, progress=progress):
-        squared = a @ b.T
-        squared *= -2
+        squared = (-2 * a) @ b.T
         squared += np.einsum("nd,nd->n", a, a)[:, None]
         squared += np.einsum("nd,nd->n", b, b)[None, :]
         found = np.maximum(squared, 0, out=squared).astype(np.float32)
