@@ -10,7 +10,7 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -254,6 +254,8 @@ class Prepared:
       state: names of the files with `cache.file_state`, which change if a file changes.
       depth: number of channels of an image.
       classes: names of the labels; empty if they have none.
+      factors: names of the features that are factors of variation, with their numbers of values. If
+        there are any, the label of an example is the number of its combination, in C order.
     """
 
     folder: str
@@ -262,6 +264,7 @@ class Prepared:
     state: tuple[tuple[Any, ...], ...]
     depth: int
     classes: tuple[str, ...] = ()
+    factors: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -280,7 +283,7 @@ class Prepared:
         try:
             example = source[self.indices[index]]
             # TFDS reads past the end of a truncated file without error and returns None.
-            return Example(example["image"], int(example["label"]))
+            return Example(example["image"], self._label(example))
         except ImportError:  # Pillow is not installed
             raise
         except Exception as error:
@@ -289,6 +292,12 @@ class Prepared:
                 f"{file}: damaged or missing: {example} cannot be read ({error}); delete "
                 f"{self.folder} and prepare the data set again"
             ) from error
+
+    def _label(self, example: Mapping[str, Any]) -> int:
+        if not self.factors:
+            return int(example["label"])
+        names, sizes = zip(*self.factors, strict=True)
+        return int(np.ravel_multi_index([int(example[name]) for name in names], sizes))
 
     def where(self, index: int) -> str:
         """Returns the file and the number of an example."""

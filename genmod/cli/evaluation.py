@@ -34,8 +34,7 @@ def evaluate(
 
     Args:
       runs: run folders, or folders of runs.
-      metrics: groups of metrics, with spaces or commas between; all that apply to the run if none is
-        given.
+      metrics: groups of metrics, with spaces or commas between; all that apply if none is given.
       num: number of samples, and of training images that the floor takes in their place.
       num_draws: number of importance samples for each test example.
       seed: seed of samples and draws.

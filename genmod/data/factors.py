@@ -7,6 +7,7 @@ downloaded and nothing is stored: an image is a pure function of its factors.
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -246,24 +247,36 @@ NAMED = {
 """Spaces by the names of their data sets."""
 
 
-def factors_of(name: str, split: str = "train") -> np.ndarray:
+def factors_of(
+    name: str, split: str = "train", *, data_dir: str | Path | None = None
+) -> np.ndarray:
     """Returns the factors of a data set's images.
 
     Args:
-      name: name of the data set, "xy_squares" or "sprites".
+      name: name of the data set: "xy_squares", "sprites", or a data set of tensorflow-datasets
+        whose examples have classes that are called label_..., such as "tfds:dsprites". Its factors
+        are these classes, in alphabetical order.
       split: a split, as in `load`.
+      data_dir: folder of tensorflow-datasets, as in `load`.
 
     Returns:
       Factors of the images of `load(name, split)` in their order, int32 [N, F].
 
     Raises:
-      ValueError: if name or split is unknown.
+      ValueError: if name or split is unknown, or the examples have no factors.
+      DataError: if the data set is damaged or not prepared.
 
     Example:
       >>> from genmod import data
       >>> data.factors_of("sprites", "test[:100]").shape
       (100, 5)
     """
+    kind, _, where = name.partition(":")
+    if kind == "tfds":
+        from genmod.data import stored, tfds
+
+        folder = None if data_dir is None else str(data_dir)
+        return stored.factors_of(tfds.examples(where, split, folder))
     checks.known("data set with factors", name, NAMED)
 
     def part(factors: np.ndarray) -> Dataset:

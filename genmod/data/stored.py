@@ -5,6 +5,7 @@ They are folders of pictures, prepared data sets of tensorflow-datasets, and map
 
 import functools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,15 +57,44 @@ def pictures(folder: folders.Folder, part: str, skip_corrupt: bool) -> Dataset:
 
 
 def prepared(examples: Prepared) -> Dataset:
-    """Makes a data set of a prepared tensorflow-datasets split."""
+    """Makes a data set of a prepared tensorflow-datasets split.
+
+    If it has factors, the labels are those of the factor with the fewest values.
+    """
+    images, labels, seen = _read(examples)
+    if examples.factors:
+        sizes = [size for _, size in examples.factors]
+        labels = np.ascontiguousarray(_unravelled(labels, sizes)[:, sizes.index(min(sizes))])
+    return Dataset(images, labels, seen, examples.classes)
+
+
+def factors_of(examples: Prepared) -> np.ndarray:
+    """Returns the factors of a prepared split's examples, int32 [N, F].
+
+    Raises:
+      ValueError: if there are none.
+    """
+    if not examples.factors:
+        raise ValueError(
+            f"data set with factors expected, got that in {examples.folder}, whose examples have a "
+            "single label"
+        )
+    return _unravelled(_read(examples)[1], [size for _, size in examples.factors])
+
+
+def _unravelled(labels: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    return np.stack(np.unravel_index(labels, sizes), axis=1).astype(np.int32)
+
+
+def _read(examples: Prepared) -> tuple[np.ndarray | StreamedImages, np.ndarray, str]:
+    """Returns images, labels and fingerprint."""
     find = functools.partial(scan, examples, keep=lambda num_bytes: num_bytes <= device_budget())
-    found = cached(
+    return cached(
         examples.folder,
         ["tfds", os.path.realpath(examples.folder), examples.split, examples.state],
         find,
         lambda known: DecodedStore(examples, known.shape),
     )
-    return Dataset(*found, examples.classes)
 
 
 def mapped_file(mapped: MappedStore) -> Dataset:

@@ -42,7 +42,7 @@ def examples(
 
     Raises:
       ValueError: if the name or the split is unknown, if the split is empty, if the examples are
-        not a uint8 image with an integer label, or if manual_dir is not a folder.
+        not a uint8 image with an integer label or with factors, or if manual_dir is not a folder.
       DataError: if the data set is damaged or stored in another format than array_record, or if it
         is not prepared and cannot be, for lack of TensorFlow or a network (see `tfds_prepare`).
     """
@@ -69,8 +69,10 @@ def examples(
     state = tuple((name, *file_state(stat)) for name, stat in stats)
     found = Prepared(str(folder), split, range(num), state, 0)
     depth = builder.info.features["image"].shape[-1] or found.read(0).image.shape[-1]
-    names = getattr(builder.info.features["label"], "names", None) or ()
-    return dataclasses.replace(found, depth=depth, classes=tuple(names))
+    factors = tfds_prepare.factors_in(builder.info.features)
+    label = min(factors, key=lambda factor: factor[1])[0] if factors else "label"
+    names = getattr(builder.info.features[label], "names", None) or ()
+    return dataclasses.replace(found, depth=depth, classes=tuple(names), factors=factors)
 
 
 def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:

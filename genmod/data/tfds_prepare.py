@@ -8,6 +8,7 @@ therefore never read, and the next attempt deletes them.
 import contextlib
 import difflib
 import json
+import math
 import os
 import re
 import shutil
@@ -101,7 +102,7 @@ def prepare(name: str, root: Path, manual_dir: str | None) -> None:
 def refuse_features(name: str, features: Any) -> None:
     """Refuses examples that are not images with labels.
 
-    Each example must hold an image, uint8 [H, W, C], and a whole number as its label.
+    Each example must hold an image, uint8 [H, W, C], and a whole number as its label, or factors.
 
     Raises:
       ValueError: if they do not; the message names the data set's features.
@@ -111,24 +112,43 @@ def refuse_features(name: str, features: Any) -> None:
     if not isinstance(features, tfds.features.FeaturesDict) or not _image_and_label(features):
         raise ValueError(
             f"data set {name!r} has the features {' '.join(str(features).split())}; expected "
-            "'image', uint8 [H, W, C], and 'label', one integer"
+            "'image', uint8 [H, W, C], and 'label', one integer, or classes 'label_...' (factors)"
         )
 
 
-def _image_and_label(features: Any) -> bool:
-    """Returns whether examples hold an image and a label.
+def factors_in(features: Any) -> tuple[tuple[str, int], ...]:
+    """Returns names and sizes of the factors of variation among features.
 
-    The image must be bytes [H, W, C], the label a whole number.
+    They are the classes that are called label_..., as in dSprites, of examples without a label, in
+    alphabetical order. A number of values that is not known is 0.
     """
-    if not {"image", "label"} <= set(features):
-        return False
-    image, label = features["image"], features["label"]
-    return (
-        isinstance(image.shape, tuple)
-        and (len(image.shape), image.np_dtype) == (3, np.uint8)
-        and label.shape == ()
-        and np.issubdtype(label.np_dtype, np.integer)
+    import tensorflow_datasets as tfds
+
+    if "label" in features:
+        return ()
+    return tuple(
+        (name, feature.num_classes or 0)
+        for name, feature in sorted(features.items())
+        if name.startswith("label_") and isinstance(feature, tfds.features.ClassLabel)
     )
+
+
+def _image_and_label(features: Any) -> bool:
+    """Returns whether examples hold an image, and a label or factors.
+
+    The image must be bytes [H, W, C], the label a whole number. All combinations of factors must
+    have an int32 as their number.
+    """
+    if "image" not in features:
+        return False
+    image = features["image"]
+    if not isinstance(image.shape, tuple) or (len(image.shape), image.np_dtype) != (3, np.uint8):
+        return False
+    if "label" in features:
+        label = features["label"]
+        return label.shape == () and np.issubdtype(label.np_dtype, np.integer)
+    sizes = [size for _, size in factors_in(features)]
+    return bool(sizes) and 0 < math.prod(sizes) < 2**31
 
 
 def without_config(name: str) -> str:

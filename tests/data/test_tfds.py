@@ -161,6 +161,32 @@ def test_the_names_of_classes_are_those_of_its_description(tmp_path):
     assert found.labels.tolist() == [1, 1, 1]
 
 
+def test_factors_are_those_of_each_image_and_the_fewest_are_the_labels(tmp_path):
+    sizes = {"label_shape": 3, "label_scale": 6, "label_x_position": 32}
+    features = {name: tfds.features.ClassLabel(num_classes=size) for name, size in sizes.items()}
+    other = {"value_scale": tfds.features.Tensor(shape=(), dtype=np.float32)}
+    draw = np.random.default_rng(0)
+    factors = {name: draw.integers(0, size, 64) for name, size in sizes.items()}
+    examples = [
+        {"image": png(image), "value_scale": np.float32(0.5)}
+        | {name: int(values[i]) for name, values in factors.items()}
+        for i, image in enumerate(IMAGES)
+    ]
+    prepare(tmp_path, "forms", {"image": GREY, **features, **other}, {"train": examples})
+    found = data.load("tfds:forms", "train[10:]", data_dir=str(tmp_path))
+    np.testing.assert_array_equal(found.images, IMAGES[10:])
+    np.testing.assert_array_equal(found.labels, factors["label_shape"][10:])
+    for _ in range(2):  # the second time from the cache
+        known = data.factors_of("tfds:forms", "train[10:]", data_dir=tmp_path)
+        expected = np.stack([factors[name] for name in sorted(factors)], axis=1)
+        np.testing.assert_array_equal(known, expected[10:])
+
+
+def test_labelled_digits_have_no_factors(prepared):
+    with pytest.raises(ValueError, match=r"data set with factors expected, got .* single"):
+        data.factors_of("tfds:tiny_digits", data_dir=prepared)
+
+
 def test_advice_on_another_decoder_is_not_passed_on(prepared, caplog):
     # Each process said it anew: case 27 of the reported troubles.
     load("tiny_digits", "train", prepared)
