@@ -25,6 +25,8 @@ FEWER = {
     ", 1200)": ", 300)",
     ", 2400)": ", 300)",
 }
+# Those whose parts are tried by other tests of `make test-end-to-end`.
+SLOWEST = {"04_seeds_and_error_bars", "05_many_devices"}
 LARGEST = 300_000  # bytes: what a reader waits for, and what a repository keeps of every change
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:[\w.-]+/)+[\w.-]+|[A-Z]:\\\w")
 
@@ -78,8 +80,19 @@ def test_notebook_is_committed_with_its_outputs(path):
     assert run == list(range(1, len(run) + 1)), "run from top to bottom, in one go"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("shortened", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("path", "shortened"),
+    [
+        pytest.param(
+            path,
+            shortened,
+            marks=[pytest.mark.slow] * (not shortened or path.stem in SLOWEST),
+            id=f"{path.stem}{'' if shortened else ' whole'}",
+        )
+        for path in NOTEBOOKS
+        for shortened in (True, False)
+    ],
+)
 @pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("default")  # the kernel is a process of its own, outside our rules
 def test_notebook_runs(path, shortened, monkeypatch):

@@ -55,7 +55,7 @@ def test_it_trains_and_samples(path):
 
 
 # A game of two players and a condition; the others take minutes together.
-QUICKEST = {"bigan", "conditional_vae"}
+QUICKEST = {"bigan"}
 
 
 @pytest.mark.end_to_end
