@@ -274,7 +274,12 @@ def classifier(name: str | Path = "mnist") -> Judge:
 
 
 def fingerprint(name: str = "mnist") -> str:
-    """Reads the SHA-256 of the weights of a packaged judge."""
+    """Reads the SHA-256 of the weights of a packaged judge.
+
+    Raises:
+      ValueError: if no judge has this name.
+    """
+    checks.known("judge", name, names())
     with np.load(packaged(name)) as arrays:
         return json.loads(str(arrays["about"]))["fingerprint"]
 
