@@ -23,6 +23,7 @@ def test_every_arm_has_the_same_steps_of_the_same_size(monkeypatch):
     some, seen = jax.tree.map(lambda leaf: leaf[:40], real), []
 
     def watched(learner, key, batch_at, num_steps):
+        assert jax.config.jax_default_matmul_precision == "highest"
         batch = jax.eval_shape(batch_at, key, 0)
         seen.append((num_steps, jax.tree.map(jnp.shape, batch)))
         return learner.init(key, real)
