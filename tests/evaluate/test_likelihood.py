@@ -287,24 +287,23 @@ WEIGHT = functools.partial(linear_gaussian.log_weight, proposal=proposal)
 
 @pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
 def test_bounds_and_estimates_bracket_the_truth(wide):
-    """ELBO = IWAE_1 <= IWAE_10 <= IWAE_50 <= log p, each of 2,000 independent estimates."""
+    """ELBO = IWAE_1 <= IWAE_5 <= IWAE_50 <= log p, each of 500 independent estimates."""
     with jax.enable_x64(wide):
         params, x, *exact = of_the_truth(1, 2, jnp.float64 if wide else jnp.float32)
         truth, bound = (float(value[0]) for value in exact)
-        copies = np.repeat(np.asarray(x), 2000, axis=0)
-        # A call holds 10 chunks, so that one program serves 10 and 50 samples.
-        sizes = {"batch_size": 2000, "chunk_size": 1}
+        copies = np.repeat(np.asarray(x), 500, axis=0)
+        sizes = {"batch_size": 500, "chunk_size": 1}
         found = {
             k: importance(rng.root(2 + k), params, copies, WEIGHT, num_samples=k, **sizes)
-            for k in (1, 10, 50)
+            for k in (1, 5, 50)
         }
-    one, ten, fifty = (found[k].average for k in (1, 10, 50))
+    one, five, fifty = (found[k].average for k in (1, 5, 50))
     assert abs(one.mean - bound) < 4 * one.error + 1e-5
-    assert bound + 4 * ten.error < ten.mean
-    assert ten.mean + 4 * ten.error < fifty.mean
+    assert bound + 4 * five.error < five.mean
+    assert five.mean + 4 * five.error < fifty.mean
     assert fifty.mean < truth + 4 * fifty.error
-    # The delta method's error of an estimate is that which 2,000 estimates show. Their spread is
-    # itself known to 2 %; with 50 samples the method is a few percent off, too.
+    # The delta method's error of an estimate is that which 500 estimates show. The spread of 500
+    # numbers is itself known to 3 %; with 50 samples the method is a few percent off, too.
     spread = found[50].log_likelihood.std(ddof=1)
     assert np.sqrt(np.square(found[50].error).mean()) == pytest.approx(spread, rel=0.15)
 
