@@ -380,11 +380,11 @@ _PREPARE: dict[tuple[float, float], str] = {
 
 def leading_axis(name: str, tree: Any) -> int:
     """Returns the length of the leading axis shared by all arrays."""
-    lengths = sorted({leaf.shape[:1] for leaf in jax.tree.leaves(tree)})
-    if len(lengths) != 1 or lengths == [()]:
-        shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(tree)]
+    shapes = [tuple(getattr(leaf, "shape", ())) for leaf in jax.tree.leaves(tree)]
+    lengths = {shape[:1] for shape in shapes}
+    if len(lengths) != 1 or lengths == {()}:
         raise ValueError(f"{name} must hold arrays with one common leading axis, got {shapes}")
-    return lengths[0][0]
+    return shapes[0][0]
 
 
 @dataclasses.dataclass(frozen=True)

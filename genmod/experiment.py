@@ -361,7 +361,7 @@ class Experiment:
         x = np.asarray(seen.images[:_ENCODED], np.float32) / 255
         c = (seen.labels[:_ENCODED],) if conditional else ()
         mean, _ = jax.jit(latents.posterior)(state, x, *c)
-        if not np.isfinite(mean).all() or evaluate.active_units(mean).num_active:
+        if len(mean) < 2 or not np.isfinite(mean).all() or evaluate.active_units(mean).num_active:
             return []
         return [
             f"posterior collapse: none of {latents.dim} latent units is active, that is has a mean "

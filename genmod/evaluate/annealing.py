@@ -38,7 +38,7 @@ import jax
 import numpy as np
 
 from genmod import checks, rng
-from genmod.evaluate import tempering
+from genmod.evaluate import programs, tempering
 from genmod.evaluate.averages import Estimate, estimate
 from genmod.evaluate.tempering import LogLikelihood, Prior, temperatures
 from genmod.types import Array, Batch, Key, Keys, Params
@@ -200,6 +200,8 @@ def bidirectional(
     sampler = tempering.sampler(log_likelihood, latent_dim, prior, num_leapfrog)
     path = temperatures(num_temperatures, schedule)
     num = checks.positive_integer("num", num)
+    num_chains = checks.positive_integer("num_chains", num_chains)
+    batch_size = checks.positive_integer("batch_size", batch_size)
 
     @jax.jit
     def simulated(key: Key, params: Params) -> tuple[Array, Batch]:
@@ -232,9 +234,7 @@ def _bounds(
     """Returns the bounds of all examples; upper ones if exact latents are given."""
     from genmod._host.bars import tqdm
 
-    num = checks.leading_axis("examples", examples)
-    if not num:
-        raise ValueError("examples must hold at least one example, got none")
+    num = programs.number_of(examples)
     chains = checks.positive_integer("num_chains", num_chains)
     size = min(num, checks.positive_integer("batch_size", batch_size))
     tempering.check(sampler, params, jax.tree.map(lambda leaf: leaf[:1], examples))

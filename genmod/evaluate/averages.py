@@ -78,14 +78,13 @@ def over_examples(
       `name/0` to `name/K-1`.
 
     Raises:
-      ValueError: if batch_size is not positive, the examples are of several parts, the objective
-        looks at its whole batch (it has a true attribute `whole_batch`) and batch_size is smaller
-        than N, or it does not return what is described above.
+      ValueError: if batch_size is not positive, there are no examples or they are of several parts,
+        the objective looks at its whole batch (it has a true attribute `whole_batch`) and
+        batch_size is smaller than N, or it does not return what is described above.
     """
     if prepare is not None:
         prepare = as_function(prepare)
-    programs.refuse_parts("examples", examples)
-    num = checks.leading_axis("examples", examples)
+    num = programs.number_of(examples)
     batch_size = min(num, checks.positive_integer("batch_size", batch_size))
     if batch_size < num and getattr(objective, "whole_batch", False):
         raise ValueError(
@@ -118,7 +117,11 @@ def on_test(
     Returns:
       A function `(key, state) -> numbers by name`, for `Experiment.evaluate`. They are `test_NAME`
       for the loss and each aux value, a mean over the test data, and `test_LOSS_standard_error`.
+
+    Raises:
+      ValueError: at once if there are no examples; when called, as for `over_examples`.
     """
+    programs.number_of(examples)
 
     def evaluate(key: Key, state: Any) -> dict[str, float]:
         values = over_examples(key, state.params, examples, objective=objective, prepare=prepare)

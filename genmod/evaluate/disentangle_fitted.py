@@ -90,8 +90,9 @@ def sap(
       The score, in [0, 1].
 
     Raises:
-      ValueError: if a shape differs from these; if codes are not finite, or factors not whole, or
-        one is constant; if test or key is given though it has no use.
+      ValueError: if a shape differs from these; if codes are not finite; if factors are not whole,
+        or one is constant or, unless ordered, differs for each example; if test or key is given
+        though it has no use.
       ModuleNotFoundError: if scikit-learn is not installed and factors are not ordered.
 
     Example:
@@ -106,7 +107,9 @@ def sap(
     if ordered:
         if test is not None:
             raise ValueError("test must be None if factors are ordered, got test examples")
-        return _mean_gap(_squared_correlation(*checked(codes, factors, least_codes=2)))
+        return _mean_gap(
+            _squared_correlation(*checked(codes, factors, least_codes=2, classes=False))
+        )
     train, held_out = _divided(codes, factors, test, key, least_codes=2)
     _require_sklearn("sap")
     from sklearn.svm import LinearSVC
@@ -151,8 +154,8 @@ def dci(
       progress: whether to show a progress bar.
 
     Raises:
-      ValueError: if a shape differs from these; if codes are not finite, or factors not whole, or
-        one is constant.
+      ValueError: if a shape differs from these; if codes are not finite; if factors are not whole,
+        or one is constant or differs for each example.
       ModuleNotFoundError: if scikit-learn is not installed.
     """
     key = rng.root(0) if key is None else key
@@ -208,12 +211,19 @@ def infomec(
       progress: whether to show a progress bar.
 
     Raises:
-      ValueError: if a shape differs from these; if codes are not finite; if factors are not whole,
-        one is constant, or one of its values has a single example.
+      ValueError: if a shape differs from these; if codes are not finite, or discrete and one has
+        another value for each example; if factors are not whole, one is constant, or one of its
+        values has a single example.
       ModuleNotFoundError: if scikit-learn is not installed.
     """
     codes, factors = checked(codes, factors, least_codes=2, least_factors=2)
     refuse_rare(factors)
+    for place, code in enumerate(codes.T if discrete else ()):
+        if len(np.unique(code)) == len(code):
+            raise ValueError(
+                f"codes must be classes that examples share, as discrete=True says, got another "
+                f"value for each of {len(code)} examples for code {place}"
+            )
     key = rng.root(0) if key is None else key
     _require_sklearn("infomec")
 

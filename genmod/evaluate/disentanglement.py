@@ -54,7 +54,7 @@ def mig(codes: Any, factors: Any, *, num_bins: int = 20) -> float:
 
     Raises:
       ValueError: if a shape differs from these or there are fewer examples than bins; if codes are
-        not finite, or factors not whole, or one is constant.
+        not finite; if factors are not whole, or one is constant or differs for each example.
 
     Example:
       >>> import numpy as np
@@ -119,6 +119,11 @@ def factor_vae_score(
       1.0
     """
     codes, factors = checked(codes, factors, least_factors=2)
+    for name, value in (("num_train", num_train), ("num_test", num_test)):
+        checks.positive_integer(name, value)
+    if checks.positive_integer("group_size", group_size) < 2:
+        raise ValueError(f"group_size must be at least 2, got {group_size}")
+    checks.not_negative("min_std", min_std)
     key = rng.root(0) if key is None else key
     train, test = (
         factor_groups(rng.stream(key, part), codes, factors, num=num, size=group_size)
@@ -214,6 +219,7 @@ def checked(
     least_codes: int = 1,
     least_factors: int = 1,
     vary: bool = True,
+    classes: bool = True,
     of: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns codes as float64 [N, L] and factors as int64 [N, F].
@@ -224,11 +230,13 @@ def checked(
       least_codes: smallest L.
       least_factors: smallest F.
       vary: whether each factor must have at least two values.
+      classes: whether two examples must share a value of each factor that varies.
       of: start of the arguments' names in messages, such as "test ".
 
     Raises:
       ValueError: if a shape differs from these, codes are not finite, or factors are not whole
-        numbers or one is constant.
+        numbers, one is constant, or one has another value for each example, as continuous ones
+        have.
     """
     codes, factors = np.asarray(codes), np.asarray(factors)
     for name, array, letter, least in (
@@ -253,7 +261,7 @@ def checked(
             "or infinite"
         )
     if factors.dtype.kind == "f":
-        wrong = ~(np.isfinite(factors) & (factors == np.round(factors)))
+        wrong = ~((np.abs(factors) < 2**53) & (factors == np.round(factors)))
         if wrong.any():
             place = int(wrong.any(0).argmax())
             raise ValueError(
@@ -269,6 +277,13 @@ def checked(
             f"{of}factors must each have at least two values, got only {factors[0, place]} for "
             f"factor {place}"
         )
+    for place, factor in enumerate(factors.T if vary and classes else ()):
+        if len(np.unique(factor)) == len(factor):
+            raise ValueError(
+                f"{of}factors must be classes that examples share, got another value for each of "
+                f"{len(factor)} examples for factor {place}; divide a continuous factor into "
+                "classes first"
+            )
     return codes, factors
 
 

@@ -152,9 +152,13 @@ def frechet_from_statistics(real: FeatureStatistics, fake: FeatureStatistics) ->
     are fewer images than features, `frechet_distance` is faster and more accurate.
 
     Raises:
-      ValueError: if shapes do not match or a number is not finite.
+      ValueError: if shapes do not match, a number is not finite, or a covariance is not symmetric
+        or has a variance below 0.
     """
     both = {"real": real, "fake": fake}
+    for name, found in both.items():
+        if not isinstance(found, FeatureStatistics):
+            raise ValueError(f"{name} must be FeatureStatistics, got {checks.described(found)}")
     width = np.size(real.mean)
     for name, found in both.items():
         mean, covariance = np.asarray(found.mean), np.asarray(found.covariance)
@@ -165,6 +169,13 @@ def frechet_from_statistics(real: FeatureStatistics, fake: FeatureStatistics) ->
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
+        variances, uneven = np.diag(covariance), np.abs(covariance - covariance.T).max()
+        if variances.min() < 0 or uneven > 1e-5 * variances.max():
+            raise ValueError(
+                f"{name} must have a symmetric covariance without variances below 0, got a "
+                f"smallest variance of {variances.min():g} and differences across the diagonal of "
+                f"up to {uneven:g}"
+            )
     first, second = (
         _Moments(np.asarray(mean, np.float64), np.asarray(covariance, np.float64), squared=True)
         for _, mean, covariance in both.values()

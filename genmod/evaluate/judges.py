@@ -301,7 +301,12 @@ def that_reads(dataset: Dataset) -> Judge | None:
 
 
 def fingerprint(name: str = "mnist") -> str:
-    """Reads the SHA-256 of the weights of a packaged judge."""
+    """Reads the SHA-256 of the weights of a packaged judge.
+
+    Raises:
+      ValueError: if no judge has this name.
+    """
+    checks.known("judge", name, names())
     with np.load(packaged(name)) as arrays:
         return json.loads(str(arrays["about"]))["fingerprint"]
 

@@ -152,10 +152,7 @@ def importance(
     chunk_size = checks.positive_integer("chunk_size", chunk_size)
     if prepare is not None:
         prepare = as_function(prepare)
-    programs.refuse_parts("examples", examples)
-    num = checks.leading_axis("examples", examples)
-    if not num:
-        raise ValueError("examples must hold at least one example, got none")
+    num = programs.number_of(examples)
     if getattr(log_weight, "whole_batch", False):
         raise ValueError(
             "log_weight must compute each example's weight from that example alone, got a function "

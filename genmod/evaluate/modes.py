@@ -238,8 +238,12 @@ def expected_reverse_kl(num: int, frequencies: Any, reference: Any = None) -> fl
     for p, many in zip(alike, times, strict=True):
         if p == 1:  # the count is always N, so its term is 0
             continue
-        log_pmf = log_choose + counts * math.log(p) + (num - counts) * math.log1p(-p)
-        total += float(many * (np.exp(log_pmf) @ terms))
+        # Counts further from their mean have a probability below 1e-25 altogether.
+        reach = 40 * math.sqrt(num * p * (1 - p)) + 40
+        near = slice(max(0, int(num * p - reach)), int(num * p + reach) + 1)
+        each = counts[near]
+        log_pmf = log_choose[near] + each * math.log(p) + (num - each) * math.log1p(-p)
+        total += float(many * (np.exp(log_pmf) @ terms[near]))
     return total
 
 

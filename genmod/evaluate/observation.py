@@ -117,7 +117,8 @@ def choose_sigma(
         together.
 
     Raises:
-      ValueError: if a candidate is not positive, there is none, or as for `annealed`.
+      ValueError: if a candidate is not positive, there is none, the examples are not floating or
+        not finite, or as for `annealed`.
 
     Example:
       >>> import jax
@@ -136,7 +137,12 @@ def choose_sigma(
         checks.positive("sigmas", sigma)
     images = np.asarray(examples)
     num = checks.leading_axis("examples", images)
-    _check_floating(images)
+    _check_floating("examples", images)
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"examples must be finite, got {int((~np.isfinite(images)).sum())} of {images.size} "
+            "NaN or infinite"
+        )
 
     def log_likelihood(params: Params, z: Array, batch: Batch) -> Array:
         return _log_normal(generate(params, z), batch["image"], batch["sigma"])
@@ -164,15 +170,15 @@ def _log_normal(mean: Array, x: Array, sigma: Array) -> Array:
         raise ValueError(
             f"generate must return images of the shape {list(x.shape)}, got {list(mean.shape)}"
         )
-    _check_floating(x)
+    _check_floating("images", x)
     offsets = (x - mean).reshape(len(x), -1)
     constant = offsets.shape[1] * (0.5 * math.log(2 * math.pi) + jnp.log(sigma))
     return -0.5 * jnp.square(offsets).sum(-1) / jnp.square(sigma) - constant
 
 
-def _check_floating(x: Array | np.ndarray) -> None:
+def _check_floating(name: str, x: Array | np.ndarray) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
-            f"images must be floating, in the range of the generated ones, got {x.dtype}; "
+            f"{name} must be floating, in the range of the generated ones, got {x.dtype}; "
             "data.dequantized makes them so of uint8 images"
         )

@@ -66,11 +66,12 @@ def active_units(mean: Array | np.ndarray, *, threshold: float = 0.01) -> Active
     The variance is that over these N examples, with the divisor N.
 
     Args:
-      mean: means of the posteriors, [N, L].
+      mean: means of the posteriors, [N, L] with N at least 2.
       threshold: variance above which a unit is active.
 
     Raises:
-      ValueError: if mean has another shape or is not finite, or threshold is below 0.
+      ValueError: if mean has another shape, is of a single example or not finite, or threshold is
+        below 0.
 
     References:
       Burda et al., Importance Weighted Autoencoders, 2016 (arXiv:1509.00519), section 5.2.
@@ -83,6 +84,10 @@ def active_units(mean: Array | np.ndarray, *, threshold: float = 0.01) -> Active
     """
     checks.not_negative("threshold", threshold)
     (values,) = _checked(mean=mean)
+    if len(values) < 2:
+        raise ValueError(
+            f"mean must be of at least 2 examples, as one has no variance, got {list(values.shape)}"
+        )
     variance = values.var(axis=0)
     return ActiveUnits(variance, variance > threshold)
 

@@ -27,6 +27,19 @@ def batches(examples: Batch, batch_size: int, *, first: int = 0) -> Iterator[tup
         yield start, jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples)
 
 
+def number_of(examples: Batch) -> int:
+    """Returns the number of examples, which is at least one.
+
+    Raises:
+      ValueError: if there are none, or they are of several parts.
+    """
+    refuse_parts("examples", examples)
+    num = checks.leading_axis("examples", examples)
+    if not num:
+        raise ValueError("examples must hold at least one example, got none")
+    return num
+
+
 def keys_of(key: Key, name: str, first: int | Array, num: int) -> Keys:
     """Returns the keys of `num` examples from number `first` on.
 

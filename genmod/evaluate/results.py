@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genmod import checks
 from genmod.evaluate.averages import Estimate, estimate
 
 
@@ -97,8 +98,12 @@ def check_protocols(results: Sequence[Result]) -> None:
     """Refuses results whose protocols differ.
 
     Raises:
-      ValueError: if two protocols differ; the fields are named.
+      ValueError: if two protocols differ, and the fields are named; or if there are no results.
     """
+    wrong = [checks.described(one) for one in results if not isinstance(one, Result)]
+    if wrong or not results:
+        got = ", ".join(wrong) or "none"
+        raise ValueError(f"results must hold at least one Result and nothing else, got {got}")
     first = results[0].protocol
     for other in results[1:]:
         differing = {
@@ -120,8 +125,6 @@ def over_runs(results: Sequence[Result]) -> Result:
     Raises:
       ValueError: if there are no results, or their protocols differ.
     """
-    if not results:
-        raise ValueError("results must hold at least one result, got none")
     check_protocols(results)
     if len(results) == 1:
         return results[0]

@@ -100,8 +100,10 @@ def test_weights_are_unbiased_with_few_temperatures():
 
 def test_a_likelihood_that_ignores_the_latent_is_exact():
     """All weights are equal, whatever the chains do; a tree of examples; the ragged last batch."""
+    precisions = []
 
     def log_likelihood(params, z, batch):
+        precisions.append(jax.config.jax_default_matmul_precision)
         return params * batch["x"].sum(1) + batch["c"] + 0 * z[:, 0]
 
     examples = {"x": np.arange(10, dtype=np.float32).reshape(5, 2), "c": np.ones(5, np.float32)}
@@ -121,6 +123,8 @@ def test_a_likelihood_that_ignores_the_latent_is_exact():
     assert np.isnan(found.upper).all()
     np.testing.assert_allclose(found.error, 0, atol=1e-5)
     np.testing.assert_allclose(found.effective_samples, 3, rtol=1e-5)
+    _, *computed = precisions  # the first call only looks at shapes
+    assert set(computed) == {"highest"}
 
 
 def test_results_do_not_depend_on_the_batch_size():
@@ -262,7 +266,20 @@ def test_bad_input(what, changes):
 
 
 def test_simulated_examples_are_checked():
+    def simulate(keys, params, z):
+        assert jax.config.jax_default_matmul_precision == "highest"
+        return z[:2]
+
     with pytest.raises(ValueError, match="what simulate returns"):
-        bidirectional(rng.root(0), (), 3, MODEL[0], lambda k, p, z: z[:2], latent_dim=2)
+        bidirectional(rng.root(0), (), 3, MODEL[0], simulate, latent_dim=2)
     with pytest.raises(ValueError, match="num"):
         bidirectional(rng.root(0), (), 0, *MODEL, latent_dim=2)
+
+
+@pytest.mark.parametrize("name", ["num_chains", "batch_size"])
+def test_nothing_is_simulated_before_the_options_are_checked(name):
+    def simulate(keys, params, z):
+        raise AssertionError("simulated")
+
+    with pytest.raises(ValueError, match=f"{name} must be a positive whole number, got 0"):
+        bidirectional(rng.root(0), (), 3, MODEL[0], simulate, latent_dim=2, **{name: 0})

@@ -87,6 +87,28 @@ def test_batches_side_by_side_are_refused():
         )
 
 
+def test_products_have_the_highest_precision():
+    seen = []
+
+    def objective(keys, params, x):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return x[:, 0], {}
+
+    evaluate.over_examples(rng.root(0), (), EXAMPLES, objective=objective)
+    assert seen == ["highest"]
+
+
+def test_without_examples_there_is_no_average():
+    for make in (
+        lambda x: evaluate.over_examples(rng.root(0), 1.0, x, objective=objective),
+        lambda x: evaluate.on_test(objective, x),  # at once, not after training
+    ):
+        with pytest.raises(ValueError, match="examples must hold at least one example, got none"):
+            make(EXAMPLES[:0])
+        with pytest.raises(ValueError, match=r"examples must hold arrays .*, got \[\(\), \(\)\]"):
+            make([1.0, 2.0])
+
+
 def test_an_objective_of_the_whole_batch_gets_it():
     def objective(keys, params, x):
         return x[:, 0] - x.mean(), {}
@@ -214,7 +236,7 @@ def test_preprocessing_belongs_to_the_program():
 def test_old_objectives_are_forgotten():
     """An evaluation at every log point of a long run does not fill the memory."""
     alive = []
-    for _ in range(30):
+    for _ in range(20):
         made = lambda keys, params, x: (x[:, 0], {})  # noqa: E731
         alive.append(weakref.ref(made))
         losses(made)

@@ -23,6 +23,7 @@ def test_every_arm_has_the_same_steps_of_the_same_size(monkeypatch):
     some, seen = jax.tree.map(lambda leaf: leaf[:40], real), []
 
     def watched(learner, key, batch_at, num_steps):
+        assert jax.config.jax_default_matmul_precision == "highest"
         batch = jax.eval_shape(batch_at, key, 0)
         seen.append((num_steps, jax.tree.map(jnp.shape, batch)))
         return learner.init(key, real)
@@ -47,7 +48,8 @@ def test_a_classifier_learns_what_it_is_shown():
 def test_half_of_a_batch_is_generated():
     _, real = small()
     made = {"image": jnp.full((9, 8, 8, 1), 7, jnp.uint8), "label": jnp.full((9,), 3, jnp.int32)}
-    batch = classifier._batch_at(16, real, made, rng.root(0), 0)
+    batch_at = jax.jit(classifier._batch_at, static_argnums=0)
+    batch = batch_at(16, real, made, rng.root(0), 0)
     assert ((batch["image"] == 7).all((1, 2, 3)) == (np.arange(16) >= 8)).all()
 
 
@@ -57,6 +59,26 @@ def test_accuracy_counts_every_image_once():
     images[:, 0, 1] = 9
     labels = np.array([1, 1, 1, 0, 1, 2, 1, 1, 0, 1])
     assert float(classifier.accuracy(net, (), images, labels, chunk=4)) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("num", "labels"), [(0, 0), (3, 2)])
+def test_an_accuracy_needs_images_and_their_labels(num, labels):
+    images = np.zeros((num, 1, 3, 1), np.uint8)
+    with pytest.raises(ValueError, match=rf"images and labels .* got \[{num}, 1, 3, 1\] and \["):
+        classifier.accuracy(nets.mlp((), 3), (), images, np.zeros(labels, int))
+
+
+def test_the_cross_entropy_of_a_logit_of_1000_is_a_number():
+    """A published defect: through probabilities, it is NaN at a logit of 100."""
+    logits = jnp.array([1000.0, 0.0])
+    net = nets.Net(
+        lambda key, x: logits, lambda params, x: jnp.broadcast_to(params[None], (len(x), 2))
+    )
+    batch = {"image": jnp.zeros((4, 1, 1, 1), jnp.uint8), "label": jnp.ones(4, jnp.int32)}
+    learner = classifier.learner(net, optax.sgd(1.0))
+    state = train.fit(learner, rng.root(0), lambda key, step: batch, 1)
+    # The slope is softmax(logits) - (0, 1).
+    np.testing.assert_array_equal(state.params, [999.0, 1.0])
 
 
 def test_generated_images_are_stored_with_the_labels_that_they_were_asked_for():
@@ -86,6 +108,7 @@ def test_generated_images_are_stored_with_the_labels_that_they_were_asked_for():
             np.zeros(3),
             "labels must be integers .* got .*float32",
         ),
+        (np.full((3, 2, 2, 1), np.nan, np.float32), LABELS[:3], "images must be finite"),
     ],
 )
 def test_images_or_labels_of_another_kind_are_refused(images, labels, message):

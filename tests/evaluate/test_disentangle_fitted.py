@@ -181,6 +181,7 @@ def test_what_is_no_codes_and_no_factors_is_refused(score):
         (GRID * np.nan, GRID, "codes must be finite, got 48 of 48"),
         (GRID, GRID + 0.5, "factors must be whole numbers"),
         (GRID, GRID * [0, 1], "at least two values, got only 0 for factor 0"),
+        (GRID, GRID + 100 * np.arange(24)[:, None], "factors must be classes that examples share"),
     ):
         with pytest.raises(ValueError, match=message):
             score(codes, factors)
@@ -192,6 +193,10 @@ def test_what_is_no_codes_and_no_factors_is_refused(score):
         (lambda: dci(GRID, GRID[:, :1]), r"factors must .* F >= 2, got int64 \[24, 1\]"),
         (lambda: infomec(GRID, GRID[:, :1]), r"factors must .* F >= 2"),
         (lambda: infomec(RARE, RARE), "two examples of each value, got one of value 5 for fac"),
+        (
+            lambda: infomec(GRID + np.arange(24)[:, None] / 100, GRID, discrete=True),
+            "codes must be classes .* another value for each of 24 examples for code 0",
+        ),
         (lambda: sap(GRID[:3], GRID[[0, 1, 4]]), "at least 4 examples, half of them to test on"),
         (lambda: sap(GRID, GRID, test=GRID), r"test must be \(codes, factors\), got an array"),
         (lambda: sap(GRID, GRID, test=(GRID, GRID[1:])), "test codes and test factors must be of"),

@@ -200,7 +200,13 @@ def changed(value, place=(1, 0)):
         (changed(np.inf), GRID, "codes must be finite"),
         (GRID, changed(0.5), r"factors must be whole numbers .*, got 0.5 for factor 0; divide"),
         (GRID, changed(np.nan, (3, 1)), r"factors must be whole numbers .*, got nan for factor 1"),
+        (GRID, GRID * 1e300, r"factors must be whole numbers .*, got 1e\+300 for factor 0"),
         (GRID, GRID * [1, 0], "at least two values, got only 0 for factor 1"),
+        (
+            GRID,
+            np.stack([GRID[:, 0], np.arange(24)], axis=1),
+            "factors must be classes .* another value for each of 24 examples for factor 1; divide",
+        ),
     ],
 )
 def test_what_is_no_codes_and_no_factors_is_refused(score, codes, factors, message):
@@ -216,8 +222,12 @@ def test_what_is_no_codes_and_no_factors_is_refused(score, codes, factors, messa
         (lambda: mig(GRID, GRID, num_bins=1), "num_bins must be at least 2, got 1"),
         (lambda: mig(GRID, GRID, num_bins=2.5), "num_bins must be a positive whole number"),
         (lambda: scored(GRID, GRID[:, :1]), r"factors must .* F >= 2, got int64 \[24, 1\]"),
-        (lambda: scored(GRID, GRID, num_train=0), "num must be a positive whole number, got 0"),
-        (lambda: scored(GRID, GRID, group_size=1), "size must be at least 2, got 1"),
+        (
+            lambda: scored(GRID, GRID, num_train=0),
+            "num_train must be a positive whole number",
+        ),
+        (lambda: scored(GRID, GRID, num_test=2.5), "num_test must be a positive whole number"),
+        (lambda: scored(GRID, GRID, group_size=1), "group_size must be at least 2, got 1"),
         (lambda: scored(GRID, changed(9)), "two examples of each value, got one of value 9 for"),
         (lambda: scored(GRID, GRID, min_std=-1), "min_std must be a number of at least 0"),
         (lambda: group_score(GROUPS, GROUPS, stds=[1.0]), r"train.codes .* \[V, B, 1\]"),

@@ -106,6 +106,11 @@ def test_the_sliced_distance_in_one_dimension_is_that_of_sorted_numbers():
     expected = 3 * np.mean((np.sort(real[:, 0]) - np.sort(fake[:, 0])) ** 2)
     found = distances.sliced_distance(rng.root(0), real, fake, num_projections=3)
     assert found == pytest.approx(expected, rel=1e-6)
+    # No row of the larger set is left out.
+    more = np.concatenate([fake, draw.normal(9, 1, size=(20, 1))])
+    long, wide = np.repeat(np.sort(real[:, 0]), 3), np.repeat(np.sort(more[:, 0]), 2)
+    found = distances.sliced_distance(rng.root(0), real, more, num_projections=3)
+    assert found == pytest.approx(3 * np.mean((long - wide) ** 2), rel=1e-6)
 
 
 @given(num=st.integers(1, 12), other=st.integers(1, 12), seed=st.integers(0, 99))

@@ -212,6 +212,8 @@ def test_what_is_no_image_is_refused(images, message):
 def test_an_unknown_judge_is_refused():
     with pytest.raises(ValueError, match=r"unknown judge 'minst'; did you mean 'mnist'"):
         judges.classifier("minst")
+    with pytest.raises(ValueError, match=r"unknown judge 'minst'; did you mean 'mnist'"):
+        judges.fingerprint("minst")
 
 
 def test_other_data_are_not_trained_on(quick, tmp_path, monkeypatch):

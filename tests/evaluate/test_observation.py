@@ -67,9 +67,15 @@ def test_a_sigma_at_the_end_of_the_candidates_is_told(monkeypatch):
             lambda x: choose_sigma(rng.root(0), (), x, lambda p, z: z, sigmas=[1, -1], **SMALL),
         ),
         (
-            "must be floating",
+            "examples must be floating",
             lambda x: choose_sigma(
                 rng.root(0), (), x.astype(np.uint8), lambda p, z: z, sigmas=[1.0], **SMALL
+            ),
+        ),
+        (
+            "examples must be finite, got 12 of 12 NaN or infinite",
+            lambda x: choose_sigma(
+                rng.root(0), (), x * np.nan, lambda p, z: z, sigmas=[1.0], **SMALL
             ),
         ),
         (

@@ -155,7 +155,6 @@ def test_active_units():
     assert found.active.tolist() == [True, True, False]
     assert found.num_active == 2
     assert active_units(mean, threshold=0.0).num_active == 3
-    assert active_units(mean[:1]).num_active == 0
 
 
 def test_the_kl_of_units_adds_up_to_that_of_the_elbo():
@@ -175,6 +174,7 @@ GOOD = np.zeros((4, 2))
     [
         (active_units, (np.zeros(3),), r"mean must have the shape \[N, L\], got \[3\]"),
         (active_units, (np.zeros((0, 3)),), r"mean must have the shape \[N, L\], got \[0, 3\]"),
+        (active_units, (GOOD[:1],), r"mean must be of at least 2 examples, .* got \[1, 2\]"),
         (active_units, (np.array([[0, 1], [0, np.nan]]),), "mean must be finite, got nan for exam"),
         (unit_kl, (GOOD, np.zeros((4, 3))), r"logvar must have the shape \[4, 2\], got \[4, 3\]"),
         (unit_kl, (GOOD, GOOD - np.inf), "logvar must be finite, got -inf for example 0, unit 0"),

@@ -86,8 +86,10 @@ def test_the_mean_over_runs_has_the_error_over_runs():
     assert mean.floor == pytest.approx(0.2)
     assert mean.protocol == {**PROTOCOL, "runs": 4}
     assert evaluate.over_runs(runs[:1]) == runs[0]
-    with pytest.raises(ValueError, match="at least one result, got none"):
-        evaluate.over_runs([])
+    for refuse in (evaluate.over_runs, evaluate.check_protocols):
+        for results, got in (([], "none"), ([runs[0], 2.0], r"2\.0")):
+            with pytest.raises(ValueError, match=f"one Result and nothing else, got {got}"):
+                refuse(results)
 
 
 @pytest.mark.parametrize(
