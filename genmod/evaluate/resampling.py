@@ -4,7 +4,7 @@ They serve any function `(real, fake) -> number`, such as `frechet.frechet_dista
 features or of anything else with one row per image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -84,7 +84,8 @@ def interval(
       progress: whether a progress bar is shown on a terminal.
 
     Raises:
-      ValueError: if there are too few rows or halves, or level is not in (0, 1).
+      ValueError: if there are too few rows or halves, level is not in (0, 1), or the function does
+        not return a finite number.
 
     See Also:
       `intervals`, for a function that returns several distances.
@@ -130,7 +131,8 @@ def intervals(
       Tree with an `Interval`, as of `interval`, in place of each number.
 
     Raises:
-      ValueError: if there are too few rows or halves, or level is not in (0, 1).
+      ValueError: if there are too few rows or halves, level is not in (0, 1), or the function does
+        not return finite numbers.
 
     Example:
       >>> import numpy as np
@@ -151,11 +153,13 @@ def intervals(
         if not rows.ndim or len(rows) < 4:
             raise ValueError(f"{name} must have at least 4 rows, got {list(rows.shape)}")
     value, structure = jax.tree.flatten(function(*sets.values()))
+    _refuse_others(value)
     values = []
     orders = [permutations(rng.stream(key, name), num, len(x)) for name, x in sets.items()]
     for both in _bar(list(zip(*orders, strict=True)), progress):
         halves = [x[order[: len(x) // 2]] for x, order in zip(sets.values(), both, strict=True)]
         values.append(jax.tree.leaves(function(*halves)))
+        _refuse_others(values[-1])
     errors = np.std(np.array(values, np.float64), axis=0, ddof=1)
     z = NormalDist().inv_cdf((1 + level) / 2)
 
@@ -187,12 +191,13 @@ def floor(
       real: rows of real images, [N, ...] with N at least num_real + num_fake.
       num_real: number of rows in place of the real images.
       num_fake: number of rows in place of the generated images.
-      num: number of splits. If N is not much larger than both numbers together, the splits are
-        alike.
+      num: number of splits, at least 2. If N is not much larger than both numbers together, the
+        splits are alike.
       progress: whether a progress bar is shown on a terminal.
 
     Raises:
-      ValueError: if a number is not positive or there are too few rows.
+      ValueError: if a number is not positive, there are too few splits or rows, or the function
+        does not return a finite number.
 
     Example:
       >>> import jax
@@ -215,11 +220,19 @@ def floor(
             f"real must have at least num_real + num_fake = {num_real + num_fake} rows, got "
             f"{list(real.shape)}"
         )
+    if num < 2:
+        raise ValueError(f"num must be at least 2, got {num}")
     values = []
     for order in _bar(permutations(key, num, len(real)), progress):
         ours, theirs = order[:num_real], order[num_real : num_real + num_fake]
-        values.append(float(function(real[ours], real[theirs])))
+        values.append(function(real[ours], real[theirs]))
+        _refuse_others(values[-1:])
     return Floor(float(np.mean(values)), float(np.std(values)))
+
+
+def _refuse_others(values: Sequence[Any]) -> None:
+    if not all(np.ndim(value) == 0 and np.isfinite(value) for value in values):
+        raise ValueError(f"function must return finite numbers, got {values}")
 
 
 def permutations(key: Key, num: int, size: int) -> np.ndarray:

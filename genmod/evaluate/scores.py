@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from genmod import checks
@@ -110,18 +112,40 @@ def classification_accuracy_score(
       top: repeat the score with several keys.
 
     Raises:
-      ValueError: if images and labels do not match, or there are fewer than 2 test images.
+      ValueError: if images and labels do not match or are of other types, the test images have
+        another shape than the samples, a label is no class of the network, or there are fewer than
+        2 test images.
 
     References:
       Ravuri & Vinyals, Classification Accuracy Score for Conditional Generative Models, NeurIPS
       2019 (arXiv:1905.10887).
     """
     for name, some, least in (("samples", samples, 1), ("test", test, 2)):
-        images, labels = np.shape(some["image"]), np.shape(some["label"])
-        if len(images) != 4 or labels != images[:1] or images[0] < least:
+        images, labels = (np.asarray(some[field]) for field in ("image", "label"))
+        if images.ndim != 4 or labels.shape != images.shape[:1] or len(images) < least:
             raise ValueError(
                 f"{name} must have images [N, H, W, C] and labels [N] with N >= {least}, got "
-                f"{list(images)} and {list(labels)}"
+                f"{list(images.shape)} and {list(labels.shape)}"
+            )
+        if images.dtype != np.uint8 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name} must have uint8 images and integer labels, as classifier.labelled returns "
+                f"them, got {images.dtype} and {labels.dtype}"
+            )
+    shapes = [np.shape(some["image"])[1:] for some in (samples, test)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"test must have images of the samples' shape {list(shapes[0])}, got {list(shapes[1])}"
+        )
+    logits = jax.eval_shape(
+        lambda x: recipe.net(recipe.net.init(key, x), x), jnp.zeros((1, *shapes[0]))
+    )
+    for name, some in (("samples", samples), ("test", test)):
+        least, most = int(np.min(some["label"])), int(np.max(some["label"]))
+        if not 0 <= least <= most < logits.shape[-1]:
+            raise ValueError(
+                f"{name} must have labels in [0, {logits.shape[-1]}), the classes of recipe.net, "
+                f"got {least} to {most}"
             )
     share = float(classifier.score(key, recipe, samples, None, test, augment=augment))
     return Estimate(share, float(np.sqrt(share * (1 - share) / (len(test["label"]) - 1))))

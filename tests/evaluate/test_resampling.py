@@ -54,6 +54,19 @@ def test_without_a_difference_the_error_is_too_large_by_root_3():
     assert 1.2 < np.mean(errors) / truth < 2.4
 
 
+def test_several_distances_have_the_error_of_each():
+    draw = np.random.default_rng(0)
+    real, fake = draw.normal(size=90), 3 * draw.normal(size=100)
+
+    def both(real, fake):
+        return {"difference": difference(real, fake), "spread": fake.std()}
+
+    found = resampling.intervals(rng.root(0), both, real, fake, num=9)
+    alone = resampling.interval(rng.root(0), difference, real, fake, num=9)
+    assert found["difference"] == pytest.approx(alone, rel=1e-12)
+    assert found["spread"].value == fake.std()
+
+
 def test_the_floor_is_the_mean_distance_of_perfect_samples():
     draw = np.random.default_rng(0)
     real = draw.normal(size=(5000, 3))
@@ -123,6 +136,18 @@ MANY = np.zeros((8, 2))
         (
             lambda: resampling.floor(rng.root(0), difference, MANY, num_real=0, num_fake=3),
             "num_real must be a positive whole number, got 0",
+        ),
+        (
+            lambda: resampling.floor(rng.root(0), difference, MANY, num_real=2, num_fake=2, num=1),
+            "num must be at least 2, got 1",
+        ),
+        (
+            lambda: resampling.interval(rng.root(0), lambda a, b: np.nan, MANY, MANY),
+            r"function must return finite numbers, got \[nan\]",
+        ),
+        (
+            lambda: resampling.floor(rng.root(0), lambda a, b: a[0], MANY, num_real=2, num_fake=2),
+            "function must return finite numbers, got",
         ),
     ],
 )

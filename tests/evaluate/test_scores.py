@@ -36,6 +36,15 @@ def test_one_part_is_the_score_of_all_samples_in_any_order():
     assert scores.classifier_score(logits, splits=50).mean < found.mean
 
 
+def test_parts_of_unequal_size_hold_every_sample():
+    logits = feature_cases.logits(11).astype(np.float64)
+    order = np.random.RandomState(2020).permutation(11)
+    parts = [by_definition(logits[some]) for some in (order[:5], order[5:])]
+    found = scores.classifier_score(logits, splits=2)
+    assert found.mean == pytest.approx(np.mean(parts), rel=1e-12)
+    assert found.std == pytest.approx(np.std(parts), rel=1e-12)
+
+
 def test_it_lies_between_1_and_the_number_of_classes():
     sure = 1000 * np.eye(5)[np.arange(100) % 5]
     assert scores.classifier_score(sure, splits=1).mean == pytest.approx(5)
@@ -84,6 +93,11 @@ LOGITS = np.eye(3)
 SOME = images(np.array([0, 1]))
 
 
+def trained_on(samples=SOME, test=SOME):
+    recipe = classifier.Recipe(nets.mlp((), 2), optax.adam(0.1), batch_size=2, num_steps=1)
+    return scores.classification_accuracy_score(rng.root(0), recipe, samples, test)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -103,6 +117,22 @@ SOME = images(np.array([0, 1]))
                 rng.root(0), None, images(np.zeros(0, int)), SOME
             ),
             "samples must have images",
+        ),
+        (
+            lambda: trained_on({**SOME, "label": jnp.array([0, 2])}),
+            r"samples must have labels in \[0, 2\), the classes of recipe.net, got 0 to 2",
+        ),
+        (
+            lambda: trained_on(test={**SOME, "label": jnp.array([-1, 0])}),
+            r"test must have labels in \[0, 2\), .* got -1 to 0",
+        ),
+        (
+            lambda: trained_on({**SOME, "image": SOME["image"] / 255}),
+            "samples must have uint8 images and integer labels, .* got float32 and int32",
+        ),
+        (
+            lambda: trained_on(test={**SOME, "image": SOME["image"][:, :3]}),
+            r"test must have images of the samples' shape \[4, 4, 1\], got \[3, 4, 1\]",
         ),
     ],
 )
