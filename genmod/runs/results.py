@@ -35,12 +35,13 @@ class Entry(NamedTuple):
         return evaluate.over_runs(self.runs)
 
     def described(self) -> tuple[str, str, str, str]:
-        """Describes the metric for readers: name, value, floor and protocol."""
-        mean = self.mean
+        """Describes the metric for readers: name with unit, value, floor and protocol."""
+        mean, unit = self.mean, self.protocol.get("unit")
+        name = f"{self.name} ({unit})" if unit else self.name
         floor = "-" if math.isnan(mean.floor) else str(Result(mean.floor))
         protocol = {"step": self.step, **mean.protocol}
-        said = ", ".join(f"{name} {value}" for name, value in protocol.items())
-        return self.name, str(mean._replace(floor=math.nan)), floor, said
+        said = ", ".join(f"{field} {value}" for field, value in protocol.items())
+        return name, str(mean._replace(floor=math.nan)), floor, said
 
 
 def read(folder: Folder) -> list[Entry]:

@@ -112,8 +112,11 @@ def test_another_protocol_is_kept_beside_and_the_same_is_replaced(trained):
 def test_what_does_not_apply_is_left_out_with_its_reason(trained):
     path = trained("attributes")
     notes = evaluation.evaluate_run(path, FEW, progress=False)
-    assert len(notes) == 1
-    assert "posterior is left out: the condition of this run is not the label" in notes[0]
+    assert [note.split(": ")[1] for note in notes] == [
+        "posterior is left out",
+        "classes is left out",
+    ]
+    assert "the condition of this run is not the label" in notes[0]
     with pytest.raises(ValueError, match="posterior does not apply: the condition of this run"):
         evaluation.evaluate_run(path, FEW, ["posterior"], progress=False)
     with pytest.raises(ValueError, match="unknown metrics 'distance'; did you mean 'distances'"):
