@@ -47,6 +47,30 @@ def test_every_sample_is_used(num_samples):
         np.testing.assert_allclose(values, truth, rtol=1e-5, atol=1e-6)
 
 
+def test_a_hierarchy_of_latents_has_the_likelihood_of_its_closed_form():
+    # z2 ~ N(0, 1), z1 ~ N(z2, 1), x ~ N(z1, 1): x ~ N(0, 3). Both latents come from the prior.
+    def log_weight(keys, params, x):
+        z2 = jax.vmap(jax.random.normal)(rng.stream(keys, "z2"))
+        z1 = z2 + jax.vmap(jax.random.normal)(rng.stream(keys, "z1"))
+        return jax.scipy.stats.norm.logpdf(x, params * z1)
+
+    found = importance(rng.root(0), 1.0, X, log_weight, num_samples=2000)
+    exact = jax.scipy.stats.norm.logpdf(X, 0, np.sqrt(3))
+    assert np.all(np.abs(found.log_likelihood - exact) < 4 * found.error)
+    assert np.all(found.error < 0.05)
+
+
+def test_a_flow_without_latents_is_exact():
+    # x = sinh(u), u ~ N(0, 1): log p(x) = log N(asinh(x)) - log(1 + x^2) / 2, whatever the draw.
+    def log_weight(keys, params, x):
+        return jax.scipy.stats.norm.logpdf(jnp.arcsinh(x)) - 0.5 * jnp.log1p(x**2)
+
+    found = importance(rng.root(0), None, X, log_weight, num_samples=3)
+    density = np.exp(-(np.arcsinh(X) ** 2) / 2) / np.sqrt(2 * np.pi * (1 + X**2))
+    np.testing.assert_allclose(found.log_likelihood, np.log(density), rtol=1e-5)
+    np.testing.assert_allclose(found.error, 0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("batch_size", "chunk_size"), [(1, 10), (3, 4), (7, 1), (100, 100)])
 def test_the_result_does_not_depend_on_the_sizes(batch_size, chunk_size):
     sizes = {"batch_size": batch_size, "chunk_size": chunk_size}
