@@ -91,13 +91,15 @@ class Subject:
 
         Points are float32 [num, D].
         """
-        points = self.built.dataset.images.ndim == 2
-        converted = np.asarray if points else samples.Pixels()
+        points, pixels = self.built.dataset.images.ndim == 2, samples.Pixels()
+        converted = np.asarray if points else pixels
         try:
             drawn = samples.samples(self.built, self.state, self.key("samples"), self.options.num)
             chunks = [(converted(images), condition) for images, condition in drawn]
         except train.NoSampler as error:
             raise NotApplicable(str(error)) from None
+        if pixels.remark:
+            self.remarks.append(pixels.remark)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
     @property
@@ -245,10 +247,9 @@ def classes(subject: Subject) -> dict[str, Result]:
         num=_HALVES,
         progress=False,
     )
-    num_classes = len(judge.classes)
-    counts = np.bincount(subject.test.labels, minlength=num_classes)
+    counts = np.bincount(subject.test.labels, minlength=len(judge.classes))
     modes = evaluate.label_modes(
-        fake.argmax(axis=1), num_classes, reference=counts / counts.sum(), judge=judge.fingerprint
+        fake.argmax(axis=1), len(counts), frequencies=counts / counts.sum(), judge=judge.fingerprint
     )
     found = {
         "classifier_score": Result(
@@ -257,7 +258,7 @@ def classes(subject: Subject) -> dict[str, Result]:
         "reverse_kl_of_classes": Result(
             modes.reverse_kl,
             floor=modes.floor.reverse_kl,
-            protocol=protocol("reverse_kl_of_classes", unit="nats", reference="test labels"),
+            protocol=protocol("reverse_kl_of_classes", unit="nats", reference="uniform"),
         ),
     }
     if subject.built.is_given_labels:

@@ -291,11 +291,14 @@ def test_samples_that_ignore_their_label_are_found(mnist_test):
     def sample(keys, params, labels):
         return ones[one_of(keys, 50)]
 
-    found = evaluation.classes(subject(sample, mnist_test, mnist_test, mnist_test.labels))
+    own = subject(lambda *args: 2 * sample(*args), mnist_test, mnist_test, mnist_test.labels)
+    found = evaluation.classes(own)
+    (remark,) = own.remarks
+    assert "outside [0, 1] and are clipped" in remark
     share = np.mean(mnist_test.labels == 1)
     assert found["class_as_asked"].value == pytest.approx(share, abs=0.05)
     assert found["classifier_score"].value < 1.2
-    assert found["reverse_kl_of_classes"].value == pytest.approx(-np.log(share), abs=0.1)
+    assert found["reverse_kl_of_classes"].value == pytest.approx(np.log(10), abs=0.1)
 
 
 def test_points_are_their_own_features():
