@@ -6,8 +6,8 @@ the non-saturating loss, an average of the generator.
 
     genmod train dcgan_mnist
 
-All ten classes, without near duplicates; the reverse KL of the classes of 10,000 samples, by the
-classifier of digits of its day, is .035 (seed 0). At 157 ms a step on two quiet cores (of
+All ten classes, without near duplicates; the reverse KL of the classes of 10,000 samples is .036
+(seed 0). At 157 ms a step on two quiet cores (of
 128 images, experiments/benchmarks/convolutions.py) its 6,000 steps are a quarter of an hour.
 """
 
