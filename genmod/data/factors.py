@@ -254,8 +254,8 @@ def factors_of(
 
     Args:
       name: name of the data set: "xy_squares", "sprites", or a data set of tensorflow-datasets
-        whose examples have classes that are called label_..., such as "tfds:dsprites". Its factors
-        are these classes, in alphabetical order.
+        whose examples have classes with names that begin with `label_`, such as "tfds:dsprites".
+        Its factors are these classes, in alphabetical order.
       split: a split, as in `load`.
       data_dir: folder of tensorflow-datasets, as in `load`.
 

@@ -119,8 +119,8 @@ def refuse_features(name: str, features: Any) -> None:
 def factors_in(features: Any) -> tuple[tuple[str, int], ...]:
     """Returns names and sizes of the factors of variation among features.
 
-    They are the classes that are called label_..., as in dSprites, of examples without a label, in
-    alphabetical order. A number of values that is not known is 0.
+    They are the classes with names that begin with `label_`, as in dSprites, of examples without a
+    label, in alphabetical order. A number of values that is not known is 0.
     """
     import tensorflow_datasets as tfds
 
