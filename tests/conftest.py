@@ -26,15 +26,17 @@ from hypothesis import settings
 
 pytest_plugins = ["commands"]
 
-# Compiled programs by their contents, for the other workers and for the next time. Commands in
+# Compiled programs by their contents, for the other workers and for the next time. To write down
+# those that compile in no time takes longer, the first time, than to compile them. Commands in
 # processes of their own have another cache.
 PROGRAMS = platformdirs.user_cache_path("genmod") / "tests"
 jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
+# The check takes a twelfth of the time; GENMOD_TESTS_KEYS=unchecked leaves it out.
+jax.config.update("jax_debug_key_reuse", os.environ.get("GENMOD_TESTS_KEYS") != "unchecked")
 jax.devices()  # now, so that no command run in this process can choose another number
 
 
