@@ -3,6 +3,7 @@
 A model is a few pure functions (`Vae`); an objective is one function (`elbo`).
 """
 
+from genmod.vae.bounds import ciwae, iwae, miwae, piwae
 from genmod.vae.likelihoods import Likelihood, bernoulli, mean_logits
 from genmod.vae.model import Vae, VaeParams, decode_mean, generate, make, reconstruct
 from genmod.vae.normal import kl_divergence, kl_normal, log_normal
@@ -19,17 +20,21 @@ __all__ = [
     "VaeParams",
     "article_loss",
     "bernoulli",
+    "ciwae",
     "decode_mean",
     "diagonal_normal",
     "elbo",
     "generate",
     "interpolate",
+    "iwae",
     "kl_divergence",
     "kl_normal",
     "log_normal",
     "log_weight",
     "make",
     "mean_logits",
+    "miwae",
+    "piwae",
     "reconstruct",
     "standard_normal",
     "traverse",

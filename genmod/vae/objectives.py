@@ -11,6 +11,7 @@ or what the model's `condition` splits into images and their condition.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -146,9 +147,26 @@ def _terms(
     x, c = model.condition(batch)
     parameters = model.encode(params, x, c)  # q(z | x) = N(mean, exp(logvar)), unless another
     z = model.sample(keys, *parameters)
-    reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
     if closed_form and model.prior.kl_divergence is not None:
+        reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
         return reconstruction, model.prior.kl_divergence(params.prior, *parameters)
+    return terms_at(model, params, x, c, z, parameters)
+
+
+def terms_at(
+    model: Vae, params: VaeParams, x: Array, c: Any, z: Array, parameters: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    """Returns -log p(x|z) and log q(z|x) - log p(z) at latents z, [B] each, in nats.
+
+    Args:
+      model: the VAE.
+      params: its parameters.
+      x: images [B, H, W, C].
+      c: their condition.
+      z: latents [B, L].
+      parameters: parameters of q(z|x), as `model.encode` returns them.
+    """
+    reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
     posterior = functools.partial(model.encode, params)
     log_ratio = model.posterior.log_prob(z, *parameters)
     log_ratio -= model.prior.log_prob(params.prior, z, posterior)
