@@ -7,7 +7,7 @@ from genmod.vae.bounds import ciwae, iwae, miwae, piwae
 from genmod.vae.likelihoods import Likelihood, bernoulli, mean_logits
 from genmod.vae.model import Vae, VaeParams, decode_mean, generate, make, reconstruct
 from genmod.vae.normal import kl_divergence, kl_normal, log_normal
-from genmod.vae.objectives import article_loss, elbo, log_weight
+from genmod.vae.objectives import article_loss, capacity, elbo, free_bits, log_weight
 from genmod.vae.paths import interpolate, traverse
 from genmod.vae.posteriors import Posterior, diagonal_normal
 from genmod.vae.priors import Prior, standard_normal
@@ -20,10 +20,12 @@ __all__ = [
     "VaeParams",
     "article_loss",
     "bernoulli",
+    "capacity",
     "ciwae",
     "decode_mean",
     "diagonal_normal",
     "elbo",
+    "free_bits",
     "generate",
     "interpolate",
     "iwae",
