@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from genmod import checks
-from genmod.types import Array
+from genmod.types import Array, Key, Keys
 
 
 class Likelihood(NamedTuple):
@@ -20,11 +20,13 @@ class Likelihood(NamedTuple):
       mean: the expected image, `output -> images [B, H, W, C]`.
       support: least and largest value of x in the distribution's support, such as (0, 1). Images
         outside it are refused when training begins. None if any value is allowed.
+      sample: one draw per key, `(keys [B], output) -> images [B, H, W, C]`; None if there is none.
     """
 
-    log_prob: Callable[[Array, Array], Array]
-    mean: Callable[[Array], Array]
+    log_prob: Callable[[Any, Array], Array]
+    mean: Callable[[Any], Array]
     support: tuple[float, float] | None = None
+    sample: Callable[[Keys, Any], Array] | None = None
 
 
 @jax.custom_jvp
@@ -104,7 +106,14 @@ def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
     return -_cross_entropy(logits.reshape(flat), x.reshape(flat))
 
 
-bernoulli = Likelihood(log_prob=_bernoulli_log_prob, mean=jax.nn.sigmoid, support=(0, 1))
+def _bernoulli_sample(keys: Keys, logits: Array) -> Array:
+    def draw(key: Key, logits: Array) -> Array:
+        return jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)
+
+    return jax.vmap(draw)(keys, logits)
+
+
+bernoulli = Likelihood(_bernoulli_log_prob, jax.nn.sigmoid, (0, 1), _bernoulli_sample)
 """Independent Bernoulli pixels, from logits.
 
 References:

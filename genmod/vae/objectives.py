@@ -11,18 +11,23 @@ or what the model's `condition` splits into images and their condition.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from genmod import checks
+from genmod import checks, rng
 from genmod.types import Array, Batch, Keys, Metrics, Objective
+from genmod.vae import normal
 from genmod.vae.model import Vae, VaeParams
 
 
-def elbo(model: Vae, *, beta: float | Array = 1.0) -> Objective:
+def elbo(
+    model: Vae, *, beta: float | Array = 1.0, num_samples: int = 1, closed_form: bool = True
+) -> Objective:
     """Returns the negative evidence lower bound (ELBO) as an objective.
 
-        loss = -log p(x | z) + beta * KL(q(z | x) || p(z)),    z ~ q(z | x), one draw
+        loss = -log p(x | z) + beta * KL(q(z | x) || p(z)),    z ~ q(z | x)
 
     The loss is in nats. With beta = 1 it is that of a VAE, with another weight that of a beta-VAE.
     The KL term is in closed form if the prior has a `kl_divergence`, as N(0, I) has; else it is
@@ -32,14 +37,16 @@ def elbo(model: Vae, *, beta: float | Array = 1.0) -> Objective:
       model: the VAE.
       beta: weight of the KL term, at least 0. A weight that follows a schedule is a `hyper` of
         `train.learner`, with `lambda hyper: vae.elbo(model, beta=hyper["beta"])`.
+      num_samples: number of draws z over which the loss is averaged.
+      closed_form: whether the KL term is in closed form where there is one; False estimates it.
 
     Returns:
       An objective, with one loss per image. Its aux holds the two terms `reconstruction` (the first
       one) and `kl` [B], both in nats and unweighted.
 
     Raises:
-      ValueError: if beta is not a number of at least 0; when called, if there is not one key for
-        each image.
+      ValueError: if beta is not a number of at least 0, or num_samples not positive; when called,
+        if there is not one key for each image.
 
     References:
       Kingma & Welling, Auto-Encoding Variational Bayes, 2014 (arXiv:1312.6114), equation 10.
@@ -56,14 +63,115 @@ def elbo(model: Vae, *, beta: float | Array = 1.0) -> Objective:
       >>> loss.shape, sorted(aux)
       ((3,), ['kl', 'reconstruction'])
     """
-    if not isinstance(beta, jax.core.Tracer):
-        checks.not_negative("beta", beta)
+    _check_weight("beta", beta)
+    num_samples = checks.positive_integer("num_samples", num_samples)
 
     def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
-        reconstruction, kl = _terms(model, keys, params, batch)
+        terms = functools.partial(_terms, model, closed_form=closed_form)
+        if num_samples == 1:
+            reconstruction, kl = terms(keys, params, batch)
+        else:
+            draws = jax.vmap(lambda number: terms(rng.at_step(keys, number), params, batch))
+            reconstruction, kl = (term.mean(0) for term in draws(jnp.arange(num_samples)))
         return reconstruction + beta * kl, {"reconstruction": reconstruction, "kl": kl}
 
     return objective
+
+
+def capacity(model: Vae, *, weight: float | Array, nats: float | Array) -> Objective:
+    """Returns the objective that holds the KL divergence at a capacity.
+
+        loss = -log p(x | z) + weight * |KL(q(z | x) || p(z)) - nats|,    z ~ q(z | x), one draw
+
+    The capacity usually rises in training: it is then a `hyper` of `train.learner`, such as
+    `optax.linear_schedule(0.0, 25.0, num_steps)`.
+
+    Args:
+      model: the VAE.
+      weight: weight of the distance from the capacity (gamma in the paper), at least 0.
+      nats: the capacity C, in nats, at least 0.
+
+    Returns:
+      An objective, with one loss per image. Its aux is that of `elbo`.
+
+    Raises:
+      ValueError: if a number is below 0; when called, if there is not one key for each image.
+
+    References:
+      Burgess et al., Understanding disentangling in beta-VAE, 2018 (arXiv:1804.03599), equation 8.
+    """
+    _check_weight("weight", weight)
+    _check_weight("nats", nats)
+
+    def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
+        reconstruction, kl = _terms(model, keys, params, batch)
+        loss = reconstruction + weight * jnp.abs(kl - nats)
+        return loss, {"reconstruction": reconstruction, "kl": kl}
+
+    return objective
+
+
+def free_bits(
+    model: Vae, *, nats: float | Array, num_groups: int | None = None, whole_batch: bool = False
+) -> Objective:
+    """Returns the negative ELBO with a KL divergence that is free up to some nats.
+
+        loss = -log p(x | z) + sum_g max(nats, KL_g),    z ~ q(z | x), one draw
+
+    KL_g is the KL divergence of group g of the latents, of an image by itself; with `whole_batch`
+    it is the mean over the batch, as in the paper. A group below its free nats has no gradient, so
+    that its latents are not pulled to the prior before the decoder uses them.
+
+    Args:
+      model: the VAE, with the posterior `diagonal_normal` and the prior N(0, I).
+      nats: free nats of each group, at least 0.
+      num_groups: number of groups of as many consecutive latents; one for each latent if None.
+      whole_batch: whether the mean over the batch is compared with the free nats. The objective
+        then looks at its whole batch (`train.learner(whole_batch=True)`).
+
+    Returns:
+      An objective, with one loss per image. Its aux is that of `elbo`, with the whole divergence.
+
+    Raises:
+      ValueError: if nats is below 0, the latents cannot be divided into so many groups, or the
+        divergence of single latents is not known; when called, if there is not one key for each
+        image.
+
+    References:
+      Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016
+      (arXiv:1606.04934), appendix C.8.
+    """
+    _check_weight("nats", nats)
+    num = model.latent_dim if num_groups is None else num_groups
+    if model.latent_dim % checks.positive_integer("num_groups", num):
+        raise ValueError(
+            f"num_groups must divide the {model.latent_dim} latents into equal groups, got {num}"
+        )
+    if not (model.posterior.is_diagonal_normal and model.prior.is_standard_normal):
+        raise ValueError(
+            "free_bits needs the divergence of each latent, which is known of the posterior "
+            "diagonal_normal and the prior standard_normal alone, got others"
+        )
+
+    def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
+        x, c = model.condition(batch)
+        reconstruction, kl = _terms(model, keys, params, batch)
+        mean, logvar = model.encode(params, x, c)
+        each = normal.kl_normal(mean, logvar, 0.0, 0.0)
+        groups = each.reshape(len(each), num, -1).sum(-1)
+        if whole_batch:
+            groups = jnp.broadcast_to(groups.mean(0), groups.shape)
+        loss = reconstruction + jnp.maximum(groups, nats).sum(-1)
+        return loss, {"reconstruction": reconstruction, "kl": kl}
+
+    if whole_batch:
+        objective.whole_batch = True  # pyrefly: ignore[missing-attribute]
+    return objective
+
+
+def _check_weight(name: str, value: float | Array) -> None:
+    if not isinstance(value, jax.core.Tracer):
+        checks.not_negative(name, value)
 
 
 def article_loss(model: Vae, *, kl_weight: float | Array = 1e-4) -> Objective:
@@ -89,8 +197,7 @@ def article_loss(model: Vae, *, kl_weight: float | Array = 1e-4) -> Objective:
       ValueError: if kl_weight is not a number of at least 0; when called, if there is not one key
         for each image.
     """
-    if not isinstance(kl_weight, jax.core.Tracer):
-        checks.not_negative("kl_weight", kl_weight)
+    _check_weight("kl_weight", kl_weight)
 
     def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
         x, _ = model.condition(batch)
@@ -146,9 +253,26 @@ def _terms(
     x, c = model.condition(batch)
     parameters = model.encode(params, x, c)  # q(z | x) = N(mean, exp(logvar)), unless another
     z = model.sample(keys, *parameters)
-    reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
     if closed_form and model.prior.kl_divergence is not None:
+        reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
         return reconstruction, model.prior.kl_divergence(params.prior, *parameters)
+    return terms_at(model, params, x, c, z, parameters)
+
+
+def terms_at(
+    model: Vae, params: VaeParams, x: Array, c: Any, z: Array, parameters: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    """Returns -log p(x|z) and log q(z|x) - log p(z) at latents z, [B] each, in nats.
+
+    Args:
+      model: the VAE.
+      params: its parameters.
+      x: images [B, H, W, C].
+      c: their condition.
+      z: latents [B, L].
+      parameters: parameters of q(z|x), as `model.encode` returns them.
+    """
+    reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
     posterior = functools.partial(model.encode, params)
     log_ratio = model.posterior.log_prob(z, *parameters)
     log_ratio -= model.prior.log_prob(params.prior, z, posterior)

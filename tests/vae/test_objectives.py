@@ -119,3 +119,66 @@ def test_weights_need_one_key_per_image(num):
     model, params = make()
     with pytest.raises(ValueError, match=rf"one per example, \[2\], got \[{num}\]"):
         vae.log_weight(model)(rng.per_example(rng.root(1), num), params, X)
+
+
+def keys():
+    return rng.per_example(rng.root(1), 2)
+
+
+def test_the_elbo_of_several_draws_is_their_mean():
+    model, params = make()
+    alone = [vae.elbo(model)(rng.at_step(keys(), k), params, X)[0] for k in range(3)]
+    together, _ = vae.elbo(model, num_samples=3)(keys(), params, X)
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), rtol=1e-5)
+    estimated, aux = vae.elbo(model, closed_form=False)(keys(), params, X)
+    np.testing.assert_allclose(estimated, -vae.log_weight(model)(keys(), params, X), rtol=1e-5)
+    assert not np.allclose(aux["kl"], vae.elbo(model)(keys(), params, X)[1]["kl"])
+
+
+def test_capacity_and_free_nats_are_the_elbo_at_their_ends():
+    model, params = make()
+    loss, aux = vae.elbo(model)(keys(), params, X)
+    np.testing.assert_allclose(
+        vae.capacity(model, weight=1, nats=0)(keys(), params, X)[0], loss, rtol=1e-5
+    )
+    found, _ = vae.capacity(model, weight=3, nats=100)(keys(), params, X)
+    np.testing.assert_allclose(found, aux["reconstruction"] + 3 * (100 - aux["kl"]), rtol=1e-5)
+    for groups in (None, 1, 2):
+        own = vae.free_bits(model, nats=0, num_groups=groups)(keys(), params, X)
+        np.testing.assert_allclose(own[0], loss, rtol=1e-5)
+
+
+def test_free_nats_are_those_of_each_group():
+    model, params = make()
+    reconstruction = vae.elbo(model)(keys(), params, X)[1]["reconstruction"]
+    each = np.asarray(vae.kl_normal(*model.encode(params, X), 0.0, 0.0))
+    nats = float(np.median(each))
+    for groups, parts in ((2, each), (1, each.sum(1, keepdims=True))):
+        objective = vae.free_bits(model, nats=nats, num_groups=groups)
+        expected = reconstruction + np.maximum(parts, nats).sum(1)
+        np.testing.assert_allclose(objective(keys(), params, X)[0], expected, rtol=1e-5)
+    whole = vae.free_bits(model, nats=nats, whole_batch=True)
+    assert whole.whole_batch
+    expected = reconstruction + np.maximum(each.mean(0), nats).sum()
+    np.testing.assert_allclose(whole(keys(), params, X)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: vae.capacity(model, weight=-1, nats=2), "weight must be"),
+        (lambda model: vae.capacity(model, weight=1, nats=-2), "nats must be"),
+        (lambda model: vae.free_bits(model, nats=-1), "nats must be"),
+        (lambda model: vae.free_bits(model, nats=1, num_groups=3), "must divide the 2 latents"),
+        (
+            lambda model: vae.free_bits(
+                model._replace(prior=model.prior._replace(is_standard_normal=False)), nats=1
+            ),
+            "free_bits needs the divergence of each latent",
+        ),
+        (lambda model: vae.elbo(model, num_samples=0), "num_samples must be a positive"),
+    ],
+)
+def test_what_is_no_objective_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        change(make()[0])
