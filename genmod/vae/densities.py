@@ -66,7 +66,7 @@ def continuous_bernoulli() -> Likelihood:
     return Likelihood(log_prob, mean, (0, 1), sample)
 
 
-def gaussian(std: float | None = None) -> Likelihood:
+def gaussian(*, std: float | None = None) -> Likelihood:
     """Returns independent Gaussian pixels.
 
     Args:
@@ -82,7 +82,7 @@ def gaussian(std: float | None = None) -> Likelihood:
       >>> import jax.numpy as jnp
       >>> from genmod import vae
       >>> x = jnp.zeros((1, 1, 1, 1))
-      >>> round(float(vae.gaussian(1.0).log_prob(x, x)[0]), 4)
+      >>> round(float(vae.gaussian(std=1.0).log_prob(x, x)[0]), 4)
       -0.9189
     """
 
@@ -93,7 +93,7 @@ def gaussian(std: float | None = None) -> Likelihood:
     return _location_scale(log_density, jax.random.normal, std, "std")
 
 
-def laplace(scale: float | None = None) -> Likelihood:
+def laplace(*, scale: float | None = None) -> Likelihood:
     """Returns independent Laplace pixels: exp(-|x - mean| / scale) / (2 scale).
 
     Args:
@@ -106,7 +106,7 @@ def laplace(scale: float | None = None) -> Likelihood:
       >>> import jax.numpy as jnp
       >>> from genmod import vae
       >>> x = jnp.zeros((1, 1, 1, 1))
-      >>> round(float(vae.laplace(0.5).log_prob(x, x)[0]), 4)
+      >>> round(float(vae.laplace(scale=0.5).log_prob(x, x)[0]), 4)
       0.0
     """
 
@@ -116,7 +116,7 @@ def laplace(scale: float | None = None) -> Likelihood:
     return _location_scale(log_density, jax.random.laplace, scale, "scale")
 
 
-def discretised_logistic(num_mixtures: int = 1) -> Likelihood:
+def discretised_logistic(*, num_mixtures: int = 1) -> Likelihood:
     """Returns pixels of 256 values, each a mixture of discretised logistic distributions.
 
         p(x) = sum_k w_k (F_k(x + 1/510) - F_k(x - 1/510)),    F_k(x) = sigmoid((x - m_k) / s_k)

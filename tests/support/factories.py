@@ -144,8 +144,27 @@ LOOKS = {
 TABLE = {
     "vae.elbo": objective(lambda model: vae.elbo(model, beta=2.0)),
     "vae.article_loss": objective(vae.article_loss),
+    "vae.capacity": objective(lambda model: vae.capacity(model, weight=2.0, nats=1.0)),
+    "vae.free_bits": objective(lambda model: vae.free_bits(model, nats=0.5)),
+    "vae.iwae": objective(lambda model: vae.iwae(model, num_samples=3, estimator="dreg")),
+    "vae.miwae": objective(lambda model: vae.miwae(model, num_groups=2, num_samples=2)),
+    "vae.piwae": objective(lambda model: vae.piwae(model, num_groups=2, num_samples=2)),
+    "vae.ciwae": objective(lambda model: vae.ciwae(model, num_samples=3, beta=0.3)),
     "vae.log_weight": objective(vae.log_weight),
     "vae.bernoulli": number(vae.bernoulli, lambda p, keys, _, d: p.log_prob(d.logits, d.x)),
+    **{
+        f"vae.{name}": number(
+            likelihood,
+            lambda p, keys, _, d, times=times: p.log_prob(jnp.tile(d.logits, times), d.x),
+        )
+        for name, likelihood, times in (
+            ("continuous_bernoulli", vae.continuous_bernoulli(), 1),
+            ("gaussian", vae.gaussian(std=0.5), 1),
+            ("laplace", vae.laplace(scale=0.5), 1),
+            ("discretised_logistic", vae.discretised_logistic(), 2),
+            ("categorical", vae.categorical(), 256),
+        )
+    },
     "vae.kl_divergence": number(vae.kl_divergence, lambda kl, keys, _, d: kl(d.mean, d.logvar)),
     "vae.log_normal": number(vae.log_normal, lambda p, keys, _, d: p(d.z, d.mean, d.logvar)),
     "vae.kl_normal": Entry(

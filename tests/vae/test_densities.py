@@ -11,13 +11,13 @@ from genmod import rng, vae
 BYTES = np.arange(256) / 255
 DENSITIES = {
     "continuous_bernoulli": (vae.continuous_bernoulli(), [-30.0, -0.31, -1e-4, 0.0, 0.29, 3.0]),
-    "gaussian": (vae.gaussian(0.2), [-0.3, 0.5]),
-    "laplace": (vae.laplace(0.2), [-0.3, 0.5]),
+    "gaussian": (vae.gaussian(std=0.2), [-0.3, 0.5]),
+    "laplace": (vae.laplace(scale=0.2), [-0.3, 0.5]),
 }
 DISCRETE = {
     "logistic": (vae.discretised_logistic(), [[0.4, -2.0], [-0.5, 0.3], [0.999, -6.0], [2, -3]]),
     "mixture": (
-        vae.discretised_logistic(2),
+        vae.discretised_logistic(num_mixtures=2),
         [[0.1, 0.9, -3.0, -1.0, 0.5, -0.5], [0.5, 0.5, -5.0, -5.0, 3.0, -9.0]],
     ),
     "categorical": (vae.categorical(), np.random.default_rng(0).normal(size=(2, 256)) * 3),
@@ -134,7 +134,9 @@ def test_a_mixture_of_one_is_its_part_and_channels_are_independent():
         [location, location, log_scale, log_scale, 0 * location, 0 * location], axis=-1
     )
     alone = vae.discretised_logistic().log_prob(one, x)
-    np.testing.assert_allclose(vae.discretised_logistic(2).log_prob(both, x), alone, rtol=1e-5)
+    np.testing.assert_allclose(
+        vae.discretised_logistic(num_mixtures=2).log_prob(both, x), alone, rtol=1e-5
+    )
     parts = [
         vae.discretised_logistic().log_prob(one[..., c::2], x[..., c : c + 1]) for c in range(2)
     ]
@@ -144,7 +146,7 @@ def test_a_mixture_of_one_is_its_part_and_channels_are_independent():
 def test_one_scale_may_serve_all_pixels():
     x, mean = jnp.zeros((2, 3, 3, 1)), jnp.ones((2, 3, 3, 1))
     pair = vae.gaussian().log_prob((mean, jnp.log(0.5)), x)
-    np.testing.assert_allclose(pair, vae.gaussian(0.5).log_prob(mean, x), rtol=1e-6)
+    np.testing.assert_allclose(pair, vae.gaussian(std=0.5).log_prob(mean, x), rtol=1e-6)
     keys = rng.per_example(rng.root(0), 2)
     assert vae.gaussian().sample(keys, (mean, jnp.log(0.5))).shape == x.shape
 
@@ -162,13 +164,16 @@ X = jnp.zeros((2, 4, 4, 3))
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: vae.gaussian(0.0), "std must be"),
-        (lambda: vae.laplace(-1.0), "scale must be"),
-        (lambda: vae.discretised_logistic(0), "num_mixtures must be a positive"),
+        (lambda: vae.gaussian(std=0.0), "std must be"),
+        (lambda: vae.laplace(scale=-1.0), "scale must be"),
+        (lambda: vae.discretised_logistic(num_mixtures=0), "num_mixtures must be a positive"),
         (lambda: vae.gaussian().log_prob(X, X), r"a location and a log std .* \[2, 4, 4, 3\]"),
-        (lambda: vae.gaussian(1.0).log_prob(X[:1], X), "must have the images' shape"),
+        (lambda: vae.gaussian(std=1.0).log_prob(X[:1], X), "must have the images' shape"),
         (lambda: vae.categorical().log_prob(X, X), "must have 256 logits for each channel"),
-        (lambda: vae.discretised_logistic(2).log_prob(X, X), "6 numbers for each channel"),
+        (
+            lambda: vae.discretised_logistic(num_mixtures=2).log_prob(X, X),
+            "6 numbers for each channel",
+        ),
         (lambda: vae.continuous_bernoulli().log_prob(X, X.astype(int)), "must be floating"),
     ],
 )
