@@ -68,6 +68,11 @@ class Judge(NamedTuple):
         """Returns the class of each image, int32 [N]."""
         return self.logits(images).argmax(axis=-1).astype(np.int32)
 
+    def labels_by_channel(self, images: Any) -> np.ndarray:
+        """Returns the class of each channel, [N, H, W, C] -> int32 [N, C]."""
+        channels = range(images.shape[-1])
+        return np.stack([self.labels(images[..., one : one + 1]) for one in channels], axis=1)
+
 
 class Recipe(NamedTuple):
     """Settings that determine the weights of a judge.
@@ -294,8 +299,7 @@ def that_reads(dataset: Dataset) -> Judge | None:
         return None
     for name in names():
         judge = classifier(name)
-        found = [judge.labels(some[..., one : one + 1]) for one in range(shape[-1])]
-        if np.mean(np.stack(found, axis=1) == labels.reshape(len(some), -1)) >= _RECOGNISED:
+        if np.mean(judge.labels_by_channel(some) == labels.reshape(len(some), -1)) >= _RECOGNISED:
             return judge
     return None
 

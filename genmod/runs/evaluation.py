@@ -247,9 +247,10 @@ def classes(subject: Subject) -> dict[str, Result]:
         num=_HALVES,
         progress=False,
     )
+    seen = fake.argmax(axis=1)
     counts = np.bincount(subject.test.labels, minlength=len(judge.classes))
     modes = evaluate.label_modes(
-        fake.argmax(axis=1), len(counts), frequencies=counts / counts.sum(), judge=judge.fingerprint
+        seen, len(counts), frequencies=counts / counts.sum(), judge=judge.fingerprint
     )
     found = {
         "classifier_score": Result(
@@ -262,11 +263,9 @@ def classes(subject: Subject) -> dict[str, Result]:
         ),
     }
     if subject.built.is_given_labels:
-        right = fake.argmax(axis=1) == subject.drawn[1]
+        right = evaluate.estimate(seen == subject.drawn[1])
         floor = float(np.mean(real.argmax(axis=1) == subject.test.labels))
-        found["class_as_asked"] = Result(
-            *evaluate.estimate(right), floor, protocol("class_as_asked")
-        )
+        found["class_as_asked"] = Result(*right, floor, protocol("class_as_asked"))
     return found
 
 

@@ -84,8 +84,7 @@ def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray)
     """
     samples = np.asarray(samples)
     judge = judges.classifier()
-    digits = [judge.labels(samples[..., channel : channel + 1]) for channel in range(3)]
-    labels = data.stacked_modes(np.stack(digits, axis=1))
+    labels = data.stacked_modes(judge.labels_by_channel(samples))
     scores = evaluate.label_modes(labels, 1000, frequencies=frequencies, judge=judge.fingerprint)
     return _images(samples, reference, scores)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from genmod import checks
 from genmod.types import Array, Key, Keys
-from genmod.vae.likelihoods import Likelihood
+from genmod.vae.likelihoods import Likelihood, check_images, row_sums
 
 _LEVELS = 256
 """Number of values of a byte."""
@@ -39,7 +39,7 @@ def continuous_bernoulli() -> Likelihood:
     """
 
     def log_prob(logits: Array, x: Array) -> Array:
-        _check("logits", logits, x)
+        check_images("logits", logits, x)
         # The term besides x logit is log(m / (1 - exp(-m))) - max(logit, 0) with m = |logit|.
         small = jnp.abs(logits) < 0.3
         safe = jnp.where(small, 1.0, logits)
@@ -164,7 +164,7 @@ def discretised_logistic(*, num_mixtures: int = 1) -> Likelihood:
 
     def log_prob(output: Array, x: Array) -> Array:
         location, log_scale, log_weight = parts(output)
-        _check("the decoder's locations", location[0], x)
+        check_images("the decoder's locations", location[0], x)
         x, inverse = x[None], jnp.exp(-log_scale)
         above, below = ((x - location + side) * inverse for side in (half, -half))
         # F(a) - F(b) = F(a) F(-b) (1 - exp(b - a)), without cancellation.
@@ -237,7 +237,7 @@ def categorical() -> Likelihood:
 
     def log_prob(output: Array, x: Array) -> Array:
         logits = split(output)
-        _check("the decoder's logits of one value", logits[..., 0, :], x)
+        check_images("the decoder's logits of one value", logits[..., 0, :], x)
         level = jnp.round(x * (_LEVELS - 1)).astype(jnp.int32)[..., None, :]
         chosen = jnp.arange(_LEVELS).reshape(1, 1, 1, -1, 1) == level
         return _sum(jnp.where(chosen, logits, 0).sum(-2) - jax.nn.logsumexp(logits, axis=-2))
@@ -279,7 +279,7 @@ def _location_scale(
 
     def log_prob(output: Array | tuple[Array, Array], x: Array) -> Array:
         location, log_scale = parts(output)
-        _check("the decoder's locations", location, x)
+        check_images("the decoder's locations", location, x)
         return _sum(log_density(x, location, log_scale))
 
     def sample(keys: Keys, output: Array | tuple[Array, Array]) -> Array:
@@ -301,16 +301,6 @@ def _per_example(
     return jax.vmap(draw)
 
 
-def _check(what: str, output: Array, x: Array) -> None:
-    if output.shape != x.shape:
-        raise ValueError(f"{what} must have the images' shape {x.shape}, got {output.shape}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"images must be floating, got {x.dtype} (scale them first); "
-            "prepare=data.unit_interval makes them so of uint8 images"
-        )
-
-
 def _sum(values: Array) -> Array:
     """Sums over all pixels, [B, ...] -> [B], in float32 at least."""
-    return values.reshape(len(values), -1).sum(-1, dtype=checks.summed_as(values.dtype))
+    return row_sums(values.reshape(len(values), -1))

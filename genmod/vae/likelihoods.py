@@ -44,7 +44,7 @@ def _cross_entropy(logits: Array, x: Array) -> Array:
     linear = (jnp.maximum(logits, 0) - logits * x).astype(dtype)
     zero = np.zeros((), dtype)
     excess, linear = jax.lax.reduce((excess, linear), (zero, zero), _combined, (1,))
-    return _row_sums(linear + jnp.log1p(excess))
+    return row_sums(linear + jnp.log1p(excess))
 
 
 def _combined(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -61,10 +61,10 @@ def _cross_entropy_jvp(
 ) -> tuple[Array, Array]:
     (logits, x), (d_logits, d_x) = primals, tangents
     change = (jax.nn.sigmoid(logits) - x) * d_logits - logits * d_x
-    return _cross_entropy(logits, x), _row_sums(change)
+    return _cross_entropy(logits, x), row_sums(change)
 
 
-def _row_sums(values: Array) -> Array:
+def row_sums(values: Array) -> Array:
     """Sums the last axis as a product with ones, in float32 at least."""
     # XLA's CPU backend is fastest so: see docs/performance.md.
     return jnp.matmul(
@@ -93,17 +93,27 @@ def _bernoulli_log_prob(logits: Array, x: Array) -> Array:
     Raises:
       ValueError: if the shapes differ, or x is not floating.
     """
-    if logits.shape != x.shape:
-        raise ValueError(
-            f"the decoder's logits must have the images' shape {x.shape}, got {logits.shape}"
-        )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"images must be floating, in [0, 1], got {x.dtype} (scale them first); "
-            "prepare=data.unit_interval makes them so of uint8 images"
-        )
+    check_images("the decoder's logits", logits, x, within=", in [0, 1]")
     flat = (x.shape[0], -1)
     return -_cross_entropy(logits.reshape(flat), x.reshape(flat))
+
+
+def check_images(what: str, output: Array, x: Array, *, within: str = "") -> None:
+    """Refuses images of another shape than a decoder's output, or that are not floating.
+
+    Args:
+      what: name of the output, for messages.
+      output: the decoder's output, or a part of it.
+      x: the images.
+      within: text that names the range of the images.
+    """
+    if output.shape != x.shape:
+        raise ValueError(f"{what} must have the images' shape {x.shape}, got {output.shape}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be floating{within}, got {x.dtype} (scale them first); "
+            "prepare=data.unit_interval makes them so of uint8 images"
+        )
 
 
 def _bernoulli_sample(keys: Keys, logits: Array) -> Array:
