@@ -12,6 +12,7 @@ from flax import linen
 from genmod import checks
 from genmod.nets import normalization
 from genmod.nets.convert import from_linen
+from genmod.nets.gated import Gated
 from genmod.nets.initial import Initializer, glorot_uniform
 from genmod.types import Array, Key, Net
 
@@ -76,8 +77,8 @@ def mlp(
     Args:
       hidden: widths of the hidden layers.
       out: width of the output, or its shape without the batch axis, such as (28, 28, 1).
-      activation: elementwise function after every hidden layer, or `maxout(pieces)`.
-      norm: "batch" or "group" normalisation of hidden layers before their activation; see
+      activation: elementwise function after every hidden layer, `maxout(pieces)` or `gated()`.
+      norm: "batch", "group" or "layer" normalisation of hidden layers before their activation; see
         `BatchNorm`. None for no normalisation.
       groups: number of groups of the group normalisation. If None, the most, up to 32, that have at
         least 8 values each.
@@ -120,7 +121,7 @@ def mlp(
             f"output_bias must have the output's shape {shape}, got {jnp.shape(output_bias)}"
         )
 
-    pieces = activation.pieces if isinstance(activation, Maxout) else 1
+    pieces = activation.pieces if isinstance(activation, Maxout | Gated) else 1
     normalization.check(norm, groups, tuple(pieces * width for width in widths))
 
     def initial_bias(key: Key, bias_shape: tuple[int], dtype=jnp.float32) -> Array:
@@ -134,7 +135,7 @@ def mlp(
         def __call__(self, x: Array) -> Array:
             x = x.reshape(x.shape[0], -1)
             for index, width in enumerate(widths):
-                initial = kernel_init if pieces == 1 else _in_parts(kernel_init, pieces)
+                initial = kernel_init if pieces == 1 else in_parts(kernel_init, pieces)
                 x = linen.Dense(pieces * width, kernel_init=initial, name=f"layer_{index}")(x)
                 layer = normalization.normalizer(
                     norm, x.shape[-1], groups=groups, name=f"norm_{index}"
@@ -142,7 +143,7 @@ def mlp(
                 x = activation(x if layer is None else layer(x))
             last = linen.Dense(
                 size,
-                kernel_init=_in_parts(kernel_init, heads),
+                kernel_init=in_parts(kernel_init, heads),
                 bias_init=initial_bias,
                 name="output",
             )
@@ -152,7 +153,61 @@ def mlp(
     return from_linen(Mlp(), standing=norm == "batch" and bool(widths))
 
 
-def _in_parts(kernel_init: WeightInit, parts: int) -> WeightInit:
+def mlp_chain(
+    shape: Sequence[int],
+    *,
+    latent_dims: Sequence[int],
+    hidden: Sequence[Sequence[int]],
+    activation: Callable[[Array], Array] = jnp.tanh,
+    output_bias: Array | None = None,
+) -> tuple[list[Net], list[Net]]:
+    """Makes the encoders and decoders of a chain of latent layers.
+
+    They are the first two arguments of `vae.chain`. Each is an `mlp`; a decoder mirrors the encoder
+    of its layer. Those that return the moments of latents have two heads.
+
+    Args:
+      shape: shape of an image, (H, W, C).
+      latent_dims: numbers of latents of the K layers, from the data upwards.
+      hidden: widths of the hidden layers of the K encoders, such as ((200, 200), (100, 100)).
+      activation: elementwise function after every hidden layer, as for `mlp`.
+      output_bias: initial bias of the images, of shape `shape`; zeros if None.
+
+    Returns:
+      K encoders, and K decoders.
+
+    Raises:
+      ValueError: if there are not as many latent_dims as hidden, or a width is not positive.
+
+    References:
+      Burda et al., Importance Weighted Autoencoders, 2016 (arXiv:1509.00519), section 5.
+
+    Examples:
+      >>> from genmod import nets, vae
+      >>> dims = (100, 50)
+      >>> encoders, decoders = nets.mlp_chain(
+      ...     (28, 28, 1), latent_dims=dims, hidden=((200, 200), (100, 100))
+      ... )
+      >>> model = vae.chain(encoders, decoders, latent_dims=dims)
+    """
+    dims, widths = tuple(latent_dims), [tuple(own) for own in hidden]
+    if not dims or len(dims) != len(widths):
+        raise ValueError(
+            "hidden must be the widths of each of the latent_dims, at least one, got "
+            f"{len(widths)} for {len(dims)} latent_dims"
+        )
+    for dim in dims:
+        checks.positive_integer("latent_dims", dim)
+    make = functools.partial(mlp, activation=activation)
+    encoders = [make(own, 2 * dim, heads=2) for own, dim in zip(widths, dims, strict=True)]
+    first = make(widths[0][::-1], tuple(shape), output_bias=output_bias)
+    upper = [
+        make(own[::-1], 2 * dim, heads=2) for own, dim in zip(widths[1:], dims[:-1], strict=True)
+    ]
+    return encoders, [first, *upper]
+
+
+def in_parts(kernel_init: WeightInit, parts: int) -> WeightInit:
     """Returns an initializer for layers side by side.
 
     Equal parts of the columns are layers, each with its own fan-out.

@@ -101,15 +101,19 @@ def normalizer(
     """Returns the normalisation layer called `norm`.
 
     The layer is for inputs [B, ..., C]. If `norm` is None there is no layer, and None is returned.
-    Group normalisation does not mix examples.
+    Group and layer normalisation do not mix examples. Layer normalisation is over the channels of
+    each example, or of each of its pixels.
 
     References:
       Wu & He, Group Normalization, 2018 (arXiv:1803.08494).
+      Ba et al., Layer Normalization, 2016 (arXiv:1607.06450).
     """
     if norm is None:
         return None
     if norm == "batch":
         return BatchNorm(name=name)
+    if norm == "layer":
+        return linen.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
     return linen.GroupNorm(
         num_groups=default_groups(channels) if groups is None else groups,
         epsilon=1e-5,
@@ -134,7 +138,7 @@ def check(norm: str | None, groups: int | None, channels: tuple[int, ...]) -> No
     Its name must be known, and groups must divide the channels of every layer.
     """
     if norm is not None:
-        checks.known("norm", norm, ("batch", "group"))
+        checks.known("norm", norm, ("batch", "group", "layer"))
     if groups is None:
         return
     if norm != "group":

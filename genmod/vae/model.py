@@ -11,7 +11,7 @@ import numpy as np
 
 from genmod import checks, rng
 from genmod.types import Array, Batch, Condition, Key, Keys, Net, Params
-from genmod.vae import normal
+from genmod.vae import normal, spheres
 from genmod.vae.likelihoods import Likelihood, bernoulli
 from genmod.vae.posteriors import Posterior, diagonal_normal
 from genmod.vae.priors import Prior, standard_normal
@@ -21,7 +21,7 @@ class VaeParams(NamedTuple):
     """Parameters of a VAE.
 
     Attributes:
-      encoder: parameters of q(z|x).
+      encoder: parameters of q(z|x): those of the encoder, or `EncoderParams`.
       decoder: parameters of p(x|z).
       prior: parameters of p(z); `()` for N(0, I).
     """
@@ -29,6 +29,18 @@ class VaeParams(NamedTuple):
     encoder: Params
     decoder: Params
     prior: Params
+
+
+class EncoderParams(NamedTuple):
+    """Parameters of q(z|x) where the posterior has some that all examples share.
+
+    Attributes:
+      network: parameters of the encoder.
+      posterior: those of the posterior, such as the networks of a flow.
+    """
+
+    network: Params
+    posterior: Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +56,10 @@ class Init:
         range, or a network refuses those of the condition.
     """
 
-    function: Callable[[Key, Batch], VaeParams]
+    function: Callable[[Key, Batch], Params]
     check: Callable[[Batch], None]
 
-    def __call__(self, key: Key, batch: Batch) -> VaeParams:
+    def __call__(self, key: Key, batch: Batch) -> Params:
         """Returns the initial parameters."""
         return self.function(key, batch)
 
@@ -111,14 +123,16 @@ def make(
       latent_dim: number of latent dimensions L.
       likelihood: p(x|z), as a function of the decoder's output.
       prior: p(z), as a function `latent_dim -> Prior`. Its `kl_divergence` is of a diagonal
-        Gaussian, and is used with a posterior whose `log_prob` is `vae.log_normal`.
+        Gaussian, and is used with a posterior whose `log_prob` is `vae.log_normal`; on the sphere
+        it is of `von_mises_fisher`.
       posterior: q(z|x), as a function `latent_dim -> Posterior`.
       condition: function `batch -> (x, c)` that returns the images of a batch and the condition c,
         a tree of arrays [B, ...]. It makes the VAE conditional: p(x|z, c) and q(z|x, c). None for
         batches that are the images.
 
     Raises:
-      ValueError: if latent_dim is not positive, or `condition` is given but no network takes one,
+      ValueError: if latent_dim is not positive, the prior and the posterior differ in their latent
+        dimensions or only one is on the sphere, or `condition` is given but no network takes one,
         or missing but one needs it; when called, if the batch is not as above, a condition is
         missing, not expected or not of B examples, or a network, the likelihood, the posterior or
         the prior returns another shape than theirs; when training begins, if images lie outside the
@@ -155,7 +169,8 @@ def make(
     networks = {"encoder": encoder, "decoder": decoder}
     checks.networks(networks, condition)
     p_z, q_z = prior(latent_dim), posterior(latent_dim)
-    if q_z.log_prob is not normal.log_normal:
+    _check_latents(latent_dim, p_z, q_z)
+    if q_z.log_prob not in (normal.log_normal, spheres.log_von_mises_fisher):
         p_z = p_z._replace(kl_divergence=None)
 
     def split(batch: Batch) -> tuple[Array, Any]:
@@ -169,8 +184,11 @@ def make(
         for name in networks:
             check_condition(name, c, len(x))
         z = jnp.zeros((x.shape[0], latent_dim))
+        network = encoder.initial(rng.stream(key, "encoder"), x, c)
+        if q_z.init is not None:
+            network = EncoderParams(network, q_z.init(rng.stream(key, "posterior")))
         return VaeParams(
-            encoder=encoder.initial(rng.stream(key, "encoder"), x, c),
+            encoder=network,
             decoder=decoder.initial(rng.stream(key, "decoder"), z, c),
             prior=p_z.init(rng.stream(key, "prior"), x),
         )
@@ -183,9 +201,10 @@ def make(
 
     def encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Array, ...]:
         check_condition("encoder", c, len(x))
-        output = encoder(params.encoder, x, c)
+        network, *shared = (params.encoder,) if q_z.init is None else params.encoder
+        output = encoder(network, x, c)
         checks.examples("the encoder's output", output, len(x))
-        return q_z.split(output)
+        return q_z.split(output, *shared)
 
     def decode(params: VaeParams, z: Array, c: Any = None) -> Any:
         if z.ndim != 2 or z.shape[1] != latent_dim:
@@ -207,6 +226,25 @@ def make(
         Init(init, check), encode, q_z.sample, decode, likelihood, p_z, latent_dim, q_z, split
     )
     return model
+
+
+def _check_latents(latent_dim: int, prior: Prior, posterior: Posterior) -> None:
+    """Refuses a prior and a posterior of different latents, as far as they tell."""
+    dims = [latent_dim if own.latent_dim is None else own.latent_dim for own in (prior, posterior)]
+    if dims != [latent_dim, latent_dim]:
+        raise ValueError(
+            f"the prior and the posterior must have latent_dim = {latent_dim} dimensions, got a "
+            f"prior of {dims[0]} and a posterior of {dims[1]}"
+        )
+    if prior.is_on_sphere != posterior.is_on_sphere:
+        where = [
+            "on the sphere" if own else "in the whole space"
+            for own in (prior.is_on_sphere, posterior.is_on_sphere)
+        ]
+        raise ValueError(
+            "the prior and the posterior must both be on the sphere, as uniform_sphere and "
+            f"von_mises_fisher are, or neither, got a prior {where[0]} and a posterior {where[1]}"
+        )
 
 
 def _check_shapes(model: Vae, key: Key, params: VaeParams, x: Array, c: Any) -> None:
@@ -250,17 +288,38 @@ def decode_mean(model: Vae) -> Callable[..., Array]:
     return lambda params, z, c=None: model.likelihood.mean(model.decode(params, z, c))
 
 
-def generate(model: Vae) -> Callable[..., Array]:
+def generate(model: Vae, *, temperature: float | Array = 1.0) -> Callable[..., Array]:
     """Returns a sampler of the model's images.
 
     The sampler is `(keys [B], params, condition=None) -> images [B, H, W, C]`. An image is the mean
     of p(x|z) at a draw z ~ p(z). A condition has one entry per key. If the decoder needs one and
     none is given, the sampler raises ValueError.
+
+    Draws from another density than the model's own prior, such as an ex-post density of the codes,
+    are those of `generate(model._replace(prior=other))`.
+
+    Args:
+      model: the VAE.
+      temperature: factor of the draws from N(0, I), whose standard deviation it then is, at least
+        0. Below 1 images are more alike and closer to the average ones. Any other prior has the
+        temperature 1.
+
+    Raises:
+      ValueError: if temperature is not a number of at least 0, or not 1 with another prior than
+        `standard_normal`.
     """
+    scales = isinstance(temperature, jax.core.Tracer) or temperature != 1.0
+    if not isinstance(temperature, jax.core.Tracer):
+        checks.not_negative("temperature", temperature)
+    if scales and not model.prior.is_standard_normal:
+        raise ValueError(
+            "temperature scales draws from N(0, I): with another prior it must be 1, "
+            f"got {temperature!r}"
+        )
 
     def sampler(keys: Keys, params: VaeParams, condition: Any = None) -> Array:
         z = model.prior.sample(keys, params.prior, functools.partial(model.encode, params))
-        return decode_mean(model)(params, z, condition)
+        return decode_mean(model)(params, temperature * z if scales else z, condition)
 
     return sampler
 

@@ -63,7 +63,7 @@ def elbo(
       >>> loss.shape, sorted(aux)
       ((3,), ['kl', 'reconstruction'])
     """
-    _check_weight("beta", beta)
+    check_weight("beta", beta)
     num_samples = checks.positive_integer("num_samples", num_samples)
 
     def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
@@ -100,8 +100,8 @@ def capacity(model: Vae, *, weight: float | Array, nats: float | Array) -> Objec
     References:
       Burgess et al., Understanding disentangling in beta-VAE, 2018 (arXiv:1804.03599), equation 8.
     """
-    _check_weight("weight", weight)
-    _check_weight("nats", nats)
+    check_weight("weight", weight)
+    check_weight("nats", nats)
 
     def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
         reconstruction, kl = _terms(model, keys, params, batch)
@@ -141,7 +141,7 @@ def free_bits(
       Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016
       (arXiv:1606.04934), appendix C.8.
     """
-    _check_weight("nats", nats)
+    check_weight("nats", nats)
     num = model.latent_dim if num_groups is None else num_groups
     if model.latent_dim % checks.positive_integer("num_groups", num):
         raise ValueError(
@@ -169,7 +169,8 @@ def free_bits(
     return objective
 
 
-def _check_weight(name: str, value: float | Array) -> None:
+def check_weight(name: str, value: float | Array) -> None:
+    """Refuses a weight below 0. A traced value, such as a schedule's, is not checked."""
     if not isinstance(value, jax.core.Tracer):
         checks.not_negative(name, value)
 
@@ -197,7 +198,7 @@ def article_loss(model: Vae, *, kl_weight: float | Array = 1e-4) -> Objective:
       ValueError: if kl_weight is not a number of at least 0; when called, if there is not one key
         for each image.
     """
-    _check_weight("kl_weight", kl_weight)
+    check_weight("kl_weight", kl_weight)
 
     def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
         x, _ = model.condition(batch)
@@ -253,16 +254,22 @@ def _terms(
     x, c = model.condition(batch)
     parameters = model.encode(params, x, c)  # q(z | x) = N(mean, exp(logvar)), unless another
     z = model.sample(keys, *parameters)
-    if closed_form and model.prior.kl_divergence is not None:
-        reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
-        return reconstruction, model.prior.kl_divergence(params.prior, *parameters)
-    return terms_at(model, params, x, c, z, parameters)
+    return terms_at(model, params, x, c, z, parameters, closed_form=closed_form)
 
 
 def terms_at(
-    model: Vae, params: VaeParams, x: Array, c: Any, z: Array, parameters: tuple[Array, ...]
+    model: Vae,
+    params: VaeParams,
+    x: Array,
+    c: Any,
+    z: Array,
+    parameters: tuple[Array, ...],
+    *,
+    closed_form: bool = False,
 ) -> tuple[Array, Array]:
     """Returns -log p(x|z) and log q(z|x) - log p(z) at latents z, [B] each, in nats.
+
+    With `closed_form` the second is the KL divergence, if the prior has one in closed form.
 
     Args:
       model: the VAE.
@@ -271,8 +278,11 @@ def terms_at(
       c: their condition.
       z: latents [B, L].
       parameters: parameters of q(z|x), as `model.encode` returns them.
+      closed_form: whether the KL divergence is in closed form where there is one.
     """
     reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
+    if closed_form and model.prior.kl_divergence is not None:
+        return reconstruction, model.prior.kl_divergence(params.prior, *parameters)
     posterior = functools.partial(model.encode, params)
     log_ratio = model.posterior.log_prob(z, *parameters)
     log_ratio -= model.prior.log_prob(params.prior, z, posterior)

@@ -230,7 +230,7 @@ def log_prob(reduce):
             r"likelihood.log_prob .*got 0\.0",
         ),
         (
-            {"prior": lambda dim: vae.standard_normal(dim + 1)},
+            {"prior": lambda dim: vae.standard_normal(dim + 1)._replace(latent_dim=None)},
             r"prior.sample must return \[B, latent_dim\] = \[5, 2\] .*array float32 \[5, 3\]",
         ),
         (
