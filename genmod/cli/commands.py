@@ -9,7 +9,7 @@ import tyro
 
 from genmod._host import startup
 from genmod.cli import products
-from genmod.cli.evaluation import evaluate
+from genmod.cli.evaluation import evaluate, reproduce
 from genmod.cli.options import DIFFERS, DataOptions, check_out, print_table, save
 
 _CLASSES = 30
@@ -300,6 +300,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "encode": products.encode,
     "reconstruct": products.reconstruct,
     "evaluate": evaluate,
+    "reproduce": reproduce,
     "report": report,
     "runs": runs,
     "data": data,

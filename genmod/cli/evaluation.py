@@ -1,13 +1,16 @@
-"""Subcommand that evaluates trained runs by metrics."""
+"""Subcommands that evaluate trained runs by metrics, and reproduce published tables."""
 
+import shlex
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from genmod._host import startup
-from genmod.cli.options import print_table
+from genmod.cli.options import DIFFERS, print_table
 from genmod.cli.products import Flag
 
 
@@ -18,6 +21,7 @@ def evaluate(
     num_draws: int = 500,
     seed: int = 0,
     features: str | None = None,
+    num_test: int | None = None,
     best: Flag = False,
 ) -> int:
     """Evaluates runs by metrics, on test data and samples.
@@ -40,11 +44,12 @@ def evaluate(
       seed: seed of samples and draws.
       features: features of the distances: pixels, mnist, fashion_mnist, or a file with weights
         of Inception; those of the data's own classifier, or pixels, if not given.
+      num_test: number of test examples, the first ones; all if not given.
       best: whether to evaluate the best checkpoint, if the run keeps one, and not the newest.
     """
     from genmod.runs import comparison, evaluation, gathered
 
-    options = evaluation.Options(num, num_draws, seed, features)
+    options = evaluation.Options(num, num_draws, seed, features, num_test)
     groups = [group for word in metrics for group in word.split(",")]
     if not runs:
         raise ValueError("evaluate needs at least one run folder, got none")
@@ -65,3 +70,76 @@ def evaluate(
     for folder in found:
         print(folder.folder.results)
     return 0
+
+
+def reproduce(
+    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")] = "",
+    budget: str = "short",
+    out: Path | None = None,
+) -> int:
+    """Trains and evaluates a published table, and prints both side by side.
+
+    Without a table, lists those that there are. The runs, their evaluation and a page with all of
+    it are kept in a folder; the same command continues what was stopped. The exit code is 1 if an
+    ordering of cells that the budget asserts does not hold in every seed.
+
+    Args:
+      table: name of the table, such as iwae-table1.
+      budget: length of the reproduction: smoke, short or full.
+      out: folder of the runs; runs/reproduce/TABLE/BUDGET if not given.
+    """
+    from genmod import checks
+    from genmod._host import disk
+    from genmod.runs import pages
+    from genmod.runs import reproduce as reproducing
+
+    if not table:
+        print_table(["table", ""], reproducing.listed(), right=False)
+        return 0
+    loaded = reproducing.load(table)
+    checks.known("budget", budget, list(loaded.budgets))
+    chosen = loaded.budgets[budget]
+    out = out or Path("runs") / "reproduce" / table / budget
+    seeds = reproducing.counted(chosen.seeds)
+    print(f"{loaded.title}: {len(chosen.cells)} cells, {seeds}, {chosen.time}", flush=True)
+    values = []
+    for cell in reproducing.cells_of(loaded, chosen):
+        folder = reproducing.folder_of(out, cell)
+        value = reproducing.value_of(loaded, chosen, cell, folder)
+        if value is None:
+            code = _genmod(reproducing.training(loaded, chosen, cell, folder))
+            code = code or _genmod(reproducing.evaluation(loaded, chosen, folder))
+            if code:
+                return code
+            value = reproducing.value_of(loaded, chosen, cell, folder)
+        if value is None:
+            raise ValueError(
+                f"{folder} holds no {loaded.metric[1]} of its end after its evaluation"
+            )
+        values.append(value)
+    shown = reproducing.published(table, loaded, budget, values, out)
+    folders = [reproducing.folder_of(out, value.cell) for value in values]
+    html = pages.build(folders, published=shown)
+    page = out / "table.html"
+    with disk.writing(page):
+        page.write_text(html, encoding="utf-8")
+    print_table(shown.columns, shown.rows)
+    for note in shown.notes:
+        print(note)
+    print(page)
+    return 0 if all(one.holds for one in reproducing.orderings(chosen, values)) else DIFFERS
+
+
+def _genmod(arguments: Sequence[str]) -> int:
+    """Runs the command in a process of its own, whose devices are its own; returns its exit code.
+
+    The process has saved its run when this returns, or raises.
+    """
+    print(shlex.join(["genmod", *arguments]), flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "genmod", *arguments])
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()

@@ -11,7 +11,7 @@ from genmod.nets.fourier import fourier_features
 from genmod.nets.initial import Initializer, glorot_uniform, he_normal, normal
 from genmod.nets.mlp import maxout, mlp
 from genmod.nets.normalization import BatchNorm
-from genmod.nets.wrapping import wrapped
+from genmod.nets.wrapping import with_scale, wrapped
 from genmod.types import Net
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "mlp",
     "normal",
     "per_class",
+    "with_scale",
     "wrapped",
 ]

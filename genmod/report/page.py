@@ -138,8 +138,28 @@ class Comparison:
     note: str
 
 
+@dataclass(frozen=True)
+class Published:
+    """Published table beside its reproduction, at the top of a page.
+
+    Attributes:
+      title: title of the table.
+      columns: headings.
+      rows: rows of cells, one for each heading.
+      notes: sentences below the table.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
 def page(
-    sheets: Sequence[Sheet], comparison: Comparison | None = None, notes: Sequence[str] = ()
+    sheets: Sequence[Sheet],
+    comparison: Comparison | None = None,
+    notes: Sequence[str] = (),
+    published: Published | None = None,
 ) -> str:
     """Returns the HTML of a page about runs.
 
@@ -149,6 +169,7 @@ def page(
       sheets: contents, one for each run.
       comparison: content about all runs together; left out if None.
       notes: runs that are left out, each with the reason.
+      published: a published table that the runs reproduce; left out if None.
 
     Raises:
       ValueError: if there is no run.
@@ -172,6 +193,8 @@ def page(
         "script": lambda name: jinja2.utils.markupsafe.Markup(_asset(name)),
     }
     title = sheets[0].name if len(sheets) == 1 else f"{len(sheets)} runs"
+    if published is not None:
+        title = published.title
     explorers = {
         str(index): _explorer(sheet.explorer)
         for index, sheet in enumerate(sheets)
@@ -182,6 +205,7 @@ def page(
         sheets=sheets,
         comparison=comparison,
         notes=notes,
+        published=published,
         explorers=explorers,
         **safe,
     )

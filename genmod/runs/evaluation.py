@@ -17,6 +17,7 @@ import numpy as np
 
 from genmod import checks, evaluate, rng, train
 from genmod.data import Dataset
+from genmod.data.dataset import chosen
 from genmod.evaluate import Result, features, judges
 from genmod.evaluate.resampling import Interval
 from genmod.experiment import Experiment, drawn_from
@@ -38,6 +39,7 @@ class Options:
       num_draws: number of importance samples for each likelihood.
       seed: seed of samples and draws.
       features: name of the features, as for `features.named`; None for those of the data's kind.
+      num_test: number of test examples, the first ones; None for all.
 
     Raises:
       ValueError: if a number is out of range.
@@ -47,9 +49,12 @@ class Options:
     num_draws: checks.Count = 500
     seed: checks.Seed = 0
     features: str | None = None
+    num_test: int | None = None
 
     def __post_init__(self):
         checks.fields(self)
+        if self.num_test is not None:
+            checks.positive_integer("num_test", self.num_test)
 
 
 class NotApplicable(ValueError):
@@ -80,10 +85,18 @@ class Subject:
 
     @functools.cached_property
     def test(self) -> Dataset:
-        """Test data of the experiment."""
+        """Test data of the experiment, or the first of them."""
         if self.built.test is None:
             raise NotApplicable("the experiment has no test data (Experiment.test)")
-        return self.built.test
+        num, num_test = len(self.built.test.images), self.options.num_test
+        if num_test is not None and num_test > num:
+            raise ValueError(f"num_test must be at most {num}, the test examples, got {num_test}")
+        return self.built.test if num_test in (None, num) else chosen(self.built.test, self.first)
+
+    @property
+    def first(self) -> slice:
+        """Place of the test examples that are used."""
+        return slice(self.options.num_test)
 
     @functools.cached_property
     def drawn(self) -> tuple[np.ndarray, Any]:
@@ -169,16 +182,16 @@ def likelihood(subject: Subject) -> dict[str, Result]:
     if told is None:
         raise NotApplicable("the experiment names no likelihood (Experiment.likelihood)")
     num_draws = subject.options.num_draws
+    protocol = functools.partial(subject.protocol, unit="nats")
     estimate = functools.partial(
         evaluate.importance,
         subject.key("likelihood"),
         drawn_from(subject.state),
-        told.examples,
+        jax.tree.map(lambda array: array[subject.first], told.examples),
         told.log_weight,
         prepare=told.prepare,
         progress=subject.progress,
     )
-    protocol = functools.partial(subject.protocol, unit="nats")
     bound, found = estimate(num_samples=1).average, estimate(num_samples=num_draws)
     mean = found.average
     return {

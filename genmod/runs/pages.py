@@ -30,13 +30,19 @@ Each is the number of pictures over time, and whether there are explorers.
 """
 
 
-def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
+def build(
+    paths: Sequence[str | Path],
+    *,
+    most_bytes: int = MOST_BYTES,
+    published: page.Published | None = None,
+) -> str:
     """Makes the report page of runs, as HTML.
 
     Args:
       paths: run folders, or folders of runs. The other runs are compared with the first.
       most_bytes: largest size of the page. Pictures over time are thinned out, then explorers are
         left out, until the page is not larger.
+      published: a published table that the runs reproduce, to stand before them.
 
     Raises:
       ValueError: if a folder holds no run, or the page cannot be made that small.
@@ -48,10 +54,11 @@ def build(paths: Sequence[str | Path], *, most_bytes: int = MOST_BYTES) -> str:
         sheets, failed = _sheets(shown, frames, with_explorers)
         if not sheets:
             raise ValueError(failed[0])
-        html = page.page(sheets, shown.comparison, [*left_out, *failed, *shown.notes])
+        notes = [*left_out, *failed, *shown.notes]
+        html = page.page(sheets, shown.comparison, notes, published)
         size = len(html.encode())
         if size <= most_bytes:
-            _say([*left_out, *failed, *shown.notes])
+            _say(notes)
             _say(f"{one.name}: {note}" for one in sheets for note in one.notes)
             return html
     raise ValueError(

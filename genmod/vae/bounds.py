@@ -77,13 +77,7 @@ def iwae(model: Vae, *, num_samples: int, estimator: Estimator = "standard") -> 
     """
     num_samples = checks.positive_integer("num_samples", num_samples)
     checks.known("estimator", estimator, ESTIMATORS)
-    if estimator == "standard":
-        return _objective(model, num_samples, _log_mean)
-
-    def of_draws(weights: Array) -> Array:
-        return jnp.square(weights) if estimator == "dreg" else weights
-
-    return _objective(model, num_samples, _log_mean, of_draws=of_draws, sticks=True)
+    return _objective(model, num_samples, _log_mean, estimator=estimator)
 
 
 def miwae(model: Vae, *, num_groups: int, num_samples: int) -> Objective:
@@ -137,9 +131,7 @@ def piwae(model: Vae, *, num_groups: int, num_samples: int) -> Objective:
     """
     num_groups = checks.positive_integer("num_groups", num_groups)
     num_samples = checks.positive_integer("num_samples", num_samples)
-    return _objective(
-        model, num_groups * num_samples, _log_mean, encoders=_grouped(num_groups), sticks=False
-    )
+    return _objective(model, num_groups * num_samples, _log_mean, encoders=_grouped(num_groups))
 
 
 def ciwae(model: Vae, *, num_samples: int, beta: float | Array) -> Objective:
@@ -196,8 +188,7 @@ def _objective(
     bound: _Value,
     *,
     encoders: _Value | None = None,
-    of_draws: Callable[[Array], Array] = lambda weights: weights,
-    sticks: bool | None = None,
+    estimator: Estimator = "standard",
 ) -> Objective:
     """Returns minus a bound as an objective.
 
@@ -206,10 +197,9 @@ def _objective(
       num_samples: number of draws K.
       bound: the bound, as a function of the log weights.
       encoders: bound whose gradient the encoder follows, if that is another.
-      of_draws: function of the weights of the encoder's gradient, [K, B] -> [K, B].
-      sticks: whether log q(z | x) at a draw is differentiated by the draw alone; None if the
-        encoder's gradient is that of the bound.
+      estimator: estimator of the encoder's gradient, if that is the bound's.
     """
+    fixed = jax.lax.stop_gradient
 
     def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
         x, c = model.condition(batch)
@@ -220,24 +210,39 @@ def _objective(
         def terms(params: VaeParams, z: Array, parameters: tuple[Array, ...]):
             return jax.vmap(lambda one: terms_at(model, params, x, c, one, parameters))(z)
 
-        fixed = jax.lax.stop_gradient
-        if sticks is None:
+        def log_weights(params: VaeParams, z: Array, parameters: tuple[Array, ...]) -> Array:
             reconstruction, kl = terms(params, z, parameters)
-            value = bound(-reconstruction - kl)
-        else:
-            reconstruction, kl = terms(params, fixed(z), fixed(parameters))
-            value = bound(-reconstruction - kl)
-            # The same log weights, as functions of the encoder's parameters alone.
-            own = terms(fixed(params), z, fixed(parameters) if sticks else parameters)
-            log_weights = -own[0] - own[1]
-            weights = _weights(encoders or bound, fixed(log_weights))
-            followed = (of_draws(weights) * log_weights).sum(0)
+            return -reconstruction - kl
+
+        followed = None
+        if encoders is not None:
+            followed = encoders(log_weights(fixed(params), z, parameters))
+            z, parameters = fixed(z), fixed(parameters)
+        elif estimator != "standard":
+            parameters = fixed(parameters)
+            if estimator == "dreg":
+                # These values are computed once: XLA merges them with those below.
+                known = log_weights(*fixed((params, z, parameters)))
+                weights = jax.grad(lambda given: bound(given).sum())(known)
+                z = _scaled_gradient(z, weights[:, :, None])
+        reconstruction, kl = terms(params, z, parameters)
+        value = bound(-reconstruction - kl)
+        if followed is not None:
             value += followed - fixed(followed)
         return -value, {"reconstruction": reconstruction.mean(0), "kl": kl.mean(0)}
 
     return objective
 
 
-def _weights(bound: _Value, log_weights: Array) -> Array:
-    """Returns the weight of each draw in the gradient of a bound, [K, B]."""
-    return jax.grad(lambda given: bound(given).sum())(log_weights)
+@jax.custom_jvp
+def _scaled_gradient(z: Array, weights: Array) -> Array:
+    """Returns z, whose gradient is multiplied by weights."""
+    del weights
+    return z
+
+
+@_scaled_gradient.defjvp
+def _scaled_gradient_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    return primals[0], primals[1] * tangents[0]

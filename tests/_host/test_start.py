@@ -417,6 +417,7 @@ def modules(folder):
 
 def test_a_wheel_holds_the_package_and_the_experiments(installed):
     shipped = {path.name for path in SHIPPED.glob("*.py")}
+    shipped |= {f"tables/{path.name}" for path in (SHIPPED / "tables").glob("*.py")}
     built = modules(installed / "genmod")
     assert built == modules(ROOT / "genmod") | {f"shipped_experiments/{name}" for name in shipped}
     assert [path.name for path in installed.iterdir()] == ["genmod"]

@@ -229,6 +229,7 @@ TABLE = {
     "nets.per_class": of_label(nets.per_class(SMALL, CLASSES)),
     "nets.fourier_features": of_latent(nets.fourier_features(SMALL, (1.0, 2.0))),
     "nets.wrapped": net(nets.wrapped(SMALL, before=jnp.square, after=jnp.tanh)),
+    "nets.with_scale": net(nets.with_scale(SMALL, initial=0.5)),
     "nets.from_linen": of_latent(
         nets.from_linen(nets.BatchNorm(), standing=True), looks=LOOKS["batch"]
     ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from genmod import rng, vae
+from genmod import nets, rng, vae
 
 BYTES = np.arange(256) / 255
 DENSITIES = {
@@ -180,3 +180,24 @@ X = jnp.zeros((2, 4, 4, 3))
 def test_bad_input_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_a_scale_that_all_pixels_share_is_best_where_it_is_the_mean_error(name):
+    decoder = nets.with_scale(nets.mlp((4,), (3, 3, 1)), initial=0.5)
+    model = vae.make(nets.mlp((4,), 4), decoder, latent_dim=2, likelihood=getattr(vae, name)())
+    x = jax.random.normal(rng.root(0), (8, 3, 3, 1))
+    params = model.init(rng.root(1), x)
+    z = jax.random.normal(rng.root(2), (8, 2))
+
+    def loss(log_scale):
+        own = params._replace(decoder=params.decoder._replace(log_scale=log_scale))
+        return -model.likelihood.log_prob(model.decode(own, z), x).sum()
+
+    assert model.decode(params, z)[1].shape == (8, 1, 1, 1)
+    errors = np.abs(np.asarray(x - model.likelihood.mean(model.decode(params, z))))
+    best = np.sqrt(np.mean(errors**2)) if name == "gaussian" else np.mean(errors)
+    slopes = [float(jax.grad(loss)(jnp.log(factor * best))) for factor in (0.9, 1.0, 1.1)]
+    assert slopes[0] < -1
+    assert abs(slopes[1]) < 1e-3
+    assert slopes[2] > 1

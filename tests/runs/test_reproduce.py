@@ -1,0 +1,129 @@
+"""Published tables beside their reproductions."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from genmod.cli import training
+from genmod.evaluate import Result
+from genmod.runs import catalogue, reproduce, results
+from genmod.runs.evaluation import Options
+from genmod.runs.folder import Folder
+from genmod.train import manifest
+
+SMALL = reproduce.Budget(
+    time="a moment",
+    cells=("plain", "weighted"),
+    seeds=2,
+    config={"epochs": 3},
+    options=Options(num_draws=7, num_test=20),
+    orderings=(("weighted", "plain"),),
+    deviations=("Three epochs.",),
+)
+TABLE = reproduce.Table(
+    title="A table",
+    experiment="iwae",
+    quantity="-log p(x)",
+    metric=("likelihood", "log_likelihood"),
+    sign=-1,
+    cells=(
+        reproduce.Cell("plain", {"num_samples": 1, "hidden": (8, 8)}, {"paper": 90.0, "other": 91}),
+        reproduce.Cell("weighted", {"num_samples": 5}, {"other": 88.0}),
+    ),
+    budgets={"small": SMALL},
+)
+
+
+@pytest.mark.parametrize("name", reproduce.files())
+def test_every_cell_of_every_table_is_an_experiment_with_its_flags(name, tmp_path):
+    table = reproduce.load(name)
+    for budget in table.budgets.values():
+        cells = reproduce.cells_of(table, budget)
+        assert len({reproduce.folder_of(tmp_path, cell) for cell in cells}) == len(cells)
+        for cell in cells:
+            arguments = reproduce.training(table, budget, cell, tmp_path)
+            assert arguments[:2] == ["train", table.experiment]
+            module = catalogue.load(catalogue.find(table.experiment))
+            config, options = training.parse(module, table.experiment, arguments[2:])
+            for field, value in {**budget.config, **cell.config}.items():
+                assert getattr(config, field) == value
+            assert (options.seeds, options.run_dir) == (budget.seeds, tmp_path)
+        assert {one for pair in budget.orderings for one in pair} <= set(budget.cells)
+
+
+def written(folder, cell, values, step=30, num_draws=7, num_real=20, config=None):
+    """Writes what `genmod train` and `genmod evaluate` leave in a folder."""
+    saved = folder / "checkpoints" / f"{step:09d}"
+    saved.mkdir(parents=True)
+    (saved / manifest.MANIFEST).touch()
+    recorded = {"config": {**SMALL.config, **cell.config, "batch_size": 50, **(config or {})}}
+    recorded |= dict.fromkeys(("experiment", "data", "command", "created"), "")
+    recorded |= {"versions": {}, "device": {}}
+    (folder / "record.json").write_text(json.dumps(recorded))
+    protocol = {"metric": "log_likelihood", "num_draws": num_draws, "num_real": num_real, "seed": 0}
+    runs = tuple(Result(value, 0.5, protocol=protocol) for value in values)
+    results.write(Folder(folder), [results.Entry("log_likelihood", 30, runs)])
+
+
+def test_a_cell_has_the_values_of_its_runs(tmp_path):
+    plain = TABLE.cells[0]
+    folder = reproduce.folder_of(tmp_path, plain)
+    assert reproduce.value_of(TABLE, SMALL, plain, folder) is None
+    written(folder, plain, [-91.0, -93.0])
+    found = reproduce.value_of(TABLE, SMALL, plain, folder)
+    np.testing.assert_allclose(found.runs, [91.0, 93.0])
+    assert (found.mean.value, found.mean.error) == (92.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "other", [{"step": 60}, {"num_draws": 8}, {"num_real": 30}, {"config": {"epochs": 4}}]
+)
+def test_values_of_another_length_or_evaluation_do_not_count(other, tmp_path):
+    plain = TABLE.cells[0]
+    written(tmp_path / "plain", plain, [-91.0, -93.0], **other)
+    assert reproduce.value_of(TABLE, SMALL, plain, tmp_path / "plain") is None
+
+
+def test_the_table_has_published_values_ours_and_the_difference(tmp_path):
+    runs = {"plain": [-91.0, -93.0], "weighted": [-90.5, -92.0]}
+    values = []
+    for cell in reproduce.cells_of(TABLE, SMALL):
+        folder = reproduce.folder_of(tmp_path, cell)
+        written(folder, cell, runs[cell.name])
+        values.append(reproduce.value_of(TABLE, SMALL, cell, folder))
+    shown = reproduce.published("a-table", TABLE, "small", values, tmp_path)
+    assert shown.columns == ["", "paper", "other", "genmod", "less paper"]
+    assert shown.rows[0] == ["plain", "90.00", "91.00", "92.0 +- 1.0", "+2.00"]
+    assert shown.rows[1] == ["weighted", "-", "88.00", "91.25 +- 0.75", "-"]
+    assert shown.notes[0] == "-log p(x). +- is the standard error over 2 seeds."
+    assert shown.notes[1] == "weighted less plain: -0.75 +- 0.25, below 0 in 2 of 2 seeds: holds"
+    assert "Three epochs." in shown.notes
+    assert shlex.split(shown.notes[-1])[:3] == ["genmod", "reproduce", "a-table"]
+    assert not reproduce.Ordering("a", "b", np.array([-1.0, 0.5])).holds
+
+
+def test_an_unknown_table_or_budget_is_refused():
+    with pytest.raises(ValueError, match="unknown table 'iwae-table2'; did you mean 'iwae-table1'"):
+        reproduce.load("iwae-table2")
+
+
+@pytest.mark.end_to_end
+def test_the_first_epochs_of_the_table_of_importance_weighted_autoencoders(shell, tmp_path):
+    command = [sys.executable, "-m", "genmod", "reproduce", "iwae-table1", "--budget", "smoke"]
+
+    def run():
+        done = subprocess.run(command, cwd=tmp_path, env=shell, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    made = run()
+    assert "IWAE, k = 5 less VAE, k = 1" in made
+    page = tmp_path / "runs" / "reproduce" / "iwae-table1" / "smoke" / "table.html"
+    assert "Burda et al." in page.read_text()
+    again = run()
+    assert "genmod train" not in again  # what is there is not made again
+    assert again.splitlines()[-8:] == made.splitlines()[-8:]
