@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from factories import BY_POSITION, DATA, ENTRIES, EXCEPTIONS, LEARNERS, SHAPE, TABLE, B
+from entries import DATA, SHAPE, B
+from factories import BY_POSITION, ENTRIES, EXCEPTIONS, LEARNERS, TABLE
 
 from genmod import devices, gan, nets, rng, train, vae
 

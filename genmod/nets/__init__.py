@@ -8,9 +8,12 @@ from genmod.nets.convert import from_linen, from_nnx
 from genmod.nets.convolution import conv, conv_transpose
 from genmod.nets.dcgan import dcgan_discriminator, dcgan_generator
 from genmod.nets.fourier import fourier_features
+from genmod.nets.gated import gated
 from genmod.nets.initial import Initializer, glorot_uniform, he_normal, normal
-from genmod.nets.mlp import maxout, mlp
+from genmod.nets.masked import masked_mlp
+from genmod.nets.mlp import maxout, mlp, mlp_chain
 from genmod.nets.normalization import BatchNorm
+from genmod.nets.residual import residual_decoder, residual_encoder, residual_stage
 from genmod.nets.wrapping import with_scale, wrapped
 from genmod.types import Net
 
@@ -26,12 +29,18 @@ __all__ = [
     "fourier_features",
     "from_linen",
     "from_nnx",
+    "gated",
     "glorot_uniform",
     "he_normal",
+    "masked_mlp",
     "maxout",
     "mlp",
+    "mlp_chain",
     "normal",
     "per_class",
+    "residual_decoder",
+    "residual_encoder",
+    "residual_stage",
     "with_scale",
     "wrapped",
 ]

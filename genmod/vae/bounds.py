@@ -11,7 +11,7 @@ divergence is used.
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from genmod import checks, rng
 from genmod.types import Array, Batch, Keys, Metrics, Objective
 from genmod.vae.model import Vae, VaeParams
-from genmod.vae.objectives import terms_at
+from genmod.vae.objectives import drawn, terms_at
 
 Estimator = Literal["standard", "stl", "dreg"]
 """Names of the estimators of the encoder's gradient."""
@@ -205,27 +205,32 @@ def _objective(
         x, c = model.condition(batch)
         parameters = model.encode(params, x, c)
         numbers = jnp.arange(num_samples)
-        z = jax.vmap(lambda number: model.sample(rng.at_step(keys, number), *parameters))(numbers)
+        draw = jax.vmap(lambda number: drawn(model, rng.at_step(keys, number), parameters))
+        z, log_q = draw(numbers)
 
-        def terms(params: VaeParams, z: Array, parameters: tuple[Array, ...]):
-            return jax.vmap(lambda one: terms_at(model, params, x, c, one, parameters))(z)
+        def terms(params: VaeParams, z: Array, log_q: Array | None, parameters: tuple[Any, ...]):
+            def of_draw(z: Array, log_q: Array | None) -> tuple[Array, Array]:
+                return terms_at(model, params, x, c, z, parameters, log_q=log_q)
 
-        def log_weights(params: VaeParams, z: Array, parameters: tuple[Array, ...]) -> Array:
-            reconstruction, kl = terms(params, z, parameters)
+            return jax.vmap(of_draw)(z, log_q)
+
+        def log_weights(*arguments: Any) -> Array:
+            reconstruction, kl = terms(*arguments)
             return -reconstruction - kl
 
         followed = None
         if encoders is not None:
-            followed = encoders(log_weights(fixed(params), z, parameters))
-            z, parameters = fixed(z), fixed(parameters)
+            followed = encoders(log_weights(fixed(params), z, log_q, parameters))
+            z, log_q, parameters = fixed((z, log_q, parameters))
         elif estimator != "standard":
             parameters = fixed(parameters)
             if estimator == "dreg":
                 # These values are computed once: XLA merges them with those below.
-                known = log_weights(*fixed((params, z, parameters)))
+                known = log_weights(*fixed((params, z, log_q, parameters)))
                 weights = jax.grad(lambda given: bound(given).sum())(known)
                 z = _scaled_gradient(z, weights[:, :, None])
-        reconstruction, kl = terms(params, z, parameters)
+            log_q = None  # the density as a function of the draw alone
+        reconstruction, kl = terms(params, z, log_q, parameters)
         value = bound(-reconstruction - kl)
         if followed is not None:
             value += followed - fixed(followed)

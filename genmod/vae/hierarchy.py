@@ -130,33 +130,6 @@ def layered_elbo(
     return objective
 
 
-def tempered(model: Vae, *, temperature: float) -> Vae:
-    """Returns a hierarchical VAE whose prior is drawn at a temperature.
-
-        z_i ~ N(mean, temperature^2 * variance),    given the layers that it depends on
-
-    A temperature below 1 gives likelier, less varied images.
-
-    Args:
-      model: hierarchical VAE, made by `chain` or `ladder`.
-      temperature: factor of all standard deviations of p(z), positive.
-
-    Returns:
-      A Vae for `generate`, with another prior. `layer_terms` still has the one that was trained.
-
-    Raises:
-      ValueError: if the model has no layers, the temperature is not positive, or a top layer has
-        another prior than N(0, I).
-
-    References:
-      Vahdat & Kautz, NVAE: A Deep Hierarchical Variational Autoencoder, 2020 (arXiv:2007.03898),
-      section 4.
-    """
-    layers = _layers(model)
-    checks.positive("temperature", temperature)
-    return model._replace(prior=layers.prior_at(temperature))
-
-
 def assembled(
     initial: Callable[[Key, Array, Any], VaeParams],
     encode: Callable[[VaeParams, Array, Any], tuple[Any, ...]],

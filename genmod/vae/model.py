@@ -288,7 +288,7 @@ def decode_mean(model: Vae) -> Callable[..., Array]:
     return lambda params, z, c=None: model.likelihood.mean(model.decode(params, z, c))
 
 
-def generate(model: Vae, *, temperature: float | Array = 1.0) -> Callable[..., Array]:
+def generate(model: Vae) -> Callable[..., Array]:
     """Returns a sampler of the model's images.
 
     The sampler is `(keys [B], params, condition=None) -> images [B, H, W, C]`. An image is the mean
@@ -296,30 +296,12 @@ def generate(model: Vae, *, temperature: float | Array = 1.0) -> Callable[..., A
     none is given, the sampler raises ValueError.
 
     Draws from another density than the model's own prior, such as an ex-post density of the codes,
-    are those of `generate(model._replace(prior=other))`.
-
-    Args:
-      model: the VAE.
-      temperature: factor of the draws from N(0, I), whose standard deviation it then is, at least
-        0. Below 1 images are more alike and closer to the average ones. Any other prior has the
-        temperature 1.
-
-    Raises:
-      ValueError: if temperature is not a number of at least 0, or not 1 with another prior than
-        `standard_normal`.
+    are those of `generate(model._replace(prior=other))`; `tempered` is the prior at a temperature.
     """
-    scales = isinstance(temperature, jax.core.Tracer) or temperature != 1.0
-    if not isinstance(temperature, jax.core.Tracer):
-        checks.not_negative("temperature", temperature)
-    if scales and not model.prior.is_standard_normal:
-        raise ValueError(
-            "temperature scales draws from N(0, I): with another prior it must be 1, "
-            f"got {temperature!r}"
-        )
 
     def sampler(keys: Keys, params: VaeParams, condition: Any = None) -> Array:
         z = model.prior.sample(keys, params.prior, functools.partial(model.encode, params))
-        return decode_mean(model)(params, temperature * z if scales else z, condition)
+        return decode_mean(model)(params, z, condition)
 
     return sampler
 

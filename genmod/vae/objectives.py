@@ -253,8 +253,15 @@ def _terms(
     """
     x, c = model.condition(batch)
     parameters = model.encode(params, x, c)  # q(z | x) = N(mean, exp(logvar)), unless another
-    z = model.sample(keys, *parameters)
-    return terms_at(model, params, x, c, z, parameters, closed_form=closed_form)
+    z, log_q = drawn(model, keys, parameters)
+    return terms_at(model, params, x, c, z, parameters, log_q=log_q, closed_form=closed_form)
+
+
+def drawn(model: Vae, keys: Keys, parameters: tuple[Array, ...]) -> tuple[Array, Array | None]:
+    """Draws latents z [B, L] of q(z|x), with log q(z|x) [B] where it is found on the way."""
+    if model.posterior.draw is None:
+        return model.sample(keys, *parameters), None
+    return model.posterior.draw(keys, *parameters)
 
 
 def terms_at(
@@ -265,6 +272,7 @@ def terms_at(
     z: Array,
     parameters: tuple[Array, ...],
     *,
+    log_q: Array | None = None,
     closed_form: bool = False,
 ) -> tuple[Array, Array]:
     """Returns -log p(x|z) and log q(z|x) - log p(z) at latents z, [B] each, in nats.
@@ -278,12 +286,13 @@ def terms_at(
       c: their condition.
       z: latents [B, L].
       parameters: parameters of q(z|x), as `model.encode` returns them.
+      log_q: log q(z|x) [B] if it is known.
       closed_form: whether the KL divergence is in closed form where there is one.
     """
     reconstruction = -model.likelihood.log_prob(model.decode(params, z, c), x)
     if closed_form and model.prior.kl_divergence is not None:
         return reconstruction, model.prior.kl_divergence(params.prior, *parameters)
     posterior = functools.partial(model.encode, params)
-    log_ratio = model.posterior.log_prob(z, *parameters)
+    log_ratio = model.posterior.log_prob(z, *parameters) if log_q is None else log_q
     log_ratio -= model.prior.log_prob(params.prior, z, posterior)
     return reconstruction, log_ratio

@@ -32,6 +32,9 @@ class Posterior(NamedTuple):
       init: initial shared parameters, `key -> shared`; None if there are none.
       latent_dim: number of latent dimensions L; None if not told.
       is_on_sphere: whether z lies on the unit sphere, with densities of its surface.
+      draw: a draw and its density, `(keys [B], *parameters) -> (z [B, L], log q(z|x) [B])`, the
+        same as those of `sample` and `log_prob`, if they are quicker found together; None if they
+        are not. The density at the draw of a flow needs no inverse.
     """
 
     split: Callable[..., tuple[Any, ...]]
@@ -40,6 +43,7 @@ class Posterior(NamedTuple):
     init: Callable[[Key], Params] | None = None
     latent_dim: int | None = None
     is_on_sphere: bool = False
+    draw: Callable[..., tuple[Array, Array]] | None = None
 
     @property
     def is_diagonal_normal(self) -> bool:
@@ -203,9 +207,11 @@ def flow_posterior(flow: Callable[[int], Flow]) -> Callable[[int], Posterior]:
 
         def draw(
             keys: Keys, centre: Array, mean: Array, logvar: Array, h: Array, shared: Params
-        ) -> Array:
+        ) -> tuple[Array, Array]:
             del centre
-            return own.forward(shared, sample(keys, mean, logvar), h)[0]
+            start = sample(keys, mean, logvar)
+            z, log_det = own.forward(shared, start, h)
+            return z, normal.log_normal(start, mean, logvar) - log_det
 
         def log_prob(
             z: Array, centre: Array, mean: Array, logvar: Array, h: Array, shared: Params
@@ -214,6 +220,7 @@ def flow_posterior(flow: Callable[[int], Flow]) -> Callable[[int], Posterior]:
             start, log_det = own.inverse(shared, z, h)
             return normal.log_normal(start, mean, logvar) + log_det
 
-        return Posterior(split, draw, log_prob, own.init, latent_dim)
+        first = lambda keys, *parameters: draw(keys, *parameters)[0]  # noqa: E731
+        return Posterior(split, first, log_prob, own.init, latent_dim, draw=draw)
 
     return made

@@ -1,7 +1,8 @@
 """Every public factory of genmod, what it makes of tiny networks, and a batch for all of them.
 
-`tests/test_contracts.py` walks these tables. A new factory is entered in `TABLE`, a new kind of
-learner in `LEARNERS`; any other public function is one of `EXCEPTIONS`.
+`tests/test_contracts.py` walks these tables. A new factory is entered in `TABLE` (of genmod.vae in
+vae_entries.py), a new kind of learner in `LEARNERS`; any other public function is one of
+`EXCEPTIONS`.
 """
 
 import functools
@@ -10,192 +11,36 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+import vae_entries
+from entries import (
+    CLASSES,
+    CRITIC,
+    DATA,
+    GANS,
+    GIVEN,
+    LOOKS,
+    SHAPE,
+    SMALL,
+    VAES,
+    Entry,
+    L,
+    loss,
+    mlp,
+    net,
+    of_class,
+    of_gan,
+    of_label,
+    of_latent,
+    penalty,
+)
 from flax import nnx
 
 from genmod import gan, nets, rng, train, vae
 from genmod.types import Parts
 
-B, L, CLASSES, SHAPE = 8, 2, 3, (4, 4, 1)
-
-
-class Data(NamedTuple):
-    """One batch, of which every entry takes what it needs."""
-
-    x: Any
-    label: Any
-    fake: Any
-    logits: Any
-    z: Any
-    mean: Any
-    logvar: Any
-    real_logits: Any
-    fake_logits: Any
-
-
-def data():
-    random = np.random.default_rng(0)
-    x, fake = random.uniform(size=(2, B, *SHAPE)).astype(np.float32)
-    shapes = [(B, *SHAPE), *[(B, L)] * 3, *[(B,)] * 2]
-    normal = [random.normal(size=shape).astype(np.float32) for shape in shapes]
-    return Data(x, random.integers(0, CLASSES, B).astype(np.int32), fake, *normal)
-
-
-DATA = data()
-
-
-class Entry(NamedTuple):
-    """What a factory has made, and how it is called.
-
-    Attributes:
-      made: the function, model or loss.
-      apply: `(made, keys [B], params, data) -> tree of arrays`, one value per example each.
-      init: `(key, data) -> params`; None if there is nothing to learn.
-      scalar: whether values are one number per example, [B].
-      sums: whether values are sums of nats or squares, which are in float32 at least.
-      looks: why an example's values depend on other examples; "" if they do not.
-      regroups: why that is not refused in microbatches.
-    """
-
-    made: Any
-    apply: Callable[..., Any]
-    init: Callable[..., Any] | None = None
-    scalar: bool = False
-    sums: bool = False
-    looks: str = ""
-    regroups: str = ""
-
-
-def mlp(out, **options):
-    # Not piecewise linear: a penalty's gradient would not depend on the point.
-    return nets.mlp((4,), out, activation=jnp.tanh, **options)
-
-
-of_class = functools.partial(nets.conditional, classes=CLASSES)
-ENCODER, DECODER, CRITIC, SMALL = mlp(2 * L), mlp(SHAPE), mlp(1), mlp(2)
-GIVEN = {"latent_dim": L, "condition": lambda batch: (batch.x, batch.label)}
-# Each of images, and of images with labels.
-VAES = (
-    vae.make(ENCODER, DECODER, latent_dim=L),
-    vae.make(of_class(ENCODER), of_class(DECODER), **GIVEN),
-)
-GANS = (
-    gan.make(DECODER, CRITIC, latent_dim=L),
-    gan.make(of_class(DECODER), of_class(CRITIC), **GIVEN),
-)
-
-
-def of_model(models, made, apply, **options):
-    """Entries of what is made of a model: of one of images, and one of images with labels."""
-    plain, given = models
-    return {
-        "": Entry(
-            made(plain),
-            lambda f, keys, p, d: apply(f, keys, p, d.x, None, d),
-            lambda key, d: plain.init(key, d.x),
-            **options,
-        ),
-        " of a condition": Entry(
-            made(given),
-            lambda f, keys, p, d: apply(f, keys, p, d, d.label, d),
-            given.init,
-            **options,
-        ),
-    }
-
-
-def objective(made):
-    apply = lambda f, keys, p, batch, c, d: f(keys, p, batch)  # noqa: E731
-    return of_model(VAES, made, apply, scalar=True, sums=True)
-
-
-def loss(made, **options):
-    def apply(loss, keys, params, d):
-        logits = d.real_logits, d.fake_logits
-        return loss.discriminator(*logits), loss.generator(*logits), loss.probabilities(*logits)
-
-    return Entry(made, apply, scalar=True, **options)
-
-
-def penalty(made, **options):
-    def apply(penalty, keys, params, d):
-        return penalty(keys, lambda x: GANS[0].discriminate(params, x), d.x, d.fake)
-
-    init = lambda key, d: GANS[0].init(key, d.x)  # noqa: E731
-    return Entry(made, apply, init, scalar=True, sums=True, **options)
-
-
-def net(made, take=lambda d: (d.x,), **options):
-    apply = lambda net, keys, params, d: net(params, *take(d))  # noqa: E731
-    return Entry(made, apply, lambda key, d: made.initial(key, *take(d)), **options)
-
-
-number = functools.partial(Entry, scalar=True, sums=True)
-of_vae, of_gan = functools.partial(of_model, VAES), functools.partial(of_model, GANS)
-of_latent = functools.partial(net, take=lambda d: (d.z,))
-of_label = functools.partial(net, take=lambda d: (d.x, d.label))
-LOOKS = {
-    "relativistic_average": "compares with the mean logits of the batch",
-    "dragan": "its noise has the deviation of the batch's values",
-    "batch": "batch normalisation takes mean and variance over the batch",
-    "packed": "judges consecutive examples together",
-}
 TABLE = {
-    "vae.elbo": objective(lambda model: vae.elbo(model, beta=2.0)),
-    "vae.article_loss": objective(vae.article_loss),
-    "vae.capacity": objective(lambda model: vae.capacity(model, weight=2.0, nats=1.0)),
-    "vae.free_bits": objective(lambda model: vae.free_bits(model, nats=0.5)),
-    "vae.iwae": objective(lambda model: vae.iwae(model, num_samples=3, estimator="dreg")),
-    "vae.miwae": objective(lambda model: vae.miwae(model, num_groups=2, num_samples=2)),
-    "vae.piwae": objective(lambda model: vae.piwae(model, num_groups=2, num_samples=2)),
-    "vae.ciwae": objective(lambda model: vae.ciwae(model, num_samples=3, beta=0.3)),
-    "vae.log_weight": objective(vae.log_weight),
-    "vae.bernoulli": number(vae.bernoulli, lambda p, keys, _, d: p.log_prob(d.logits, d.x)),
-    **{
-        f"vae.{name}": number(
-            likelihood,
-            lambda p, keys, _, d, times=times: p.log_prob(jnp.tile(d.logits, times), d.x),
-        )
-        for name, likelihood, times in (
-            ("continuous_bernoulli", vae.continuous_bernoulli(), 1),
-            ("gaussian", vae.gaussian(std=0.5), 1),
-            ("laplace", vae.laplace(scale=0.5), 1),
-            ("discretised_logistic", vae.discretised_logistic(), 2),
-            ("categorical", vae.categorical(), 256),
-        )
-    },
-    "vae.kl_divergence": number(vae.kl_divergence, lambda kl, keys, _, d: kl(d.mean, d.logvar)),
-    "vae.log_normal": number(vae.log_normal, lambda p, keys, _, d: p(d.z, d.mean, d.logvar)),
-    "vae.kl_normal": Entry(
-        vae.kl_normal, lambda kl, keys, _, d: kl(d.mean, d.logvar, d.z, 0.0), sums=True
-    ),
-    "vae.standard_normal": number(
-        vae.standard_normal(L),
-        lambda p, keys, params, d: (
-            p.log_prob(params, p.sample(keys, params)),
-            p.log_prob(params, d.z),
-            p.kl_divergence(params, d.mean, d.logvar),
-        ),
-    ),
-    "vae.diagonal_normal": number(
-        vae.diagonal_normal(L),
-        lambda q, keys, _, d: q.log_prob(
-            q.sample(keys, d.mean, d.logvar), *q.split(jnp.concatenate([d.mean, d.logvar], 1))
-        ),
-    ),
-    "vae.make": of_vae(
-        lambda model: model,
-        lambda m, keys, p, batch, c, d: (
-            m.condition(batch),
-            m.encode(p, d.x, c),
-            m.decode(p, d.z, c),
-            m.sample(keys, d.mean, d.logvar),
-        ),
-    ),
-    "vae.generate": of_vae(vae.generate, lambda f, keys, p, batch, c, d: f(keys, p, c)),
-    "vae.decode_mean": of_vae(vae.decode_mean, lambda f, keys, p, batch, c, d: f(p, d.z, c)),
-    "vae.reconstruct": of_vae(vae.reconstruct, lambda f, keys, p, batch, c, d: f(p, batch)),
+    **vae_entries.TABLE,
     **{f"gan.{n}": loss(made, looks=LOOKS.get(n, "")) for n, made in gan.LOSSES.items()},
     **{
         f"gan.{n}": penalty(getattr(gan, n), looks=LOOKS.get(n, ""))
@@ -220,8 +65,14 @@ TABLE = {
     "nets.mlp": {
         "": net(SMALL),
         " with group normalisation": net(mlp(2, norm="group")),
+        " with layer normalisation": net(mlp(2, norm="layer")),
         " with batch normalisation": net(mlp(2, norm="batch"), looks=LOOKS["batch"]),
     },
+    "nets.gated": net(nets.mlp((4,), 2, activation=nets.gated())),
+    "nets.masked_mlp": net(vae_entries.MASKED, take=lambda d: (d.z, d.mean)),
+    "nets.residual_stage": net(nets.residual_stage(2, out=3)),
+    "nets.residual_encoder": net(nets.residual_encoder(3, widths=(2,))),
+    "nets.residual_decoder": of_latent(nets.residual_decoder(SHAPE, widths=(2,))),
     "nets.maxout": net(nets.mlp((4,), 2, activation=nets.maxout(2))),
     "nets.dcgan_generator": of_latent(nets.dcgan_generator(SHAPE, width=2)),
     "nets.dcgan_discriminator": net(nets.dcgan_discriminator(width=2)),
@@ -314,6 +165,15 @@ LEARNERS = {
     "train.learner of the whole batch": case(
         DATA.z, train.learner, point, permuting, SGD, whole_batch=True, looks="permutes its batch"
     ),
+    "train.learner of few labels": case(
+        Parts(labelled=DATA, unlabelled=DATA.fake),
+        train.learner,
+        vae_entries.FEW_LABELS.init,
+        vae_entries.FEW_LABELS.objective,
+        SGD,
+        sample=vae_entries.FEW_LABELS.generate,
+        conditions=DATA.label,
+    ),
     "train.learner of parts": case(
         Parts(few=DATA.z[:4], many=DATA.mean), train.learner, point, of_parts, SGD
     ),
@@ -350,6 +210,14 @@ LEARNERS = {
         ema_half_life={"b": 30.0},
     ),
 }
+LEARNERS["train.game of a codebook"] = case(
+    DATA.x,
+    train.game,
+    vae_entries.CODEBOOK.init,
+    {vae_entries.CODEBOOK.fields: train.Player(vae_entries.CODEBOOK.objective, SGD)},
+    remember=vae_entries.CODEBOOK.remember,
+    sample=vae_entries.CODEBOOK.sample,
+)
 
 
 # The public names
@@ -357,6 +225,12 @@ LEARNERS = {
 EXCEPTIONS = {
     "vae.mean_logits": "a function of one average image",
     **dict.fromkeys(("vae.interpolate", "vae.traverse"), "paths of codes, not a batch"),
+    **dict.fromkeys(
+        ("vae.code_frequencies", "vae.perplexity"), "numbers of all codes, not a batch"
+    ),
+    "vae.balanced": "compares a batch's means, and is used in objectives of the whole batch",
+    "vae.cyclical": "a schedule",
+    "nets.mlp_chain": "lists of networks",
     "gan.LOSSES": "the losses by name",
     "gan.weight_clipping": "moves parameters, and sees no batch",
     **dict.fromkeys(("nets.conv", "nets.conv_transpose"), "layers of the dcgan networks"),

@@ -17,7 +17,8 @@ from scipy import stats
 from genmod import evaluate, nets, rng, vae
 from genmod.types import Net
 from genmod.vae.chain import ChainPrior, chain
-from genmod.vae.hierarchy import layer_terms, layered_elbo, tempered
+from genmod.vae.ex_post import tempered
+from genmod.vae.hierarchy import layer_terms, layered_elbo
 
 W = np.array([[1.0, 0.5], [-0.5, 1.0], [0.0, 0.0]])
 A, S, NOISE = np.array([0.8, -1.2]), np.array([0.6, 0.9]), 0.7

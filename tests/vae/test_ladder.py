@@ -16,7 +16,8 @@ from scipy import stats
 
 from genmod import evaluate, rng, vae
 from genmod.types import Net
-from genmod.vae.hierarchy import layer_terms, layered_elbo, tempered
+from genmod.vae.ex_post import tempered
+from genmod.vae.hierarchy import layer_terms, layered_elbo
 from genmod.vae.ladder import Rung, ladder
 
 W = np.array([[1.0, 0.5], [-0.5, 1.0], [0.0, 0.0]])

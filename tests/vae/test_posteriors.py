@@ -254,3 +254,28 @@ def test_outputs_of_another_width_are_refused():
         model = vae.make(nets.mlp((6,), width), DECODER, latent_dim=3, posterior=posterior)
         with pytest.raises(ValueError, match=message):
             model.init(rng.root(0), X)
+
+
+OBJECTIVES = {
+    "elbo": vae.elbo,
+    "iwae": partial(vae.iwae, num_samples=2),
+    "stl": partial(vae.iwae, num_samples=2, estimator="stl"),
+    "piwae": partial(vae.piwae, num_groups=2, num_samples=2),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_density_found_with_the_draw_changes_no_loss_and_no_gradient(name):
+    posterior = flow_posterior(FLOWS["autoregressive"])
+    model = vae.make(nets.mlp((6,), 7), DECODER, latent_dim=2, posterior=posterior)
+    params = model.init(rng.root(0), X)
+
+    def found(posterior, keys):
+        objective = OBJECTIVES[name](model._replace(posterior=posterior))
+        return jax.value_and_grad(lambda p: objective(keys, p, X)[0].sum())(params)
+
+    slow = model.posterior._replace(draw=None)
+    both = jax.jit(lambda one, two: (found(model.posterior, one), found(slow, two)))
+    one, other = both(*(rng.per_example(rng.root(1), 3) for _ in range(2)))
+    for leaf, same in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(leaf, same, rtol=1e-4, atol=1e-5)
