@@ -24,8 +24,6 @@ import optax
 
 from genmod import checks, data, evaluate, nets, rng, train, vae
 from genmod.experiment import Experiment, Latents, Settings
-from genmod.vae.aggregate import beta_tc, dip
-from genmod.vae.games import factor
 
 
 @dataclass(frozen=True)
@@ -96,12 +94,12 @@ def build(config: Config) -> Experiment:
     objectives = {
         "vae": lambda: vae.elbo(model),
         "beta": lambda: vae.elbo(model, beta=weight),
-        "tc": lambda: beta_tc(model, beta=weight, num_examples=len(states)),
-        "dip": lambda: dip(model, off_diagonal=weight, diagonal=weight, kind="II"),
+        "tc": lambda: vae.beta_tc(model, beta=weight, num_examples=len(states)),
+        "dip": lambda: vae.dip(model, off_diagonal=weight, diagonal=weight, kind="II"),
     }
     checks.known("model", config.model, (*objectives, "factor"))
     if config.model == "factor":
-        made = factor(model, nets.mlp(config.hidden, 1), gamma=weight)
+        made = vae.factor(model, nets.mlp(config.hidden, 1), gamma=weight)
         adams = {"vae": optax.adam(rate), "critic": optax.adam(rate, b1=0.5)}
         learner = train.game(
             made.init,

@@ -20,11 +20,6 @@ import optax
 
 from genmod import checks, data, evaluate, nets, train, vae
 from genmod.experiment import Experiment, Latents, Likelihood, Settings
-from genmod.nets.mlp import mlp_chain
-from genmod.nets.residual import residual_decoder, residual_stage
-from genmod.vae.chain import chain
-from genmod.vae.hierarchy import layered_elbo
-from genmod.vae.ladder import Rung, ladder
 
 
 @dataclass(frozen=True)
@@ -47,44 +42,46 @@ class Config(Settings, data.Source):
 
 def chain_of(dims, hidden, output_bias) -> vae.Vae:
     """Makes a chain of perceptrons, as in the IWAE paper."""
-    networks = mlp_chain(
+    networks = nets.mlp_chain(
         output_bias.shape, latent_dims=dims, hidden=hidden, output_bias=output_bias
     )
-    return chain(*networks, latent_dims=dims)
+    return vae.chain(*networks, latent_dims=dims)
 
 
 def ladder_of(output_bias) -> vae.Vae:
     """Makes a ladder of 14 x 14, 7 x 7 (twice) and 1 x 1 pixels."""
     height, breadth, _ = output_bias.shape
-    stage, small = residual_stage, nets.normal(0.01)
+    stage, small = nets.residual_stage, nets.normal(0.01)
 
     def moments(width, channels):
         return stage(width, out=2 * channels, output_init=small)
 
-    return ladder(
+    return vae.ladder(
         [
-            Rung(
+            vae.Rung(
                 (height // 2, breadth // 2, 1),
                 encoder=stage(16, resize="half"),
                 posterior=moments(16, 1),
                 prior=moments(16, 1),
-                decoder=residual_decoder(output_bias.shape, widths=(16,), output_bias=output_bias),
+                decoder=nets.residual_decoder(
+                    output_bias.shape, widths=(16,), output_bias=output_bias
+                ),
             ),
-            Rung(
+            vae.Rung(
                 (height // 4, breadth // 4, 2),
                 encoder=stage(32, resize="half"),
                 posterior=moments(32, 2),
                 prior=moments(32, 2),
                 decoder=stage(16, resize="double"),
             ),
-            Rung(
+            vae.Rung(
                 (height // 4, breadth // 4, 2),
                 encoder=stage(32),
                 posterior=moments(32, 2),
                 prior=moments(32, 2),
                 decoder=stage(32),
             ),
-            Rung(
+            vae.Rung(
                 (32,),
                 encoder=nets.mlp((), 128, activation=jax.nn.silu, output=jax.nn.silu),
                 posterior=nets.mlp((128,), 64, heads=2, activation=jax.nn.silu),
@@ -105,7 +102,7 @@ def build(config: Config) -> Experiment:
     decay_steps = config.decay_epochs * len(images.images) // config.batch_size
     learner = train.learner(
         model.init,
-        layered_elbo(model, nats=config.free_nats),
+        vae.layered_elbo(model, nats=config.free_nats),
         optax.adam(optax.cosine_decay_schedule(config.learning_rate, decay_steps)),
         sample=vae.generate(model),
     )
@@ -115,7 +112,7 @@ def build(config: Config) -> Experiment:
         dataset=images,
         epochs=config.epochs,
         evaluate=evaluate.on_test(
-            layered_elbo(model), test.images, prepare=data.binarized, loss="negative_elbo"
+            vae.layered_elbo(model), test.images, prepare=data.binarized, loss="negative_elbo"
         ),
         latents=Latents.of(model),
         test=test,

@@ -13,6 +13,7 @@ in the first ten of which the KL term is warmed up.
 from dataclasses import dataclass
 from typing import Literal
 
+import jax.numpy as jnp
 import optax
 
 from genmod import checks, data, evaluate, nets, train, vae
@@ -78,12 +79,15 @@ def build(config: Config) -> Experiment:
     )
     epoch = len(images.images) / config.batch_size
     decay_steps = max(1, round(config.decay_epochs * epoch))
-    warm_up = optax.linear_schedule(0.0, 1.0, round(config.warm_up_epochs * epoch))
+
+    def warm_up(step):
+        return jnp.minimum(1.0, step / max(1, config.warm_up_epochs * epoch))
+
     learner = train.learner(
         model.init,
         lambda hyper: vae.elbo(model, beta=hyper["beta"]),
         optax.adam(optax.cosine_decay_schedule(config.learning_rate, decay_steps)),
-        hyper={"beta": warm_up if config.warm_up_epochs else 1.0},
+        hyper={"beta": warm_up},
         sample=vae.generate(model),
     )
     return Experiment(

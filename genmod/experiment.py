@@ -89,7 +89,7 @@ class Latents(NamedTuple):
     decoder: Callable[[Key, Any], Callable[..., Array]]
     encode: Callable[..., Array] | None = None
     standard_normal_prior: bool = True
-    posterior: Callable[..., tuple[Array, Array]] | None = None
+    posterior: Callable[..., tuple[Array, ...]] | None = None
 
     @classmethod
     def of(cls, model: Any) -> Latents:
@@ -109,7 +109,7 @@ class Latents(NamedTuple):
         def encode(state: Any, x: Array, *c: Any) -> Array:
             return model.encode(drawn_from(state), x, *c)[0]
 
-        def posterior(state: Any, x: Array, *c: Any) -> tuple[Array, Array]:
+        def posterior(state: Any, x: Array, *c: Any) -> tuple[Array, ...]:
             return model.encode(drawn_from(state), x, *c)
 
         is_diagonal = getattr(model.posterior, "is_diagonal_normal", False)

@@ -33,8 +33,8 @@ def test_every_factory_has_an_entry():
 
 def check_order(function):
     """Asserts that keys come first, then parameters, then data."""
-    # The loop's functions are about a learner, which comes before all.
-    ranks = {"learner": -1, "key": 0, "keys": 0, "params": 1, "state": 1, "critic": 1}
+    # The loop's functions are about a learner, objectives about a model: it comes before all.
+    ranks = {"learner": -1, "model": -1, "key": 0, "keys": 0, "params": 1, "state": 1, "critic": 1}
     names = list(inspect.signature(function).parameters)
     order = [ranks.get(name, 2) for name in names]
     assert order == sorted(order), names

@@ -118,7 +118,8 @@ def with_scale(net: Net, *, initial: float = 1.0) -> Net:
         assert inner is not None
         return params._replace(network=inner(params.network, x, *condition))
 
-    return net._replace(init=init, apply=apply, standing=inner and standing)
+    pair: Any = apply
+    return net._replace(init=init, apply=pair, standing=inner and standing)
 
 
 def _unchanged(x: Array) -> Array:

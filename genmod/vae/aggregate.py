@@ -90,12 +90,10 @@ def beta_tc(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from genmod import nets, rng
-      >>> from genmod.vae import make
-      >>> from genmod.vae.aggregate import beta_tc
-      >>> model = make(nets.mlp((8,), 4), nets.mlp((8,), (6, 6, 1)), latent_dim=2)
+      >>> from genmod import nets, rng, vae
+      >>> model = vae.make(nets.mlp((8,), 4), nets.mlp((8,), (6, 6, 1)), latent_dim=2)
       >>> params, x = model.init(rng.root(0), jnp.zeros((3, 6, 6, 1))), jnp.zeros((3, 6, 6, 1))
-      >>> objective = beta_tc(model, beta=6.0, num_examples=60_000)
+      >>> objective = vae.beta_tc(model, beta=6.0, num_examples=60_000)
       >>> loss, aux = objective(rng.per_example(rng.root(1), 3), params, x)
       >>> loss.shape, objective.whole_batch
       ((3,), True)

@@ -70,11 +70,9 @@ def factor(model: Vae, critic: Net, *, gamma: float | Array) -> Game:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from genmod import nets, rng
-      >>> from genmod.vae import make
-      >>> from genmod.vae.games import factor
-      >>> model = make(nets.mlp((8,), 4), nets.mlp((8,), (6, 6, 1)), latent_dim=2)
-      >>> made = factor(model, nets.mlp((8,), 1), gamma=10.0)
+      >>> from genmod import nets, rng, vae
+      >>> model = vae.make(nets.mlp((8,), 4), nets.mlp((8,), (6, 6, 1)), latent_dim=2)
+      >>> made = vae.factor(model, nets.mlp((8,), 1), gamma=10.0)
       >>> sorted(made.init(rng.root(0), jnp.zeros((3, 6, 6, 1)))), sorted(made.objectives)
       (['critic', 'vae'], ['critic', 'vae'])
     """

@@ -60,12 +60,10 @@ def regularised(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from genmod import nets, rng
-      >>> from genmod.vae import make
-      >>> from genmod.vae.regularised import regularised
-      >>> model = make(nets.mlp((8,), 4), nets.mlp((8,), (6, 6, 1)), latent_dim=2)
+      >>> from genmod import nets, rng, vae
+      >>> model = vae.make(nets.mlp((8,), 4), nets.mlp((8,), (6, 6, 1)), latent_dim=2)
       >>> params, x = model.init(rng.root(0), jnp.zeros((3, 6, 6, 1))), jnp.zeros((3, 6, 6, 1))
-      >>> objective = regularised(model, code_weight=1e-2, penalty="l2", penalty_weight=1e-4)
+      >>> objective = vae.regularised(model, code_weight=1e-2, penalty="l2", penalty_weight=1e-4)
       >>> objective(rng.per_example(rng.root(1), 3), params, x)[0].shape
       (3,)
     """

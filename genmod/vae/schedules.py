@@ -40,8 +40,8 @@ def cyclical(
       (arXiv:1903.10145), equations 6 and 7.
 
     Examples:
-      >>> from genmod.vae.schedules import cyclical
-      >>> schedule = cyclical(period=8)
+      >>> from genmod import vae
+      >>> schedule = vae.cyclical(period=8)
       >>> [float(schedule(step)) for step in range(10)]
       [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.0, 0.25]
     """
@@ -88,8 +88,8 @@ def balanced(kl: Array, *, sizes: Sequence[int] | None = None) -> Array:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from genmod.vae.schedules import balanced
-      >>> round(float(balanced(jnp.array([[2.99, 0.99]]))[0]), 2)  # 1.5 * 2.99 + 0.5 * 0.99
+      >>> from genmod import vae
+      >>> round(float(vae.balanced(jnp.array([[2.99, 0.99]]))[0]), 2)  # 1.5 * 2.99 + 0.5 * 0.99
       4.98
     """
     if kl.ndim != 2:

@@ -47,7 +47,7 @@ class SemiSupervised(NamedTuple):
     """
 
     init: Init
-    objective: Callable[[Mapping[str, Keys], SemiSupervisedParams, Batch], Any]
+    objective: Callable[..., Any]
     generate: Callable[..., Array]
     classify: Callable[[SemiSupervisedParams, Array], Array]
 

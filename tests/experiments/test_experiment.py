@@ -298,11 +298,16 @@ COUNTS = {
     "conditional_vae": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
     "dcgan_mnist": ["epochs", "batch_size", "latent_dim", "width"],
     "disentanglement": ["epochs", "batch_size", "spacing", "latent_dim", "decay_epochs"],
+    "hierarchy": ["epochs", "batch_size", "decay_epochs"],
+    "iwae": ["epochs", "batch_size", "num_samples", "num_groups", "decay_epochs"],
     "mixtures": ["epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"],
     "mnist_vae": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
     "pacgan_mixtures": ["epochs", "batch_size", "packing"],
     "pictures": ["epochs", "batch_size", "latent_dim", "width", "decay_epochs"],
+    "priors": ["epochs", "batch_size", "components", "layers", "latent_dim", "decay_epochs"],
+    "semi_supervised": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
     "stacked_mnist": ["epochs", "batch_size", "packing", "latent_dim", "width"],
+    "vqvae": ["epochs", "batch_size", "num_codes", "width", "prior_width", "decay_epochs"],
 }
 WEIGHTS = {
     "article_gan": ["b1"],
@@ -312,11 +317,16 @@ WEIGHTS = {
     "conditional_vae": [],
     "dcgan_mnist": ["r1", "b1"],
     "disentanglement": [],  # the weight, which a plain VAE has not: test_disentanglement.py
+    "hierarchy": ["free_nats"],
+    "iwae": ["beta"],
     "mixtures": ["r1", "r2", "gradient_penalty", "dragan", "clip", "b1"],
     "mnist_vae": ["beta"],
     "pacgan_mixtures": ["b1"],
     "pictures": ["beta"],
+    "priors": [],
+    "semi_supervised": ["alpha"],
     "stacked_mnist": ["r1", "r2", "b1"],
+    "vqvae": ["commitment"],
 }
 # The shape of an example, the range of what the model sees, and the number of steps.
 SHAPES = {
@@ -327,16 +337,28 @@ SHAPES = {
     "conditional_vae": ((28, 28, 1), (0, 1), 12_000),
     "dcgan_mnist": ((28, 28, 1), (-1, 1), 6_000),
     "disentanglement": ((64, 64, 1), (0, 1), 31_250),
+    "hierarchy": ((28, 28, 1), (0, 1), 30_000),
+    "iwae": ((28, 28, 1), (0, 1), 120_000),
     "mixtures": ((2,), (-2, 2), 12_110),
     "mnist_vae": ((28, 28, 1), (0, 1), 30_000),
     "pacgan_mixtures": ((2,), (-5, 5), 400_000),
     "pictures": ((28, 28, 1), (0, 1), 4_688),
+    "priors": ((28, 28, 1), (0, 1), 30_000),
+    "semi_supervised": ((28, 28, 1), (0, 1), 15_000),
     "stacked_mnist": ((28, 28, 3), (-1, 1), 3_840),
+    "vqvae": ((28, 28, 1), (0, 1), 12_000),
 }
 GAME = {"discriminator_loss", "generator_loss", "real_probability", "fake_probability"}
-METRICS = {"article_vae": {"loss", "reconstruction", "kl"}, "autoencoder": {"loss"}}
-for one_player in ("augmentation", "conditional_vae", "disentanglement", "mnist_vae", "pictures"):
-    METRICS[one_player] = METRICS["article_vae"]
+METRICS = {
+    "autoencoder": {"loss"},
+    "semi_supervised": {"loss", "classification", "entropy"},
+    "vqvae": {"reconstruction", "kl", "distance"},
+}
+ONE_PLAYER = {"loss", "reconstruction", "kl"}
+for one in ("article_vae", "augmentation", "conditional_vae", "disentanglement", "hierarchy"):
+    METRICS[one] = ONE_PLAYER
+for one in ("iwae", "mnist_vae", "pictures", "priors"):
+    METRICS[one] = ONE_PLAYER
 
 
 def test_every_shipped_experiment_is_tested_here():
@@ -427,7 +449,7 @@ def test_a_shipped_experiment_is_built_and_fits_together(name):
     key = rng.root(0)
     carry = train.abstract_carry(built.learner, key, built.batch_at)
     batch = jax.jit(lambda at, key: at(key, 0))(built.batch_at, key)  # the data are an argument
-    x = batch["image"] if isinstance(batch, dict) else batch
+    x = batch.get("image", batch.get("unlabelled")) if isinstance(batch, dict) else batch
     assert (x.shape, x.dtype) == ((config.batch_size, *shape), np.float32)
     assert low <= float(x.min()) < float(x.max()) <= high
     state, metrics = jax.eval_shape(built.learner.step, key, carry.state, batch)

@@ -308,7 +308,7 @@ def test_dcgan_weights_begin_small():
         (lambda: nets.dcgan_generator((28, 28)), r"shape must be \(H, W, C\), got \(28, 28\)"),
         (lambda: nets.dcgan_generator((28, 30, 1)), r"divisible by 4, got \(28, 30, 1\)"),
         (lambda: nets.dcgan_generator((28, 28, 0)), "shape must be a positive whole number, got 0"),
-        (lambda: nets.dcgan_generator((8, 8, 1), norm="layer"), "unknown norm 'layer'"),
+        (lambda: nets.dcgan_generator((8, 8, 1), norm="instance"), "unknown norm 'instance'"),
         (lambda: nets.dcgan_generator((8, 8, 1), width=0), "width must be a positive whole"),
         (lambda: nets.dcgan_discriminator(out=0), "out must be a positive whole number, got 0"),
         (

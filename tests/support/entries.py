@@ -102,6 +102,13 @@ def objective(made, models=VAES, **options):
     return of_model(models, made, apply, **{"scalar": True, "sums": True, **options})
 
 
+def whole_batch(made):
+    """The loss alone: of the other numbers, some are of single examples."""
+    apply = lambda f, keys, p, batch, c, d: f(keys, p, batch)[0]  # noqa: E731
+    looks = "compares the codes of its batch"
+    return of_model(VAES, made, apply, scalar=True, sums=True, looks=looks)
+
+
 def loss(made, **options):
     def apply(loss, keys, params, d):
         logits = d.real_logits, d.fake_logits
@@ -168,5 +175,4 @@ LOOKS = {
     "dragan": "its noise has the deviation of the batch's values",
     "batch": "batch normalisation takes mean and variance over the batch",
     "packed": "judges consecutive examples together",
-    "aggregate": "compares the codes of the batch",
 }

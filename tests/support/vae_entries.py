@@ -10,7 +10,6 @@ from entries import (
     DECODER,
     ENCODER,
     GIVEN,
-    LOOKS,
     VAES,
     Entry,
     L,
@@ -23,6 +22,7 @@ from entries import (
     of_vae,
     posterior,
     prior,
+    whole_batch,
 )
 
 from genmod import nets, rng, vae
@@ -60,7 +60,7 @@ FEW_LABELS = vae.semi_supervised(VAES[1], mlp(CLASSES), num_classes=CLASSES, wei
 MIXTURE = vae.fit_gaussian_mixture(rng.root(0), DATA.z, num_components=2, num_steps=3)
 
 
-def of_game(made, player):
+def of_game(made, player, **options):
     """The objective of a player."""
     return Entry(
         made,
@@ -68,6 +68,7 @@ def of_game(made, player):
         lambda key, d: made.init(key, d.x),
         scalar=True,
         sums=True,
+        **options,
     )
 
 
@@ -161,22 +162,18 @@ TABLE = {
     "vae.generate": of_vae(vae.generate, lambda f, keys, p, batch, c, d: f(keys, p, c)),
     "vae.decode_mean": of_vae(vae.decode_mean, lambda f, keys, p, batch, c, d: f(p, d.z, c)),
     "vae.reconstruct": of_vae(vae.reconstruct, lambda f, keys, p, batch, c, d: f(p, batch)),
-    "vae.beta_tc": objective(
-        lambda model: vae.beta_tc(model, beta=2.0, num_examples=100), looks=LOOKS["aggregate"]
-    ),
-    "vae.dip": objective(
-        lambda model: vae.dip(model, off_diagonal=2.0, diagonal=1.0, kind="II"),
-        looks=LOOKS["aggregate"],
-    ),
-    "vae.mmd": objective(
-        lambda model: vae.mmd(model, weight=2.0, kl_weight=0.5), looks=LOOKS["aggregate"]
-    ),
+    "vae.beta_tc": whole_batch(lambda model: vae.beta_tc(model, beta=2.0, num_examples=50)),
+    "vae.dip": whole_batch(lambda model: vae.dip(model, off_diagonal=2.0, diagonal=3.0, kind="II")),
+    "vae.mmd": whole_batch(lambda model: vae.mmd(model, weight=2.0, kl_weight=0.5)),
     "vae.regularised": objective(
         lambda model: vae.regularised(
             model, code_weight=0.1, penalty="gradient", penalty_weight=0.1
         )
     ),
-    "vae.factor": of_game(FACTOR, "vae"),
+    "vae.factor": {
+        "": of_game(FACTOR, "vae"),
+        "'s critic": of_game(FACTOR, "critic", looks="permutes its batch"),
+    },
     "vae.adversarial": of_game(vae.adversarial(VAES[0], CRITIC), "critic"),
     "vae.vae_gan": of_game(vae.vae_gan(VAES[0], mlp(3), CRITIC, gamma=0.5), "decoder"),
     "vae.chain": of_model(CHAINS, lambda model: model, drawn),
