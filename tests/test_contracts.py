@@ -54,7 +54,19 @@ def test_options_of_public_functions_are_given_by_name(room):
 
 # Entries
 
-each = pytest.mark.parametrize("name", ENTRIES)
+# Of objectives with a condition, the shared one stands for all but in `make test-all`.
+each = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.slow
+            if entry.sums and name.endswith(" of a condition") and "elbo" not in name
+            else (),
+        )
+        for name, entry in ENTRIES.items()
+    ],
+)
 of_examples = jax.jit(lambda key: rng.per_example(key, B))
 of_examples_of_seeds = jax.jit(lambda key: jax.vmap(of_examples)(rng.of_seeds(key, 2)))
 

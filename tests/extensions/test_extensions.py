@@ -13,6 +13,8 @@ from genmod.runs import catalogue
 FOLDER = Path(__file__).parent
 FILES = sorted(p for p in FOLDER.glob("*.py") if p.stem not in ("shared", Path(__file__).stem))
 MOST_LINES = 20
+# What genmod.vae has a function of, with tests of its own, is trained in `make test-all` alone.
+IN_THE_LIBRARY = {"aae", "ema_vq", "factor_vae", "m2", "realnvp", "vae_gan", "vampprior"}
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
@@ -40,6 +42,11 @@ def trained(learner, built, num_steps=2):
     return point
 
 
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in IN_THE_LIBRARY)) for p in FILES],
+    ids=lambda path: path.stem,
+)
 def test_it_trains_and_samples(path):
     module = catalogue.load(path)
     built = module.build(module.Config())

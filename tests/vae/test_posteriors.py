@@ -41,6 +41,7 @@ def users_normal(dim):
     return vae.Posterior(split, sample, log_prob)
 
 
+@pytest.mark.slow
 def test_a_full_covariance_is_a_few_lines():
     model = vae.make(nets.mlp((6,), 5), DECODER, latent_dim=2, posterior=users_normal)
     params = model.init(rng.root(0), X)
@@ -264,7 +265,10 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in ("iwae", "piwae"))) for n in OBJECTIVES],
+)
 def test_a_density_found_with_the_draw_changes_no_loss_and_no_gradient(name):
     posterior = flow_posterior(FLOWS["autoregressive"])
     model = vae.make(nets.mlp((6,), 7), DECODER, latent_dim=2, posterior=posterior)

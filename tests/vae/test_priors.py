@@ -102,6 +102,7 @@ PRIORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vamp", "flow"])
 def test_a_prior_of_a_few_lines_trains(name):
     model, _ = make(USERS[name])
