@@ -3,7 +3,7 @@
 A model is a few pure functions (`Vae`); an objective is one function (`elbo`).
 """
 
-from genmod.vae.aggregate import beta_tc, dip, mmd
+from genmod.vae.aggregate import beta_tc, dip, mmd, optimal_sigma
 from genmod.vae.bounds import ciwae, iwae, miwae, piwae
 from genmod.vae.chain import chain
 from genmod.vae.code_priors import code_prior
@@ -88,6 +88,7 @@ __all__ = [
     "miwae",
     "mixture",
     "mmd",
+    "optimal_sigma",
     "perplexity",
     "piwae",
     "planar",

@@ -18,6 +18,7 @@ import numpy as np
 from genmod import checks, devices, rng
 from genmod.types import Array, Batch, Keys, Metrics, Objective
 from genmod.vae import normal
+from genmod.vae.likelihoods import check_images
 from genmod.vae.model import Vae, VaeParams
 from genmod.vae.objectives import check_weight, elbo, terms_at
 
@@ -254,6 +255,53 @@ def mmd(
         return (loss, aux) if deterministic else (loss + kl_weight * kl, {**aux, "kl": kl})
 
     return of_whole_batch("mmd", objective)
+
+
+def optimal_sigma(model: Vae, *, beta: float | Array = 1.0) -> Objective:
+    """Returns the objective of the sigma-VAE, whose pixels share the best standard deviation.
+
+        loss = -log N(x; D(z), sigma^2) + beta * KL(q(z | x) || p(z)),    z ~ q(z | x)
+
+    D(z) is the mean image, and sigma^2 the mean squared error over the pixels of the whole batch:
+    the variance at which the batch's mean loss is least. There the loss has no slope by sigma, so
+    its gradient is that at a constant sigma. As sigma depends on x, this is no density of x: to
+    evaluate the model, give `gaussian(std=...)` the `sigma` of training images.
+
+    Args:
+      model: the VAE. Its likelihood only makes mean images, such as `gaussian(std=1.0)`.
+      beta: weight of the KL term, at least 0.
+
+    Returns:
+      An objective, with one loss per image in nats, that looks at its whole batch. Its aux holds
+      `reconstruction` and `kl` [B] in nats, and `sigma` [B], which is the same for all images.
+
+    Raises:
+      ValueError: if beta is below 0; when called, if images and mean images differ in shape, or
+        there is not one key for each image.
+
+    References:
+      Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, 2021
+      (arXiv:2006.13202).
+    """
+    check_weight("beta", beta)
+
+    def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
+        x, c = model.condition(batch)
+        parameters = model.encode(params, x, c)
+        z = model.sample(keys, *parameters)
+        _, kl = terms_at(model, params, x, c, z, parameters, closed_form=True)
+        mean = model.likelihood.mean(model.decode(params, z, c))
+        check_images("the mean images", mean, x)
+        errors = jnp.square(x - mean).reshape(len(x), -1)
+        errors = errors.astype(checks.summed_as(errors.dtype))
+        variance = jax.lax.stop_gradient(errors.mean())
+        constant = 0.5 * errors.shape[1] * jnp.log(2 * np.pi * variance)
+        reconstruction = errors.sum(1) / (2 * variance) + constant
+        sigma = jnp.broadcast_to(jnp.sqrt(variance), kl.shape)
+        aux = {"reconstruction": reconstruction, "kl": kl, "sigma": sigma}
+        return reconstruction + beta * kl, aux
+
+    return of_whole_batch("optimal_sigma", objective)
 
 
 def of_whole_batch(name: str, objective: Objective) -> Objective:

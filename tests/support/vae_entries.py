@@ -165,6 +165,7 @@ TABLE = {
     "vae.beta_tc": whole_batch(lambda model: vae.beta_tc(model, beta=2.0, num_examples=50)),
     "vae.dip": whole_batch(lambda model: vae.dip(model, off_diagonal=2.0, diagonal=3.0, kind="II")),
     "vae.mmd": whole_batch(lambda model: vae.mmd(model, weight=2.0, kl_weight=0.5)),
+    "vae.optimal_sigma": whole_batch(lambda model: vae.optimal_sigma(model, beta=2.0)),
     "vae.regularised": objective(
         lambda model: vae.regularised(
             model, code_weight=0.1, penalty="gradient", penalty_weight=0.1

@@ -258,3 +258,25 @@ def another_posterior():
 def test_bad_input_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_optimal_sigma_is_the_best_and_moves_no_gradient():
+    """Beside the loss by any one standard deviation, whose gradient at the best one is the same."""
+    loss, aux, gradient = with_gradient(vae.optimal_sigma(MODEL, beta=2.0))
+    z = MODEL.sample(keys(), *MODEL.encode(PARAMS, X))
+    errors = X - np.asarray(MODEL.decode(PARAMS, z))
+    best = np.sqrt(np.mean(errors**2))
+    close(aux["sigma"], np.full(B, best, np.float32))
+
+    def by(std):
+        def log_prob(mean, x):
+            return vae.log_normal(x, mean, 2 * np.log(std).astype(np.float32))
+
+        fixed = MODEL._replace(likelihood=vae.Likelihood(log_prob, mean=lambda mean: mean))
+        return with_gradient(vae.elbo(fixed, beta=2.0))
+
+    found, _, slope = by(best)
+    close(loss, found)
+    close(gradient, slope)
+    for other in (0.9 * best, 1.1 * best):
+        assert by(other)[0].mean() > loss.mean()

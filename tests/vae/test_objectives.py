@@ -182,3 +182,50 @@ def test_free_nats_are_those_of_each_group():
 def test_what_is_no_objective_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         change(make()[0])
+
+
+def test_the_optimum_of_a_linear_vae_is_that_of_probabilistic_pca():
+    """Its bound is the maximal likelihood there, and has no slope (Lucas et al. 2019)."""
+    random = np.random.default_rng(3)
+    x = random.normal(size=(400, 3)) @ random.normal(size=(3, 5)) + random.normal(size=(400, 5))
+    x -= x.mean(0)
+    values, vectors = np.linalg.eigh(x.T @ x / len(x))
+    noise = values[:3].mean()
+    weights = vectors[:, 3:] * np.sqrt(values[3:] - noise)
+    covariance = weights @ weights.T + noise * np.eye(5)
+    likelihood = stats.multivariate_normal(np.zeros(5), covariance).logpdf(x).mean()
+
+    def log_prob(output, x):
+        mean, log_noise = output
+        return vae.log_normal(x, mean, jnp.broadcast_to(log_noise, mean.shape))
+
+    optimum = {
+        "encoder": (weights / values[3:], np.log(noise / values[3:])),
+        "decoder": (weights.T, np.array(np.log(noise))),
+    }
+    optimum = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), optimum)
+
+    def encoded(params, x):
+        means, logvars = params
+        return jnp.concatenate([x @ means, jnp.tile(logvars[None], (len(x), 1))], axis=1)
+
+    model = vae.make(
+        Net(lambda key, x: optimum["encoder"], encoded),
+        Net(lambda key, z: optimum["decoder"], lambda p, z: (z @ p[0], p[1])),
+        latent_dim=2,
+        likelihood=vae.Likelihood(log_prob, mean=lambda output: output[0]),
+    )
+    x = jnp.asarray(x, jnp.float32)
+    params = model.init(rng.root(0), x)
+
+    @jax.jit
+    def gradient(key):
+        keys = rng.per_example(key, len(x))
+        return jax.grad(lambda p: vae.elbo(model)(keys, p, x)[0].mean())(params)
+
+    bound, _ = vae.elbo(model, closed_form=False)(rng.per_example(rng.root(1), len(x)), params, x)
+    np.testing.assert_allclose(-bound.mean(), likelihood, rtol=1e-5)
+    slopes = [jax.tree.leaves(gradient(rng.root(seed))) for seed in range(60)]
+    for leaf in zip(*slopes, strict=True):
+        error = np.std(leaf, axis=0, ddof=1) / np.sqrt(len(leaf))
+        assert np.all(np.abs(np.mean(leaf, axis=0)) < 4.5 * error + 1e-6)
