@@ -52,7 +52,7 @@ def executed(path, shortened=False):
 
 
 def with_small_pictures(notebook):
-    """The notebook, its pictures with 64 colours each: a third of the bytes, to the eye the same."""
+    """The notebook, its pictures with 64 colours: a third of the bytes, to the eye the same."""
     for output in outputs(notebook):
         found = output.get("data", {})
         if "image/png" in found:
