@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genmod import checks
+from genmod import checks, rng
 from genmod.types import Array, Key, Keys
 from genmod.vae.likelihoods import Likelihood, check_images, row_sums
 
@@ -192,12 +192,12 @@ def discretised_logistic(*, num_mixtures: int = 1) -> Likelihood:
         location, log_scale, log_weight = (jnp.moveaxis(part, 0, 1) for part in parts(output))
 
         def draw(key: Key, location: Array, log_scale: Array, log_weight: Array) -> Array:
-            which, noise = jax.random.split(key)
-            chosen = jax.random.categorical(which, log_weight, axis=0)[None]
+            chosen = jax.random.categorical(rng.stream(key, "component"), log_weight, axis=0)[None]
             at, scale = (
                 jnp.take_along_axis(each, chosen, axis=0)[0] for each in (location, log_scale)
             )
-            drawn = at + jnp.exp(scale) * jax.random.logistic(noise, at.shape)
+            noise = jax.random.logistic(rng.stream(key, "noise"), at.shape)
+            drawn = at + jnp.exp(scale) * noise
             return jnp.round(jnp.clip(drawn, 0, 1) * (_LEVELS - 1)) / (_LEVELS - 1)
 
         return jax.vmap(draw)(keys, location, log_scale, log_weight)

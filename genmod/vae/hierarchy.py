@@ -168,7 +168,7 @@ def assembled(
         for name, net in networks.items():
             net.check_condition(name, c, len(x), conditional=conditional)
         params = initial(key, x, c)
-        jax.eval_shape(functools.partial(models._check_shapes, model), key, params, x, c)
+        jax.eval_shape(functools.partial(models.check_shapes, model), key, params, x, c)
         return params
 
     def check(batch: Batch) -> None:

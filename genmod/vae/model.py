@@ -196,7 +196,7 @@ def make(
     def init(key: Key, batch: Batch) -> VaeParams:
         x, c = split(batch)
         params = initial(key, x, c)
-        jax.eval_shape(functools.partial(_check_shapes, model), key, params, x, c)
+        jax.eval_shape(functools.partial(check_shapes, model), key, params, x, c)
         return params
 
     def encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Array, ...]:
@@ -247,7 +247,7 @@ def _check_latents(latent_dim: int, prior: Prior, posterior: Posterior) -> None:
         )
 
 
-def _check_shapes(model: Vae, key: Key, params: VaeParams, x: Array, c: Any) -> None:
+def check_shapes(model: Vae, key: Key, params: VaeParams, x: Array, c: Any) -> None:
     """Refuses densities and draws of a wrong shape, such as a mean over the batch."""
     size = len(x)
 

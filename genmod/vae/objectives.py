@@ -155,8 +155,10 @@ def free_bits(
 
     def objective(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
         x, c = model.condition(batch)
-        reconstruction, kl = _terms(model, keys, params, batch)
         mean, logvar = model.encode(params, x, c)
+        z = model.sample(keys, mean, logvar)
+        moments = mean, logvar
+        reconstruction, kl = terms_at(model, params, x, c, z, moments, closed_form=True)
         each = normal.kl_normal(mean, logvar, 0.0, 0.0)
         groups = each.reshape(len(each), num, -1).sum(-1)
         if whole_batch:
@@ -217,8 +219,8 @@ def log_weight(model: Vae) -> Callable[[Keys, VaeParams, Batch], Array]:
 
     The function is `(keys [B], params, batch) -> log w [B]`, in nats. The mean of w over draws is
     p(x), and the mean of log w is the ELBO, so bounds and estimates of the likelihood rest on this
-    function. All its densities are evaluated at the draw; no closed form is used. A hierarchical
-    model with several layers of latents has a function of its own with this signature.
+    function. All its densities are evaluated at the draw; no closed form is used. It serves
+    hierarchies too, whose draw is that of all layers.
 
     Args:
       model: the VAE.
