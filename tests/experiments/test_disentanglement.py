@@ -62,7 +62,14 @@ def test_the_weight_is_that_of_the_objective():
 @pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("model", "options"),
-    [("factor", {}), ("vae", {"dataset": "xy_squares", "spacing": 2, "more_scores": True})],
+    [
+        ("factor", {}),
+        pytest.param(
+            "vae",
+            {"dataset": "xy_squares", "spacing": 2, "more_scores": True},
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_codes_are_scored(model, options):
     found = built(model, **options)
