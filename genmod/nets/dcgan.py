@@ -20,6 +20,7 @@ from genmod.nets.convert import from_linen
 from genmod.nets.convolution import conv, conv_transpose
 from genmod.nets.initial import normal
 from genmod.nets.mlp import WeightInit
+from genmod.nets.residual import Convolution
 from genmod.types import Array, Net
 
 Activation = Callable[[Array], Array]
@@ -92,9 +93,9 @@ def dcgan_generator(
             )
             x = dense(z).reshape(z.shape[0], *first)
             x = activation(normalised(x, 0))
-            x = _Convolution(width, conv_transpose, kernel_init, name="layer_1")(x)
+            x = Convolution(width, conv_transpose, kernel_init, name="layer_1")(x)
             x = activation(normalised(x, 1))
-            x = _Convolution(channels, conv_transpose, kernel_init, name="output")(x)
+            x = Convolution(channels, conv_transpose, kernel_init, name="output")(x)
             return x if output is None else output(x)
 
     return from_linen(DcganGenerator(), standing=norm == "batch")
@@ -143,28 +144,11 @@ def dcgan_discriminator(
         def __call__(self, x: Array) -> Array:
             if x.ndim != 4:
                 raise ValueError(f"images must be [B, H, W, C], got shape {x.shape}")
-            x = activation(_Convolution(width, conv, kernel_init, name="layer_0")(x))
-            x = _Convolution(2 * width, conv, kernel_init, name="layer_1")(x)
+            x = activation(Convolution(width, conv, kernel_init, name="layer_0")(x))
+            x = Convolution(2 * width, conv, kernel_init, name="layer_1")(x)
             layer = normalization.normalizer(norm, 2 * width, groups=groups, name="norm_1")
             x = activation(x if layer is None else layer(x)).reshape(x.shape[0], -1)
             logits = linen.Dense(out or 1, kernel_init=kernel_init, name="output")(x)
             return logits[:, 0] if out is None else logits
 
     return from_linen(DcganDiscriminator(), standing=norm == "batch")
-
-
-class _Convolution(linen.Module):
-    """Layer of `conv` or `conv_transpose`, with a bias.
-
-    Kernels are 4 x 4 and the stride is 2.
-    """
-
-    channels: int
-    convolve: Callable[..., Array]
-    kernel_init: WeightInit
-
-    @linen.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], self.channels))
-        bias = self.param("bias", linen.initializers.zeros, (self.channels,))
-        return self.convolve(x, kernel, stride=2) + bias.reshape(1, 1, 1, -1)

@@ -64,7 +64,7 @@ class Table(NamedTuple):
       title: title, with the paper.
       experiment: name of the experiment whose runs are the cells.
       quantity: values of the table, with their unit, in words.
-      metric: metric of `genmod evaluate` that gives them, and its group.
+      metric: group and name of the metric of `genmod evaluate` that gives them.
       sign: factor of the metric, 1 or -1.
       cells: all cells of the table.
       budgets: lengths of the reproduction, by name.

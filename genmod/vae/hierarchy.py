@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from genmod import checks, rng
 from genmod.types import Array, Batch, Condition, Key, Keys, Metrics, Net, Objective
@@ -171,15 +170,6 @@ def assembled(
         jax.eval_shape(functools.partial(models.check_shapes, model), key, params, x, c)
         return params
 
-    def check(batch: Batch) -> None:
-        x, c = split(batch)
-        if likelihood.support is not None:
-            checks.values_within("images", x, likelihood.support, "the likelihood")
-        if c is not None:
-            # Here a network can refuse values of the condition, which are traced in a step.
-            known = jax.tree.map(np.asarray, c)
-            jax.eval_shape(lambda key: initial(key, x, known), rng.root(0))
-
     def checked_encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Any, ...]:
         networks["encoder"].check_condition("encoder", c, len(x), conditional=conditional)
         return encode(params, x, c)
@@ -191,7 +181,7 @@ def assembled(
         return decode(params, z, c)
 
     model = Vae(
-        Init(init, check),
+        Init(init, models.check_of(split, likelihood, initial)),
         checked_encode,
         sample,
         checked_decode,

@@ -212,18 +212,16 @@ def make(
         check_condition("decoder", c, len(z))
         return decoder(params.decoder, z, c)
 
-    def check(batch: Batch) -> None:
-        x, c = split(batch)
-        if likelihood.support is not None:
-            checks.values_within("images", x, likelihood.support, "the likelihood")
-        if c is not None:
-            # A step sees traced values; here a network can refuse those of the condition. NumPy's
-            # functions of a jax.Array are traced too, those of a NumPy array are not.
-            known = jax.tree.map(np.asarray, c)
-            jax.eval_shape(lambda key: initial(key, x, known), rng.root(0))
-
     model = Vae(
-        Init(init, check), encode, q_z.sample, decode, likelihood, p_z, latent_dim, q_z, split
+        Init(init, check_of(split, likelihood, initial)),
+        encode,
+        q_z.sample,
+        decode,
+        likelihood,
+        p_z,
+        latent_dim,
+        q_z,
+        split,
     )
     return model
 
@@ -245,6 +243,30 @@ def _check_latents(latent_dim: int, prior: Prior, posterior: Posterior) -> None:
             "the prior and the posterior must both be on the sphere, as uniform_sphere and "
             f"von_mises_fisher are, or neither, got a prior {where[0]} and a posterior {where[1]}"
         )
+
+
+def check_of(
+    split: Condition, likelihood: Likelihood, initial: Callable[[Key, Array, Any], Params]
+) -> Callable[[Batch], None]:
+    """Returns the check of a model's batches by their values.
+
+    Args:
+      split: images and condition of a batch.
+      likelihood: p(x|z), whose support holds the images.
+      initial: initial parameters, `(key, x, c) -> params`.
+    """
+
+    def check(batch: Batch) -> None:
+        x, c = split(batch)
+        if likelihood.support is not None:
+            checks.values_within("images", x, likelihood.support, "the likelihood")
+        if c is not None:
+            # A step sees traced values; here a network can refuse those of the condition. NumPy's
+            # functions of a jax.Array are traced too, those of a NumPy array are not.
+            known = jax.tree.map(np.asarray, c)
+            jax.eval_shape(lambda key: initial(key, x, known), rng.root(0))
+
+    return check
 
 
 def check_shapes(model: Vae, key: Key, params: VaeParams, x: Array, c: Any) -> None:
