@@ -30,7 +30,8 @@ _JAX_PATIENCE = 60
 
 It is longer than ours, because JAX then aborts the process with a stack trace.
 """
-_FINISHED, _FAILED = "finished", "failed"
+_FINISHED, _FAILED, _LEFT = "finished", "failed", "left"
+"""How a process has ended: in order, by its own fault, or because another one has ended."""
 _ADVICE = "this one ends too; to continue, start all of them again"
 
 _broken = False
@@ -154,7 +155,9 @@ class _Watch:
         """
         self._state = state
         if state == _FAILED:
-            time.sleep(3 * _BEAT)  # when the leader ends, the store is gone
+            self._over.set()
+            self._thread.join(_PATIENCE)  # it announces the failure
+            self._wait_for_the_others()
             return
         while any(seen != _FINISHED for seen, _ in self._seen.values()):
             time.sleep(_BEAT / 10)
@@ -166,28 +169,35 @@ class _Watch:
         beat = 0
         while True:
             beat += 1
+            sign = self._state or str(beat)
             try:
-                sign = self._state or str(beat)
-                self._store.key_value_set(f"genmod/{self._me}", sign, allow_overwrite=True)
+                self._announce(sign)
                 for other in self._seen:
                     self._look(other)
             except Exception:
                 if self._state == _FINISHED:
                     return  # the leader has finished and closed the store
                 self._end(f"process 0 of {self._num}, which leads, cannot be reached")
-            if self._state == _FAILED or self._over.wait(_BEAT):
+            if self._over.wait(_BEAT) and sign == self._state:
                 return
+
+    def _announce(self, sign: str) -> None:
+        self._store.key_value_set(f"genmod/{self._me}", sign, allow_overwrite=True)
+
+    def _sign(self, other: int) -> str:
+        """Returns what another process has announced last."""
+        try:
+            return self._store.key_value_try_get(f"genmod/{other}")
+        except Exception as error:
+            if "NOT_FOUND" not in str(error):
+                raise
+            return ""
 
     def _look(self, other: int) -> None:
         seen, since = self._seen[other]
         if seen == _FINISHED:
             return
-        try:
-            now = self._store.key_value_try_get(f"genmod/{other}")
-        except Exception as error:
-            if "NOT_FOUND" not in str(error):
-                raise
-            now = ""
+        now = self._sign(other)
         if now == _FAILED:
             self._end(f"process {other} of {self._num} has failed: see what it says")
         if now != seen:
@@ -195,9 +205,27 @@ class _Watch:
         elif time.monotonic() > since + _PATIENCE:
             self._end(f"process {other} of {self._num} has not been heard of for {_PATIENCE:.0f} s")
 
+    def _wait_for_the_others(self) -> None:
+        """Waits, in the leader, until the others have read why the run ends.
+
+        The store ends with the leader. A process that is lost is not waited for.
+        """
+        end = time.monotonic() + _PATIENCE
+        waiting = {
+            other
+            for other, (_, since) in self._seen.items()
+            if time.monotonic() < since + _PATIENCE
+        }
+        while self._me == 0 and waiting and time.monotonic() < end:
+            waiting = {k for k in waiting if self._sign(k) not in (_FINISHED, _FAILED, _LEFT)}
+            time.sleep(_BEAT / 10)
+
     def _end(self, reason: str) -> None:
         if self._state:
             return
         sys.stdout.flush()
         terminal.say(2, f"genmod: error: {reason}; {_ADVICE}")
+        with contextlib.suppress(Exception):  # the leader, and its store, may be gone
+            self._announce(_LEFT)
+            self._wait_for_the_others()
         os._exit(LOST)

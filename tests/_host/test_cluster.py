@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import sys
+import threading
 import time
 
 import numpy as np
@@ -191,3 +193,68 @@ def test_the_leaders_service_ends_after_all_have_left(monkeypatch):
     cluster._part()
     assert done == ["client", cluster._BEAT, "service"]
     assert distributed.global_state.service is None
+
+
+class Store(dict):
+    """What the processes of a run share."""
+
+    def key_value_set(self, name, value, allow_overwrite):
+        assert allow_overwrite
+        self[name] = value
+
+    def key_value_try_get(self, name):
+        if name not in self:
+            raise RuntimeError(f"NOT_FOUND: {name}")
+        return self[name]
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Makes the watch of a process of two, which beats a hundred times a second."""
+    monkeypatch.setattr(cluster, "_BEAT", 0.01)
+    store = Store()
+
+    def make(me):
+        state = distributed.State()
+        state.process_id, state.num_processes, state.client = me, 2, store
+        monkeypatch.setattr(distributed, "global_state", state)
+        return cluster._Watch(), store
+
+    return make
+
+
+@pytest.mark.parametrize("answer", [cluster._LEFT, cluster._FAILED, cluster._FINISHED])
+def test_a_leader_that_fails_stays_until_the_others_know_why(watch, answer):
+    """Else they only find, if they are slow, that it cannot be reached."""
+    leader, store = watch(0)
+    store["genmod/1"] = "1"
+    leaving = threading.Thread(target=leader.leave, args=[cluster._FAILED])
+    leaving.start()
+    leaving.join(0.5)
+    assert leaving.is_alive()
+    assert store["genmod/0"] == cluster._FAILED
+    store["genmod/1"] = answer
+    leaving.join(10)
+    assert not leaving.is_alive()
+
+
+def test_a_leader_that_fails_does_not_wait_for_a_lost_process(watch, monkeypatch):
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.3)
+    leader, store = watch(0)
+    store["genmod/1"] = "1"
+    leaving = threading.Thread(target=leader.leave, args=[cluster._FAILED])
+    leaving.start()
+    leaving.join(10)
+    assert not leaving.is_alive()
+
+
+def test_a_process_tells_that_it_ends_because_of_another(watch, monkeypatch, capfd):
+    monkeypatch.setattr(cluster.os, "_exit", sys.exit)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    second, store = watch(1)
+    store["genmod/0"] = cluster._FAILED
+    with pytest.raises(SystemExit) as ended:
+        second._run()
+    assert ended.value.code == cluster.LOST
+    assert store["genmod/1"] == cluster._LEFT
+    assert "process 0 of 2 has failed: see what it says" in capfd.readouterr().err
