@@ -22,6 +22,7 @@ def evaluate(
     seed: int = 0,
     features: str | None = None,
     num_test: int | None = None,
+    ex_post: int | None = None,
     best: Flag = False,
 ) -> int:
     """Evaluates runs by metrics, on test data and samples.
@@ -45,11 +46,13 @@ def evaluate(
       features: features of the distances: pixels, mnist, fashion_mnist, or a file with weights
         of Inception; those of the data's own classifier, or pixels, if not given.
       num_test: number of test examples, the first ones; all if not given.
+      ex_post: number of Gaussians of a mixture that is fitted to the codes of the training images
+        and draws the latents of the samples in place of the prior.
       best: whether to evaluate the best checkpoint, if the run keeps one, and not the newest.
     """
     from genmod.runs import comparison, evaluation, gathered
 
-    options = evaluation.Options(num, num_draws, seed, features, num_test)
+    options = evaluation.Options(num, num_draws, seed, features, num_test, ex_post)
     groups = [group for word in metrics for group in word.split(",")]
     if not runs:
         raise ValueError("evaluate needs at least one run folder, got none")

@@ -25,6 +25,8 @@ def sample(
     num: int = 100,
     label: Labels = (),
     seed: int = 0,
+    ex_post: int | None = None,
+    temperature: float | None = None,
     index: int = 0,
     best: Flag = False,
     out: str = "samples.png",
@@ -41,16 +43,27 @@ def sample(
       num: number of images.
       label: classes to draw in turn, by label or name; can be given several times.
       seed: seed of the draws.
+      ex_post: number of Gaussians of a mixture that is fitted to the codes of the training images
+        and draws the latents in place of the prior; the prior draws them if not given.
+      temperature: factor of the standard deviations of the prior N(0, I); 1 if not given.
       index: index of the run, from 0, if the folder holds several seeds.
       best: whether to draw from the best checkpoint, if the run keeps one, and not the newest.
       out: a picture (.png, .pdf or .svg), an NPZ file (.npz), or a new or empty folder, whose name
         ends in a slash.
     """
     from genmod import checks, rng
-    from genmod.runs import loading, samples
+    from genmod.runs import loading, redrawn, samples
 
     checks.positive_integer("num", num)
     checks.seed("seed", seed)
+    if ex_post is not None and temperature is not None:
+        raise ValueError(
+            f"only one of ex_post and temperature can be given, got {ex_post} and {temperature}"
+        )
+    if ex_post is not None:
+        checks.positive_integer("ex_post", ex_post)
+    if temperature is not None:
+        checks.positive("temperature", temperature)
     path = Path(out)
     is_folder = out.endswith("/") or path.is_dir()
     check_out(path, None if is_folder else [*PICTURES, ".npz"], " or, for a folder, in /")
@@ -58,6 +71,10 @@ def sample(
         samples.check_folder(path)
     startup.configure()
     built, state = loading.load_run(run, index, best=best)
+    if ex_post is not None:
+        built = redrawn.ex_post(built, state, ex_post)
+    if temperature is not None:
+        built = redrawn.tempered(built, temperature)
     asked = samples.labels_asked(built, label) if label else None
     key = rng.stream(rng.root(seed), "sample")
     if not is_folder and path.suffix.lower() in PICTURES:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _MOST_CODES = 10_000
 """Maximum number of codes in the latent plane."""
+_SIDE = 10
+"""Number of images in a row of a path through the latents, and largest number of rows."""
 
 
 def autoencoder_figures(
@@ -29,10 +31,13 @@ def autoencoder_figures(
     conditional: bool = False,
     columns: Sequence[str] = (),
 ) -> dict[str, Figure]:
-    """Draws data, samples, reconstructions, the latent plane and the manifold.
+    """Draws data, samples, reconstructions, the latent plane and paths through the latents.
 
     The manifold is the decoded latent plane, drawn only if the codes are two-dimensional. That of a
-    conditional model is of one class, the least label.
+    conditional model is of one class, the least label. Longer codes are traversed instead: a row
+    changes one latent of the first test image's code. The interpolations lead along a line from
+    the code of one test image to that of the next; those of a conditional model stay in the class
+    of the first.
 
     Args:
       train: data set for the grid of training data.
@@ -46,7 +51,8 @@ def autoencoder_figures(
       columns: names of the classes of the samples, if they have a class in each column.
 
     Returns:
-      Figures by name: `data`, `samples`, `reconstructions`, `latents`, `manifold`.
+      Figures by name: `data`, `samples`, `reconstructions`, `latents`, `manifold`, `traversals`,
+      `interpolations`.
     """
     shown = np.asarray(test.images[:_MOST_CODES])
     labels = np.asarray(test.labels[:_MOST_CODES])
@@ -81,4 +87,36 @@ def autoencoder_figures(
             title=f"the latent plane{f' of class {name}' * conditional}, decoded at normal "
             "quantiles",
         )
+    else:
+        latents, paths = _traversals(codes)
+        figures["traversals"] = image_grid(
+            decode(paths, *given(np.full(len(paths), labels[0]))),
+            columns=_SIDE,
+            title="one latent changed in each row, from the 1st to the 99th percentile of its "
+            f"codes; latents, from the top: {', '.join(str(one + 1) for one in latents)}",
+        )
+    if len(codes) > 1:
+        num = min(len(codes) // 2, _SIDE)
+        first, last = codes[: 2 * num : 2, None], codes[1 : 2 * num : 2, None]
+        weights = np.linspace(0, 1, _SIDE, dtype=codes.dtype)[:, None]
+        lines = (1 - weights) * first + weights * last
+        figures["interpolations"] = image_grid(
+            decode(lines.reshape(-1, dimensions), *given(np.repeat(labels[: 2 * num : 2], _SIDE))),
+            columns=_SIDE,
+            title="lines from the code of one test image to that of the next",
+        )
     return figures
+
+
+def _traversals(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the latents of the most spread codes, and the first code with others of their values.
+
+    Returns:
+      Indices of latents [K], the most spread first, and codes [K * _SIDE, L].
+    """
+    latents = np.argsort(-codes.std(0), kind="stable")[:_SIDE]
+    low, high = np.quantile(codes[:, latents], [0.01, 0.99], axis=0)
+    paths = np.tile(codes[0], (len(latents), _SIDE, 1))
+    for path, latent, start, end in zip(paths, latents, low, high, strict=True):
+        path[:, latent] = np.linspace(start, end, _SIDE)
+    return latents, paths.reshape(-1, codes.shape[1])

@@ -21,7 +21,7 @@ from genmod.data.dataset import chosen
 from genmod.evaluate import Result, features, judges
 from genmod.evaluate.resampling import Interval
 from genmod.experiment import Experiment, drawn_from
-from genmod.runs import codes, loading, results, samples
+from genmod.runs import codes, loading, redrawn, results, samples
 from genmod.runs.folder import Folder
 from genmod.types import Key
 
@@ -40,6 +40,8 @@ class Options:
       seed: seed of samples and draws.
       features: name of the features, as for `features.named`; None for those of the data's kind.
       num_test: number of test examples, the first ones; None for all.
+      ex_post: number of Gaussians of a mixture that is fitted to the codes and draws the latents of
+        the samples; None for the prior.
 
     Raises:
       ValueError: if a number is out of range.
@@ -50,11 +52,13 @@ class Options:
     seed: checks.Seed = 0
     features: str | None = None
     num_test: int | None = None
+    ex_post: int | None = None
 
     def __post_init__(self):
         checks.fields(self)
-        if self.num_test is not None:
-            checks.positive_integer("num_test", self.num_test)
+        for name in ("num_test", "ex_post"):
+            if getattr(self, name) is not None:
+                checks.positive_integer(name, getattr(self, name))
 
 
 class NotApplicable(ValueError):
@@ -341,6 +345,8 @@ GROUPS: dict[str, Callable[[Subject], Mapping[str, Result]]] = {
     "memorisation": memorisation,
 }
 """Groups of metrics by name."""
+_OF_SAMPLES = ("classes", "distances", "memorisation")
+"""Groups that look at samples."""
 
 
 def evaluate_run(
@@ -366,14 +372,19 @@ def evaluate_run(
     Raises:
       ValueError: if a group is unknown or does not apply, or no group applies.
     """
+    known = list(GROUPS) if options.ex_post is None else list(_OF_SAMPLES)
     for name in groups:
-        checks.known("metrics", name, list(GROUPS))
+        checks.known("metrics" if options.ex_post is None else "metrics with ex_post", name, known)
     loaded = loading.load_runs(path, best=best)
     notes: list[str] = []
     found: dict[str, list[Result]] = {}
     for index, state in enumerate(loaded.states):
-        subject = Subject(loaded.built, state, options, progress)
-        for name in groups or GROUPS:
+        built, latents = loaded.built, {}
+        if options.ex_post is not None:
+            built = redrawn.ex_post(built, state, options.ex_post)
+            latents = {"latents": f"a mixture of {options.ex_post} Gaussians fitted to the codes"}
+        subject = Subject(built, state, options, progress)
+        for name in groups or known:
             try:
                 with jax.default_matmul_precision("highest"):
                     own = GROUPS[name](subject)
@@ -383,7 +394,8 @@ def evaluate_run(
                 notes += [f"{path}: {name} is left out: {reason}"] * (index == 0)
                 continue
             for metric, result in own.items():
-                found.setdefault(metric, []).append(result)
+                told = result._replace(protocol={**result.protocol, **latents})
+                found.setdefault(metric, []).append(told)
         notes += [f"{path}: {remark}" for remark in subject.remarks]
     if not found:
         raise ValueError(f"{path}: no metrics apply: {'; '.join(notes)}")

@@ -171,6 +171,11 @@ def test_a_grid_of_a_run_without_classes_is_as_it_was(trained):
         ("label", ["--out", "no/where.npz"], "no' does not exist"),
         ("label", ["--out", "experiments"], "'experiments' is not empty; expected a new or empty"),
         ("label", ["--out", "experiments/small.py/"], "is a file; expected a new or empty folder"),
+        ("none", ["--ex-post", "0"], "ex_post must be a positive whole number, got 0"),
+        ("none", ["--ex-post", "65"], "num_components = 65, got [64, 2]"),
+        ("attributes", ["--ex-post", "2"], "the condition of this run is not the label"),
+        ("none", ["--temperature", "0"], "temperature must be a positive number, got 0.0"),
+        ("none", ["--ex-post", "2", "--temperature", "1"], "only one of ex_post and temperature"),
     ],
 )
 @pytest.mark.end_to_end
@@ -349,5 +354,5 @@ def test_the_grid_of_observations_is_that_of_the_classes(trained):
     images = np.asarray(built.learner.sample(key, state, 64, labels))
     np.testing.assert_allclose(seen, tiled(images, 8), atol=0.5 / 255 + 1e-6)
     assert {path.stem for path in folder.glob("*.png")} == {
-        *("curves", "data", "latents", "manifold", "reconstructions", "samples")
+        *("curves", "data", "interpolations", "latents", "manifold", "reconstructions", "samples")
     }

@@ -446,7 +446,8 @@ def test_an_autoencoders_figures_show_its_data_codes_and_reconstructions():
     train, test = tiny(120), tiny(60)
     samples = noise(9, 4, 4, 1) / np.float32(255)
     figures = report.autoencoder_figures(train, test, **autoencoder(2), samples=samples)
-    assert set(figures) == {"data", "samples", "reconstructions", "latents", "manifold"}
+    drawn = {"data", "samples", "reconstructions", "latents", "manifold", "interpolations"}
+    assert set(figures) == drawn
     floats = train.images[:100].astype(np.float32) / 255
     np.testing.assert_array_equal(picture(figures["data"]), tiled(floats, 10))
     np.testing.assert_array_equal(picture(figures["samples"]), tiled(samples, 3))
@@ -490,14 +491,48 @@ def test_a_conditional_autoencoder_gets_the_labels_of_its_images():
 @pytest.mark.parametrize(
     ("dimensions", "options", "expected"),
     [
-        (2, {}, {"data", "reconstructions", "latents", "manifold"}),
-        (2, {"manifold": False}, {"data", "reconstructions", "latents"}),
-        (3, {}, {"data", "reconstructions", "latents"}),
+        (2, {}, {"manifold"}),
+        (2, {"manifold": False}, {"traversals"}),
+        (3, {}, {"traversals"}),
     ],
 )
 def test_figures_that_would_mean_nothing_are_left_out(dimensions, options, expected):
     figures = report.autoencoder_figures(tiny(7), tiny(5), **autoencoder(dimensions), **options)
-    assert set(figures) == expected
+    always = {"data", "reconstructions", "latents", "interpolations"}
+    assert set(figures) == always | expected
+    figures = report.autoencoder_figures(tiny(7), tiny(1), **autoencoder(dimensions), **options)
+    assert set(figures) == always - {"interpolations"} | expected, "a line needs two images"
+
+
+def of_number(index):
+    """A decoder that shows one number of a code."""
+
+    def decode(codes):
+        return np.broadcast_to(codes[:, index, None, None, None], (len(codes), 4, 4, 1))
+
+    return decode
+
+
+def test_paths_lead_through_the_latents_as_their_titles_say():
+    codes = np.random.default_rng(0).uniform(0, [0.5, 0, 1], (60, 3)).astype(np.float32)
+
+    def drawn(shown):
+        return report.autoencoder_figures(
+            tiny(9), tiny(60), encode=lambda images: codes, decode=of_number(shown)
+        )
+
+    # The third latent is the most spread, then the first; the second is the same everywhere.
+    low, high = np.quantile(codes, [0.01, 0.99], axis=0)
+    title = drawn(0)["traversals"].get_suptitle()
+    assert title.replace("\n", " ").endswith("latents, from the top: 3, 1, 2")
+    for latent, row in ((2, 0), (0, 1)):
+        shown = picture(drawn(latent)["traversals"])[::4, ::4]
+        expected = np.full((3, 10), codes[0, latent])
+        expected[row] = np.linspace(low[latent], high[latent], 10)
+        np.testing.assert_allclose(shown, expected, atol=1e-6)
+        lines = picture(drawn(latent)["interpolations"])[::4, ::4]
+        ends = zip(codes[:20:2, latent], codes[1:20:2, latent], strict=True)
+        np.testing.assert_allclose(lines, [np.linspace(*pair, 10) for pair in ends], atol=1e-6)
 
 
 MODES = data.grid().centers

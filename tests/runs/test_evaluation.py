@@ -14,7 +14,7 @@ from commands import CONDITIONAL, refused
 from genmod import data, evaluate, rng, train
 from genmod.evaluate import judges
 from genmod.experiment import Experiment, drawn_from
-from genmod.runs import evaluation, gathered, loading, pages, results
+from genmod.runs import evaluation, gathered, loading, pages, redrawn, results
 from genmod.runs.folder import Folder
 
 FEW = evaluation.Options(num=40, num_draws=7)
@@ -109,6 +109,29 @@ def test_another_protocol_is_kept_beside_and_the_same_is_replaced(trained):
 
 
 @pytest.mark.end_to_end
+def test_samples_of_a_mixture_of_codes_are_kept_beside_those_of_the_prior(trained):
+    path = trained("none")
+    options = evaluation.Options(num=40, ex_post=4)
+    evaluation.evaluate_run(path, evaluation.Options(num=40), ["distances"], progress=False)
+    evaluation.evaluate_run(path, options, progress=False)
+    entries = results.read(Folder(path))
+    said = {
+        entry.protocol.get("latents"): entry.mean
+        for entry in entries
+        if (entry.name, entry.protocol.get("num_fake")) == ("frechet_distance", 40)
+    }
+    assert list(said) == [None, "a mixture of 4 Gaussians fitted to the codes"]
+    prior, mixture = said.values()
+    assert prior.floor == mixture.floor
+    built, state = loading.load_run(path)
+    subject = evaluation.Subject(redrawn.ex_post(built, state, 4), state, options)
+    real, fake = subject.test_features, subject.generated_features
+    assert mixture.value == pytest.approx(evaluate.frechet_distance(real, fake), rel=1e-6)
+    with pytest.raises(ValueError, match="unknown metrics with ex_post 'likelihood'"):
+        evaluation.evaluate_run(path, options, ["likelihood"], progress=False)
+
+
+@pytest.mark.end_to_end
 def test_what_does_not_apply_is_left_out_with_its_reason(trained):
     path = trained("attributes")
     notes = evaluation.evaluate_run(path, FEW, progress=False)
@@ -123,7 +146,7 @@ def test_what_does_not_apply_is_left_out_with_its_reason(trained):
         evaluation.evaluate_run(path, FEW, ["distance"], progress=False)
 
 
-@pytest.mark.parametrize("change", [{"num": 0}, {"num_draws": 1.5}, {"seed": -1}])
+@pytest.mark.parametrize("change", [{"num": 0}, {"num_draws": 1.5}, {"seed": -1}, {"ex_post": 0}])
 def test_options_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
         evaluation.Options(**change)
