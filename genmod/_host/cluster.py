@@ -31,7 +31,7 @@ _JAX_PATIENCE = 60
 It is longer than ours, because JAX then aborts the process with a stack trace.
 """
 _FINISHED, _FAILED, _LEFT = "finished", "failed", "left"
-"""How a process has ended: in order, by its own fault, or because another one has ended."""
+"""End of a process: in order, by its own fault, or because another one has ended."""
 _ADVICE = "this one ends too; to continue, start all of them again"
 
 _broken = False
@@ -206,7 +206,7 @@ class _Watch:
             self._end(f"process {other} of {self._num} has not been heard of for {_PATIENCE:.0f} s")
 
     def _wait_for_the_others(self) -> None:
-        """Waits, in the leader, until the others have read why the run ends.
+        """Waits, if this is the leader, until the others have read why the run ends.
 
         The store ends with the leader. A process that is lost is not waited for.
         """
