@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod import checks, devices, rng
+from genmod import checks, rng
 from genmod.types import Array, Batch, Keys, Metrics, Objective
 from genmod.vae import normal
 from genmod.vae.likelihoods import check_images
 from genmod.vae.model import Vae, VaeParams
-from genmod.vae.objectives import check_weight, elbo, terms_at
+from genmod.vae.objectives import check_weight, elbo, of_whole_batch, terms_at
 
 Estimator = Literal["weighted", "stratified"]
 """Names of the estimators of log q(z) from a batch."""
@@ -302,21 +302,6 @@ def optimal_sigma(model: Vae, *, beta: float | Array = 1.0) -> Objective:
         return reconstruction + beta * kl, aux
 
     return of_whole_batch("optimal_sigma", objective)
-
-
-def of_whole_batch(name: str, objective: Objective) -> Objective:
-    """Returns an objective that looks at its whole batch, and refuses microbatches."""
-
-    def of_batch(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
-        if devices.in_microbatch():
-            raise ValueError(
-                f"{name} compares the examples of the whole batch, which microbatches do not know: "
-                "microbatches must be 1 with it"
-            )
-        return objective(keys, params, batch)
-
-    of_batch.whole_batch = True  # pyrefly: ignore[missing-attribute]
-    return of_batch
 
 
 def _check_diagonal(name: str, model: Vae) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from genmod import checks, rng
 from genmod.types import Array, Condition, Key, Keys, Net, Params
 from genmod.vae import posteriors
-from genmod.vae.hierarchy import LayeredDraw, assembled, moments_in, of_layer, unconditioned
+from genmod.vae.hierarchy import LayeredDraw, moments_in, of_layer, unconditioned
 from genmod.vae.likelihoods import Likelihood, bernoulli
-from genmod.vae.model import Vae, VaeParams
+from genmod.vae.model import Vae, VaeParams, assembled
 from genmod.vae.normal import log_normal
+from genmod.vae.posteriors import Posterior
 from genmod.vae.priors import Prior, standard_normal
 
 
@@ -154,13 +155,15 @@ def chain(
             prior=prior_at(1).init(rng.stream(key, "prior"), x),
         )
 
+    layered = LayeredDraw(sample, terms, prior_at)
     return assembled(
         initial,
         encode,
-        LayeredDraw(sample, terms, prior_at),
-        log_prob,
+        layered,
         decode,
         likelihood=likelihood,
+        prior=prior_at(1),
+        posterior=Posterior(tuple, layered, log_prob),
         latent_dim=sum(dims),
         networks={"encoder": encoders[0], "decoder": decoders[0]},
         condition=condition,

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 
 from genmod import checks, rng
 from genmod.types import Array, Batch, Key, Keys, Metrics, Net, Objective
-from genmod.vae.aggregate import of_whole_batch
 from genmod.vae.model import Init, Vae, VaeParams, decode_mean, generate
-from genmod.vae.objectives import check_weight, terms_at
+from genmod.vae.objectives import check_weight, of_whole_batch, terms_at
 from genmod.vae.regularised import sum_of_squares
 
 

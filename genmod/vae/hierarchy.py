@@ -13,20 +13,15 @@ layer depends on the draws of others, there are weights of networks among it.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from genmod import checks, rng
-from genmod.types import Array, Batch, Condition, Key, Keys, Metrics, Net, Objective
-from genmod.vae import model as models
-from genmod.vae.likelihoods import Likelihood
-from genmod.vae.model import Init, Vae, VaeParams
-from genmod.vae.objectives import check_weight
-from genmod.vae.posteriors import Posterior
+from genmod.types import Array, Batch, Keys, Metrics, Net, Objective
+from genmod.vae.model import Vae, VaeParams
+from genmod.vae.objectives import check_weight, of_whole_batch
 from genmod.vae.priors import Prior
 
 
@@ -124,74 +119,7 @@ def layered_elbo(
         loss = reconstruction + beta * weighed.sum(1)
         return loss, {"reconstruction": reconstruction, "kl": kl, "kl_layer": layers}
 
-    if whole_batch:
-        objective.whole_batch = True  # pyrefly: ignore[missing-attribute]
-    return objective
-
-
-def assembled(
-    initial: Callable[[Key, Array, Any], VaeParams],
-    encode: Callable[[VaeParams, Array, Any], tuple[Any, ...]],
-    sample: LayeredDraw,
-    log_prob: Callable[..., Array],
-    decode: Callable[[VaeParams, Array, Any], Any],
-    *,
-    likelihood: Likelihood,
-    latent_dim: int,
-    networks: Mapping[str, Net],
-    condition: Condition | None,
-    maker: str,
-) -> Vae:
-    """Returns a hierarchical VAE of functions whose arguments are checked here.
-
-    Args:
-      initial: initial parameters, `(key, x, c) -> VaeParams`.
-      encode: parameters of q(z|x), `(params, x, c) -> parameters`.
-      sample: reparametrised draw from q(z|x).
-      log_prob: log q(z|x), `(z [B, L], *parameters) -> [B]`.
-      decode: parameters of the likelihood, `(params, z [B, L], c) -> output`.
-      likelihood: p(x|z), as a function of that output.
-      latent_dim: number of latents L of all layers.
-      networks: the "encoder" and the "decoder" that get the condition.
-      condition: function `batch -> (x, c)`; None for batches that are the images.
-      maker: name of the function that makes such models, for messages.
-    """
-    checks.networks(networks, condition)
-    conditional = condition is not None
-
-    def split(batch: Batch) -> tuple[Array, Any]:
-        return checks.images_and_condition(batch, condition, maker=maker)
-
-    def init(key: Key, batch: Batch) -> VaeParams:
-        x, c = split(batch)
-        for name, net in networks.items():
-            net.check_condition(name, c, len(x), conditional=conditional)
-        params = initial(key, x, c)
-        jax.eval_shape(functools.partial(models.check_shapes, model), key, params, x, c)
-        return params
-
-    def checked_encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Any, ...]:
-        networks["encoder"].check_condition("encoder", c, len(x), conditional=conditional)
-        return encode(params, x, c)
-
-    def checked_decode(params: VaeParams, z: Array, c: Any = None) -> Any:
-        if z.ndim != 2 or z.shape[1] != latent_dim:
-            raise ValueError(f"z must have the shape [B, {latent_dim}], got {z.shape}")
-        networks["decoder"].check_condition("decoder", c, len(z), conditional=conditional)
-        return decode(params, z, c)
-
-    model = Vae(
-        Init(init, models.check_of(split, likelihood, initial)),
-        checked_encode,
-        sample,
-        checked_decode,
-        likelihood,
-        sample.prior_at(1),
-        latent_dim,
-        Posterior(tuple, sample, log_prob),
-        split,
-    )
-    return model
+    return of_whole_batch("layered_elbo", objective) if whole_batch else objective
 
 
 def moments_in(output: Any, shape: tuple[int, ...], name: str) -> tuple[Array, Array]:

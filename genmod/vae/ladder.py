@@ -26,10 +26,11 @@ import numpy as np
 from genmod import checks, rng
 from genmod.types import Array, Condition, Key, Keys, Net, Params
 from genmod.vae import posteriors
-from genmod.vae.hierarchy import LayeredDraw, assembled, moments_in, of_layer, unconditioned
+from genmod.vae.hierarchy import LayeredDraw, moments_in, of_layer, unconditioned
 from genmod.vae.likelihoods import Likelihood, bernoulli
-from genmod.vae.model import Vae, VaeParams
+from genmod.vae.model import Vae, VaeParams, assembled
 from genmod.vae.normal import kl_normal, log_normal
+from genmod.vae.posteriors import Posterior
 from genmod.vae.priors import Prior
 
 
@@ -236,13 +237,15 @@ def ladder(
         decoder = rungs[0].decoder.initial(rng.stream(key, "decoder"), lowest, c)
         return VaeParams(tuple(encoder), decoder, p)
 
+    layered = LayeredDraw(sample, terms, prior_at)
     return assembled(
         initial,
         encode,
-        LayeredDraw(sample, terms, prior_at),
-        log_prob,
+        layered,
         decode,
         likelihood=likelihood,
+        prior=prior_at(1),
+        posterior=Posterior(tuple, layered, log_prob),
         latent_dim=sum(math.prod(rung.latent) for rung in rungs),
         networks={"encoder": rungs[0].encoder, "decoder": rungs[0].decoder},
         condition=condition,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -166,23 +166,12 @@ def make(
       (5, 6, 6, 1)
     """
     latent_dim = checks.positive_integer("latent_dim", latent_dim)
-    networks = {"encoder": encoder, "decoder": decoder}
-    checks.networks(networks, condition)
     p_z, q_z = prior(latent_dim), posterior(latent_dim)
     _check_latents(latent_dim, p_z, q_z)
     if q_z.log_prob not in (normal.log_normal, spheres.log_von_mises_fisher):
         p_z = p_z._replace(kl_divergence=None)
 
-    def split(batch: Batch) -> tuple[Array, Any]:
-        return checks.images_and_condition(batch, condition, maker="vae.make")
-
-    def check_condition(name: str, c: Any, size: int) -> None:
-        conditional = condition is not None
-        networks[name].check_condition(name, c, size, conditional=conditional)
-
     def initial(key: Key, x: Array, c: Any) -> VaeParams:
-        for name in networks:
-            check_condition(name, c, len(x))
         z = jnp.zeros((x.shape[0], latent_dim))
         network = encoder.initial(rng.stream(key, "encoder"), x, c)
         if q_z.init is not None:
@@ -193,34 +182,98 @@ def make(
             prior=p_z.init(rng.stream(key, "prior"), x),
         )
 
-    def init(key: Key, batch: Batch) -> VaeParams:
-        x, c = split(batch)
-        params = initial(key, x, c)
-        jax.eval_shape(functools.partial(check_shapes, model), key, params, x, c)
-        return params
-
-    def encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Array, ...]:
-        check_condition("encoder", c, len(x))
+    def encode(params: VaeParams, x: Array, c: Any) -> tuple[Array, ...]:
         network, *shared = (params.encoder,) if q_z.init is None else params.encoder
         output = encoder(network, x, c)
         checks.examples("the encoder's output", output, len(x))
         return q_z.split(output, *shared)
 
-    def decode(params: VaeParams, z: Array, c: Any = None) -> Any:
-        if z.ndim != 2 or z.shape[1] != latent_dim:
-            raise ValueError(f"z must have the shape [B, {latent_dim}], got {z.shape}")
-        check_condition("decoder", c, len(z))
+    def decode(params: VaeParams, z: Array, c: Any) -> Any:
         return decoder(params.decoder, z, c)
 
-    model = Vae(
-        Init(init, check_of(split, likelihood, initial)),
+    return assembled(
+        initial,
         encode,
         q_z.sample,
         decode,
+        likelihood=likelihood,
+        prior=p_z,
+        posterior=q_z,
+        latent_dim=latent_dim,
+        networks={"encoder": encoder, "decoder": decoder},
+        condition=condition,
+        maker="vae.make",
+    )
+
+
+def assembled(
+    initial: Callable[[Key, Array, Any], VaeParams],
+    encode: Callable[[VaeParams, Array, Any], tuple[Any, ...]],
+    sample: Callable[..., Array],
+    decode: Callable[[VaeParams, Array, Any], Any],
+    *,
+    likelihood: Likelihood,
+    prior: Prior,
+    posterior: Posterior,
+    latent_dim: int,
+    networks: Mapping[str, Net],
+    condition: Condition | None,
+    maker: str,
+) -> Vae:
+    """Returns a VAE of functions whose arguments are checked here.
+
+    Args:
+      initial: initial parameters, `(key, x, c) -> VaeParams`.
+      encode: parameters of q(z|x), `(params, x, c) -> parameters`.
+      sample: reparametrised draw from q(z|x), `(keys [B], *parameters) -> z [B, L]`.
+      decode: parameters of the likelihood, `(params, z [B, L], c) -> output`.
+      likelihood: p(x|z), as a function of that output.
+      prior: p(z).
+      posterior: q(z|x), as a function of its parameters.
+      latent_dim: number of latents L.
+      networks: the "encoder" and the "decoder" that get the condition.
+      condition: function `batch -> (x, c)`; None for batches that are the images.
+      maker: name of the function that makes such models, for messages.
+    """
+    checks.networks(networks, condition)
+
+    def split(batch: Batch) -> tuple[Array, Any]:
+        return checks.images_and_condition(batch, condition, maker=maker)
+
+    def check_condition(name: str, c: Any, size: int) -> None:
+        conditional = condition is not None
+        networks[name].check_condition(name, c, size, conditional=conditional)
+
+    def checked_initial(key: Key, x: Array, c: Any) -> VaeParams:
+        for name in networks:
+            check_condition(name, c, len(x))
+        return initial(key, x, c)
+
+    def init(key: Key, batch: Batch) -> VaeParams:
+        x, c = split(batch)
+        params = checked_initial(key, x, c)
+        jax.eval_shape(functools.partial(_check_shapes, model), key, params, x, c)
+        return params
+
+    def checked_encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Any, ...]:
+        check_condition("encoder", c, len(x))
+        return encode(params, x, c)
+
+    def checked_decode(params: VaeParams, z: Array, c: Any = None) -> Any:
+        if z.ndim != 2 or z.shape[1] != latent_dim:
+            raise ValueError(f"z must have the shape [B, {latent_dim}], got {z.shape}")
+        check_condition("decoder", c, len(z))
+        return decode(params, z, c)
+
+    model = Vae(
+        Init(init, _check_of(split, likelihood, checked_initial)),
+        checked_encode,
+        sample,
+        checked_decode,
         likelihood,
-        p_z,
+        prior,
         latent_dim,
-        q_z,
+        posterior,
         split,
     )
     return model
@@ -245,7 +298,7 @@ def _check_latents(latent_dim: int, prior: Prior, posterior: Posterior) -> None:
         )
 
 
-def check_of(
+def _check_of(
     split: Condition, likelihood: Likelihood, initial: Callable[[Key, Array, Any], Params]
 ) -> Callable[[Batch], None]:
     """Returns the check of a model's batches by their values.
@@ -269,7 +322,7 @@ def check_of(
     return check
 
 
-def check_shapes(model: Vae, key: Key, params: VaeParams, x: Array, c: Any) -> None:
+def _check_shapes(model: Vae, key: Key, params: VaeParams, x: Array, c: Any) -> None:
     """Refuses densities and draws of a wrong shape, such as a mean over the batch."""
     size = len(x)
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genmod import checks, rng
+from genmod import checks, devices, rng
 from genmod.types import Array, Batch, Keys, Metrics, Objective
 from genmod.vae import normal
 from genmod.vae.model import Vae, VaeParams
@@ -166,9 +166,22 @@ def free_bits(
         loss = reconstruction + jnp.maximum(groups, nats).sum(-1)
         return loss, {"reconstruction": reconstruction, "kl": kl}
 
-    if whole_batch:
-        objective.whole_batch = True  # pyrefly: ignore[missing-attribute]
-    return objective
+    return of_whole_batch("free_bits", objective) if whole_batch else objective
+
+
+def of_whole_batch(name: str, objective: Objective) -> Objective:
+    """Returns an objective that looks at its whole batch, and refuses microbatches."""
+
+    def of_batch(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
+        if devices.in_microbatch():
+            raise ValueError(
+                f"{name} compares the examples of the whole batch, which microbatches do not know: "
+                "microbatches must be 1 with it"
+            )
+        return objective(keys, params, batch)
+
+    of_batch.whole_batch = True  # pyrefly: ignore[missing-attribute]
+    return of_batch
 
 
 def check_weight(name: str, value: float | Array) -> None:
