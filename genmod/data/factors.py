@@ -21,7 +21,7 @@ from genmod.data.order import shuffled
 from genmod.types import Array, Key
 
 SIDE = 64
-"""Height and width of all images, in pixels."""
+"""Height and width of all images that are not pooled, in pixels."""
 _CHUNK = 1024
 
 
@@ -32,7 +32,8 @@ class Factors(NamedTuple):
       title: name of the space, for figures and tables.
       names: name of each factor.
       sizes: number of values of each factor; factor f is a whole number in [0, sizes[f]).
-      image_of: pure function `factors [B, F] -> images uint8 [B, 64, 64, C]`.
+      image_of: pure function `factors [B, F] -> images uint8 [B, H, W, C]`, with H = W = 64 unless
+        they are `pooled`.
       classes: names of the values of the first factor, if these are the labels of the images; empty
         if the images have no labels.
     """
@@ -157,6 +158,38 @@ def sprites() -> Factors:
     return Factors(
         "sprites (not dSprites)", names, sizes, image_of, ("square", "triangle", "ellipse")
     )
+
+
+def pooled(space: Factors, size: int) -> Factors:
+    """Returns a space of smaller images, whose pixels are means.
+
+    A pixel is the mean of size x size pixels, rounded, with halves upwards. Training on a quarter
+    of the pixels takes a third of the time.
+
+    Args:
+      space: the space of images.
+      size: side of the squares of pixels that become one; 1 changes nothing.
+
+    Raises:
+      ValueError: if size is not positive; when called, if it does not divide the images' side.
+
+    Example:
+      >>> from genmod import data
+      >>> data.pooled(data.sprites(), 2).image_of([[0, 4, 6, 0, 15]]).shape
+      (1, 32, 32, 1)
+    """
+    size = checks.positive_integer("size", size)
+
+    def image_of(factors: Any) -> Array:
+        images = space.image_of(factors)
+        num, height, width, channels = images.shape
+        if height % size or width % size:
+            raise ValueError(f"size must divide the images' {height} x {width} pixels, got {size}")
+        squares = images.reshape(num, height // size, size, width // size, size, channels)
+        total = squares.astype(jnp.int32).sum((2, 4))
+        return ((total + size * size // 2) // (size * size)).astype(images.dtype)
+
+    return space if size == 1 else space._replace(image_of=image_of)
 
 
 @functools.cache

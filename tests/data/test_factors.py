@@ -139,6 +139,27 @@ def test_images_are_a_pure_function(make):
     assert images(space, np.zeros((0, len(space.sizes)), int)).shape == (0, *plain.shape[1:])
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("make", [data.sprites, data.xy_squares])
+def test_pooled_pixels_are_means_with_halves_upwards(make, size):
+    space = make()
+    small = data.pooled(space, size)
+    assert small[:3] == space[:3]
+    factors = data.sample_factors(rng.root(2), space, 9)
+    side = 64 // size
+    squares = images(space, factors).reshape(9, side, size, side, size, -1)
+    found = images(small, factors)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.floor(squares.mean((2, 4)) + 0.5))
+
+
+def test_sizes_that_do_not_divide_the_image_are_refused():
+    with pytest.raises(ValueError, match="size must be a positive whole number, got 0"):
+        data.pooled(data.sprites(), 0)
+    with pytest.raises(ValueError, match="size must divide the images' 64 x 64 pixels, got 3"):
+        data.pooled(data.sprites(), 3).image_of([[0, 0, 0, 0, 0]])
+
+
 def test_draws_are_uniform_and_depend_on_no_number():
     space = data.sprites()
     drawn = np.asarray(data.sample_factors(rng.root(0), space, 4000))

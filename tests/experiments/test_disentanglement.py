@@ -34,22 +34,22 @@ def built(model, **options):
 )
 def test_each_objective_is_trained_and_its_codes_are_seen(model):
     found = built(model)
-    assert found.num_steps == 200 * 10_000 / 8
+    assert found.num_steps == 150 * 10_000 / 8
     key = rng.root(0)
     carry = train.abstract_carry(found.learner, key, found.batch_at)
     batch = jax.eval_shape(found.batch_at, key, 0)
-    assert batch.shape == (8, 64, 64, 1)
+    assert batch.shape == (8, 32, 32, 1)
     _, metrics = jax.eval_shape(found.learner.step, key, carry.state, batch)
     assert TERMS[model] | {"reconstruction", "kl"} <= set(metrics)
     mean, logvar = jax.eval_shape(found.latents.posterior, carry.state, batch)
     assert mean.shape == logvar.shape == (8, 3)
     samples = jax.eval_shape(lambda state: found.learner.sample(key, state, 5), carry.state)
-    assert samples.shape == (5, 64, 64, 1)
+    assert samples.shape == (5, 32, 32, 1)
 
 
 @pytest.mark.end_to_end
 def test_the_weight_is_that_of_the_objective():
-    key, x = rng.root(0), np.random.default_rng(0).uniform(size=(8, 64, 64, 1))
+    key, x = rng.root(0), np.random.default_rng(0).uniform(size=(8, 32, 32, 1))
     losses = {}
     for model in ("vae", "beta"):
         learner = built(model).learner
@@ -100,6 +100,8 @@ def test_every_image_of_the_space_is_trained_on():
         ({"weight": 4.0}, "weight must be 1 of a plain VAE, got 4.0"),
         ({"weight": -1.0, "model": "tc"}, "weight must be a number of at least 0, got -1.0"),
         ({"spacing": 4}, "spacing must be at most 8, and is of xy_squares alone, got 4 with spr"),
+        ({"pooling": 3}, "pooling must be a divisor of 64 below it, got 3"),
+        ({"pooling": 64}, "pooling must be a divisor of 64 below it, got 64"),
         ({"spacing": 9, "dataset": "xy_squares"}, "spacing must be at most 8.* got 9"),
     ],
 )
