@@ -3,6 +3,9 @@
 A model (`Gan`), a loss (`AdversarialLoss`) and a penalty (`Penalty`) are all pure functions.
 """
 
+from genmod.gan.directions import Directions, Projection, directions, project
+from genmod.gan.finite_differences import approximate_r1, approximate_r2
+from genmod.gan.lazy_penalties import lazy
 from genmod.gan.losses import (
     LOSSES,
     AdversarialLoss,
@@ -14,36 +17,92 @@ from genmod.gan.losses import (
     relativistic_average,
     wasserstein,
 )
-from genmod.gan.model import Gan, GanParams, make, normal_latent, packed, uniform_latent
+from genmod.gan.model import (
+    Gan,
+    GanParams,
+    LatentPrior,
+    make,
+    normal_latent,
+    packed,
+    truncated_latent,
+    uniform_latent,
+)
 from genmod.gan.penalties import (
     Penalty,
     dragan,
     gradient_penalty,
+    maximal_gradient_penalty,
+    one_sided_gradient_penalty,
     r1,
     r2,
     weight_clipping,
     weighted,
 )
+from genmod.gan.regularisers import (
+    Anchors,
+    consistency,
+    instance_noise,
+    lecam,
+    moving_anchors,
+    remember_all,
+    smoothed,
+    top_k,
+)
+from genmod.gan.sampling import (
+    Acceptance,
+    Accepted,
+    LangevinDraws,
+    acceptance,
+    langevin,
+    rejection_sampling,
+    truncated,
+)
 
 __all__ = [
     "LOSSES",
+    "Acceptance",
+    "Accepted",
     "AdversarialLoss",
+    "Anchors",
+    "Directions",
     "Gan",
     "GanParams",
+    "LangevinDraws",
+    "LatentPrior",
     "Penalty",
+    "Projection",
+    "acceptance",
+    "approximate_r1",
+    "approximate_r2",
+    "consistency",
+    "directions",
     "dragan",
     "gradient_penalty",
     "hinge",
+    "instance_noise",
+    "langevin",
+    "lazy",
     "least_squares",
+    "lecam",
     "make",
+    "maximal_gradient_penalty",
     "minimax",
+    "moving_anchors",
     "nonsaturating",
     "normal_latent",
+    "one_sided_gradient_penalty",
     "packed",
+    "project",
     "r1",
     "r2",
+    "rejection_sampling",
     "relativistic",
     "relativistic_average",
+    "remember_all",
+    "smoothed",
+    "top_k",
+    "truncated",
+    "truncated_latent",
     "uniform_latent",
     "wasserstein",
     "weight_clipping",

@@ -1,5 +1,6 @@
 """The generative adversarial network (GAN), as pure functions."""
 
+import dataclasses
 import functools
 import math
 import warnings
@@ -46,9 +47,10 @@ class Gan(NamedTuple):
       discriminate: the discriminator, `(params, x [B, ...], c=None) -> logits [B]`; logits [B /
         num] if it judges packs of `num`.
       latent: one draw per key, `keys [B] -> z [B, L]`.
-      standing: function `(key, params, conditions=None) -> params` that fixes the generator's
-        batch-norm statistics for sampling. These standing statistics come from a thousand draws (16
-        batches of the network's `standing_size`, which is 64 by default). Those of a generator that
+      standing: function `(key, params, conditions=None, *, latent) -> params` that fixes the
+        generator's batch-norm statistics for sampling. These standing statistics come from a
+        thousand draws (16 batches of the network's `standing_size`, which is 64 by default) of
+        `latent`, which is the model's own unless another is given. Those of a generator that
         takes a condition draw it from the examples of `conditions`, a tree [N, ...] of any N. A
         generator that does not depend on batch statistics keeps its parameters.
       check: function `batch -> None` that raises ValueError if the generator cannot reach the real
@@ -73,26 +75,90 @@ class Gan(NamedTuple):
     condition: Condition = _unconditional
 
 
-def normal_latent(latent_dim: int) -> Latent:
+@dataclasses.dataclass(frozen=True)
+class LatentPrior:
+    """Distribution of latents with a known density.
+
+    Calling it draws one latent per key, `keys [B] -> z [B, L]`.
+
+    Attributes:
+      draw: one latent, `key -> z [L]`.
+      log_prob: log p(z) in nats, `z [B, L] -> [B]`; minus infinity outside the support.
+      is_standard_normal: whether p(z) is N(0, I).
+    """
+
+    draw: Callable[[Key], Array]
+    log_prob: Callable[[Array], Array]
+    is_standard_normal: bool = False
+
+    def __call__(self, keys: Keys) -> Array:
+        """Returns one latent per key, [B, L]."""
+        checks.keys(keys)
+        return jax.vmap(self.draw)(keys)
+
+
+def normal_latent(latent_dim: int) -> LatentPrior:
     """Returns a sampler of latents z ~ N(0, I)."""
-    return _per_key(lambda key: jax.random.normal(key, (latent_dim,)))
+
+    def draw(key: Key) -> Array:
+        return jax.random.normal(key, (latent_dim,))
+
+    return LatentPrior(draw, _log_normal, is_standard_normal=True)
 
 
-def uniform_latent(latent_dim: int) -> Latent:
+def truncated_latent(latent_dim: int, *, limit: float) -> LatentPrior:
+    """Returns a sampler of latents from N(0, I) whose components are bounded.
+
+    A component beyond the limit is drawn again until it lies within. Its density is
+
+        exp(-z^2 / 2) / (sqrt(2 pi) erf(limit / sqrt(2))),    |z| <= limit.
+
+    The draw inverts this distribution in one step. A limit above 5.4 changes next to nothing.
+
+    Args:
+      latent_dim: number of latent dimensions L.
+      limit: largest absolute value of a component, positive.
+
+    Raises:
+      ValueError: if latent_dim or limit is not positive.
+
+    References:
+      Brock et al., Large Scale GAN Training for High Fidelity Natural Image Synthesis, 2019
+      (arXiv:1809.11096), section 3.1.
+    """
+    latent_dim = checks.positive_integer("latent_dim", latent_dim)
+    checks.positive("limit", limit)
+    # Beyond this bound the distribution function is 1 in float32. The inverse is infinite there, so
+    # that a draw could be the limit itself, however large.
+    bound = min(float(limit), 5.4)
+    log_inside = math.log(math.erf(limit / math.sqrt(2)))
+
+    def draw(key: Key) -> Array:
+        return jax.random.truncated_normal(key, -bound, bound, (latent_dim,))
+
+    def log_prob(z: Array) -> Array:
+        inside = jnp.all(jnp.abs(z) <= limit, axis=-1)
+        return jnp.where(inside, _log_normal(z) - latent_dim * log_inside, -jnp.inf)
+
+    return LatentPrior(draw, log_prob)
+
+
+def uniform_latent(latent_dim: int) -> LatentPrior:
     """Returns a sampler of latents, uniform in [-1, 1)."""
 
     def draw(key: Key) -> Array:
         return jax.random.uniform(key, (latent_dim,), minval=-1.0, maxval=1.0)
 
-    return _per_key(draw)
+    def log_prob(z: Array) -> Array:
+        inside = jnp.all(jnp.abs(z) <= 1, axis=-1)
+        return jnp.where(inside, -latent_dim * math.log(2), -jnp.inf)
+
+    return LatentPrior(draw, log_prob)
 
 
-def _per_key(draw: Callable[[Key], Array]) -> Latent:
-    def latents(keys: Keys) -> Array:
-        checks.keys(keys)
-        return jax.vmap(draw)(keys)
-
-    return latents
+def _log_normal(z: Array) -> Array:
+    z = z.astype(checks.summed_as(z.dtype))
+    return -0.5 * (jnp.square(z) + math.log(2 * math.pi)).sum(-1)
 
 
 def make(
@@ -111,7 +177,8 @@ def make(
       discriminator: network from images [B, ...] to logits, [B] or [B, 1]; one logit per pack if it
         is `packed`.
       latent_dim: number of latent dimensions L.
-      latent: the latents' distribution, `normal_latent` or `uniform_latent`.
+      latent: the latents' distribution, such as `normal_latent` or `uniform_latent`: a function of
+        latent_dim that returns a `LatentPrior`, or any function `keys [B] -> z [B, L]`.
       image_range: least and largest value that the generator can output, such as (-1, 1) for tanh.
         Real images outside it are refused: a discriminator would know them by their range alone. If
         the range has negative values and real images have none, such as those in [0, 1], a warning
@@ -192,11 +259,13 @@ def make(
         accept("discriminator", c, len(x))
         return _one_per_example(discriminator(params.discriminator, x, c), x)
 
-    def standing(key: Key, params: GanParams, conditions: Any = None) -> GanParams:
+    def standing(
+        key: Key, params: GanParams, conditions: Any = None, *, latent: Latent = draw
+    ) -> GanParams:
         if generator.standing is None:
             return params
         batches = (_STANDING_BATCHES, generator.standing_size)
-        z = draw(rng.per_example(key, math.prod(batches))).reshape(*batches, latent_dim)
+        z = latent(rng.per_example(key, math.prod(batches))).reshape(*batches, latent_dim)
         accept("generator", conditions, None, argument="conditions")
         if conditions is None or not generator.takes_condition:
             return params._replace(generator=generator.standing(params.generator, z))

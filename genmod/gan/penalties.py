@@ -163,21 +163,36 @@ def _gradients_of_packs(critic: Critic, x: Array) -> Array:
         return jnp.sum(judged), judged
 
     gradients, judged = jax.grad(total, has_aux=True)(x)
-    if judged.ndim != 1 or not len(judged) or len(x) % len(judged):
+    return gradients.reshape(packs(judged, len(x)), -1)
+
+
+def packs(judged: Array, num: int) -> int:
+    """Returns the number of packs into which a critic puts `num` examples.
+
+    Without packing, it is the number of examples.
+
+    Raises:
+      ValueError: if the critic's outputs are not one number for each example or pack.
+    """
+    if judged.ndim != 1 or not len(judged) or num % len(judged):
         raise ValueError(
             "the critic must give one number for each example or each pack of equally many, "
-            f"[B] or [B / packing] with B = {len(x)}, got {list(judged.shape)}"
+            f"[B] or [B / packing] with B = {num}, got {list(judged.shape)}"
         )
-    return gradients.reshape(len(judged), -1)
+    return len(judged)
 
 
-def _distance_from_one(critic: Critic, x: Array) -> Array:
-    """Returns (|grad D| - 1)^2 at each example, [B].
+def of_examples(values: Array, num: int) -> Array:
+    """Returns one value for each of `num` examples.
 
     If the critic judges packs, an example has the value of its pack.
     """
-    each = jnp.square(_norms(_gradients_of_packs(critic, x)) - 1)
-    return each if len(each) == len(x) else jnp.repeat(each, len(x) // len(each))
+    return values if len(values) == num else jnp.repeat(values, num // len(values))
+
+
+def _norms_at(critic: Critic, x: Array) -> Array:
+    """Returns |grad D| at each example, [B]; of packs, that of its pack."""
+    return of_examples(_norms(_gradients_of_packs(critic, x)), len(x))
 
 
 def _squared_norms(gradients: Array) -> Array:
@@ -257,9 +272,52 @@ def gradient_penalty(keys: Keys, critic: Critic, real: Array, fake: Array) -> Ar
       Lin et al., PacGAN: The Power of Two Samples in Generative Adversarial Networks, 2018
       (arXiv:1712.04086).
     """
+    return jnp.square(_norms_at(critic, _between(keys, real, fake)) - 1)
+
+
+def _between(keys: Keys, real: Array, fake: Array) -> Array:
+    """Draws a point between each example's real and its generated image."""
     share = _uniform(keys, real, (1,) * (real.ndim - 1))
-    between = share * real + (1 - share) * fake
-    return _distance_from_one(critic, between)
+    return share * real + (1 - share) * fake
+
+
+@Penalty.of
+def one_sided_gradient_penalty(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+    """One-sided gradient penalty, which gradients below 1 do not pay.
+
+        max(0, |grad D(x)| - 1)^2,    x = u real + (1 - u) fake,    u uniform in [0, 1)
+
+    A 1-Lipschitz critic has gradients of norm 1 at most, not of norm 1 everywhere. Points and packs
+    are those of `gradient_penalty`. (The paper calls it the Lipschitz penalty, WGAN-LP.)
+
+    References:
+      Petzka et al., On the Regularization of Wasserstein GANs, 2018 (arXiv:1709.08894).
+    """
+    return jnp.square(jax.nn.relu(_norms_at(critic, _between(keys, real, fake)) - 1))
+
+
+@Penalty.of
+def maximal_gradient_penalty(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
+    """Maximal gradient penalty, which bounds the critic's Lipschitz constant.
+
+        max over the batch of |grad D(x)|^2,    x = u real + (1 - u) fake,    u uniform in [0, 1)
+
+    Every example has this one value: the square of an estimate, from below, of the critic's
+    Lipschitz constant between the data and the generated images. Points and packs are those of
+    `gradient_penalty`. The maximum is over all devices that share the batch. A microbatch does not
+    know it, so microbatches are refused (ValueError).
+
+    References:
+      Zhou et al., Lipschitz Generative Adversarial Nets, 2019 (arXiv:1902.05687).
+    """
+    if devices.in_microbatch():
+        raise ValueError(
+            "maximal_gradient_penalty needs the largest gradient of the whole batch, which "
+            "microbatches do not know: microbatches must be 1 with it (r1, r2 and gradient_penalty "
+            "are the same in microbatches)"
+        )
+    squared = _squared_norms(_gradients_of_packs(critic, _between(keys, real, fake)))
+    return jnp.broadcast_to(jnp.max(devices.gather(squared)), len(real))
 
 
 @Penalty.of
@@ -283,7 +341,7 @@ def dragan(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
     del fake
     noise = _uniform(keys, real, real.shape[1:])
     near = real + 0.5 * jax.lax.stop_gradient(_deviation(real)) * noise
-    return _distance_from_one(critic, near)
+    return jnp.square(_norms_at(critic, near) - 1)
 
 
 def _deviation(x: Array) -> Array:

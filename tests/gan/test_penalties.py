@@ -17,9 +17,12 @@ PENALTIES = {
     "r1": penalties.r1,
     "r2": penalties.r2,
     "gradient_penalty": penalties.gradient_penalty,
+    "one_sided_gradient_penalty": penalties.one_sided_gradient_penalty,
+    "maximal_gradient_penalty": penalties.maximal_gradient_penalty,
     "dragan": penalties.dragan,
 }
-HELD_TO_ONE = ("gradient_penalty", "dragan")
+ONE_SIDED, MAXIMAL = "one_sided_gradient_penalty", "maximal_gradient_penalty"
+HELD_TO_ONE = ("gradient_penalty", ONE_SIDED, "dragan")
 SHAPE = (2, 3, 1)
 NUM, DIM = 4, 6
 
@@ -143,7 +146,8 @@ def test_a_flat_critic_has_a_gradient_of_zero_not_nan(scale):
     weights = np.full(DIM, scale, np.float32)
     found = values_and_gradients(linear, (weights, np.float32(0)), *images())
     for name, (values, (by_weights, _)) in found.items():
-        np.testing.assert_array_equal(values, np.full(NUM, name in HELD_TO_ONE, np.float32))
+        held = name in HELD_TO_ONE and name != ONE_SIDED
+        np.testing.assert_array_equal(values, np.full(NUM, held, np.float32))
         assert np.all(np.isfinite(by_weights))
         np.testing.assert_allclose(by_weights, 0, atol=1e-19)
 
@@ -220,10 +224,13 @@ def test_a_critic_of_packs_is_penalised_by_each_examples_part_or_by_the_packs_no
     norm = np.sqrt(first @ first + second @ second)
     for name, (values, gradients) in found.items():
         expected = np.full(NUM, (norm - 1) ** 2) if name in HELD_TO_ONE else squared
+        if name == MAXIMAL:
+            expected = np.full(NUM, norm**2)
         np.testing.assert_allclose(values, expected, rtol=1e-5)
         for weights, gradient in zip((first, second), gradients, strict=True):
             # Half of the examples stand in each place; the norm is the same for all.
             slope = 2 * (norm - 1) * weights / norm if name in HELD_TO_ONE else weights
+            slope = 2 * weights if name == MAXIMAL else slope
             np.testing.assert_allclose(gradient, slope, rtol=1e-5)
 
 
@@ -382,8 +389,7 @@ def test_what_weighs_nothing_is_left_out_of_a_weighted_sum():
 
 
 def test_a_penalty_has_the_text_of_its_function():
-    for name in ("r1", "r2", "gradient_penalty", "dragan"):
-        penalty = getattr(gan, name)
+    for name, penalty in PENALTIES.items():
         assert "grad D(x)" in penalty.__doc__
         assert re.search(r"arXiv:\d{4}\.\d{5}", penalty.__doc__)
         assert penalty.terms[0][0] == name

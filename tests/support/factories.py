@@ -1,14 +1,15 @@
 """Every public factory of genmod, what it makes of tiny networks, and a batch for all of them.
 
 `tests/test_contracts.py` walks these tables. A new factory is entered in `TABLE` (of genmod.vae in
-vae_entries.py), a new kind of learner in `LEARNERS`; any other public function is one of
-`EXCEPTIONS`.
+vae_entries.py, of genmod.gan in gan_entries.py), a new kind of learner in `LEARNERS`; any other
+public function is one of `EXCEPTIONS`.
 """
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gan_entries
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,16 +24,12 @@ from entries import (
     SHAPE,
     SMALL,
     VAES,
-    Entry,
     L,
-    loss,
     mlp,
     net,
     of_class,
-    of_gan,
     of_label,
     of_latent,
-    penalty,
 )
 from flax import nnx
 
@@ -41,27 +38,7 @@ from genmod.types import Parts
 
 TABLE = {
     **vae_entries.TABLE,
-    **{f"gan.{n}": loss(made, looks=LOOKS.get(n, "")) for n, made in gan.LOSSES.items()},
-    **{
-        f"gan.{n}": penalty(getattr(gan, n), looks=LOOKS.get(n, ""))
-        for n in ("r1", "r2", "gradient_penalty", "dragan")
-    },
-    "gan.weighted": penalty(gan.weighted((0.5, gan.r1), (0.0, gan.r2))),
-    "gan.normal_latent": Entry(gan.normal_latent(L), lambda f, keys, _, d: f(keys)),
-    "gan.uniform_latent": Entry(gan.uniform_latent(L), lambda f, keys, _, d: f(keys)),
-    "gan.make": of_gan(
-        lambda model: model,
-        lambda m, keys, p, batch, c, d: (
-            m.condition(batch),
-            m.generate(p, m.latent(keys), c),
-            m.discriminate(p, d.x, c),
-        ),
-    ),
-    "gan.packed": net(
-        gan.packed(CRITIC, 2),
-        looks=LOOKS["packed"],
-        regroups="a microbatch forms packs of its own examples, as any batch does",
-    ),
+    **gan_entries.TABLE,
     "nets.mlp": {
         "": net(SMALL),
         " with group normalisation": net(mlp(2, norm="group")),
@@ -199,6 +176,18 @@ LEARNERS = {
         conditions=DATA.label,
         looks="normalises, packs and compares with the whole batch",
     ),
+    "train.adversarial with regularisers": case(
+        DATA.x,
+        train.adversarial,
+        GANS[0],
+        gan.smoothed(gan.nonsaturating),
+        SGD,
+        penalty=gan_entries.regularised,
+        augment=lambda now: gan.instance_noise(now["sigma"]),
+        hyper={"sigma": 0.1, "step": lambda step: step},
+        memory={"anchors": gan.Anchors()},
+        remember=gan.moving_anchors(),
+    ),
     # The players of train.adversarial have turns: these move at once.
     "train.game": case(
         DATA.z,
@@ -233,6 +222,11 @@ EXCEPTIONS = {
     "nets.mlp_chain": "lists of networks",
     "gan.LOSSES": "the losses by name",
     "gan.weight_clipping": "moves parameters, and sees no batch",
+    "gan.acceptance": "numbers of many draws, not a batch",
+    "gan.directions": "directions of one weight, not a batch",
+    **dict.fromkeys(
+        ("gan.moving_anchors", "gan.remember_all"), "move memory: tests/gan/test_regularisers.py"
+    ),
     **dict.fromkeys(("nets.conv", "nets.conv_transpose"), "layers of the dcgan networks"),
     **dict.fromkeys(("nets.glorot_uniform", "nets.he_normal", "nets.normal"), "draw weights"),
     **dict.fromkeys(
