@@ -55,13 +55,12 @@ def conditional(net: Net, classes: int | None = None) -> Net:
     """
     if classes is not None:
         checks.positive_integer("classes", classes)
-    _refuse_condition(net)
+    refuse_condition(net)
 
     def joined(x: Array, c: Any) -> Array:
         dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        leaves = _numbers(c, len(x)) if classes is None else [_one_hot(c, classes, len(x), dtype)]
-        vectors = [leaf.astype(dtype).reshape(len(x), -1) for leaf in leaves]
-        return jnp.concatenate([x.reshape(len(x), -1), *vectors], axis=1)
+        own = vectors(c, len(x), dtype) if classes is None else _one_hot(c, classes, len(x), dtype)
+        return jnp.concatenate([x.reshape(len(x), -1), own.reshape(len(x), -1)], axis=1)
 
     inner = net.standing
     return Net(
@@ -92,7 +91,7 @@ def per_class(net: Net, classes: int) -> Net:
         those of `conditional`.
     """
     checks.positive_integer("classes", classes)
-    _refuse_condition(net)
+    refuse_condition(net)
     if net.standing is not None:
         _refuse_statistics("batch normalisation")
 
@@ -113,7 +112,8 @@ def per_class(net: Net, classes: int) -> Net:
     return Net(init, apply)
 
 
-def _refuse_condition(net: Net) -> None:
+def refuse_condition(net: Net) -> None:
+    """Refuses a network that needs a condition."""
     if net.needs_condition:
         raise ValueError(
             "net must be a network of x alone, (params, x), got one that needs a condition itself"
@@ -167,18 +167,36 @@ def _labels(
     return c.astype(jnp.int32), (c >= 0) & (c < classes)
 
 
-def _numbers(c: Any, size: int) -> list[Array]:
-    """Returns the arrays of a condition that is not a label."""
+def of_class(values: Array, c: Any, size: int) -> Array:
+    """Returns the row of each example's class, [size, D].
+
+    A label out of range gets a row of NaN.
+
+    Args:
+      values: one row for each class, [classes, D].
+      c: labels [size], checked as those of `conditional`.
+      size: number of examples.
+    """
+    labels, known = _labels(c, len(values), size, most_axes=1)
+    return jnp.where(known[:, None], values[jnp.where(known, labels, 0)], jnp.nan)
+
+
+def vectors(c: Any, size: int, dtype: Any) -> Array:
+    """Returns a condition that is not a label as vectors [size, D].
+
+    Raises:
+      ValueError: if it is not a tree of floating numbers or booleans [size, ...].
+    """
     leaves = jax.tree.leaves(c)
     for leaf in leaves:
-        dtype, shape = getattr(leaf, "dtype", None), getattr(leaf, "shape", ())
-        numbers = dtype is not None and (
-            jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.bool_)
+        found, shape = getattr(leaf, "dtype", None), getattr(leaf, "shape", ())
+        numbers = found is not None and (
+            jnp.issubdtype(found, jnp.floating) or jnp.issubdtype(found, jnp.bool_)
         )
         if not numbers or shape[:1] != (size,):
             hint = (
-                "; for labels give nets.conditional the number of classes"
-                if dtype is not None and jnp.issubdtype(dtype, jnp.integer)
+                "; for labels give the number of classes"
+                if found is not None and jnp.issubdtype(found, jnp.integer)
                 else ""
             )
             raise ValueError(
@@ -187,4 +205,5 @@ def _numbers(c: Any, size: int) -> list[Array]:
             )
     if not leaves:
         raise ValueError(f"the condition must hold at least one array, got {checks.described(c)}")
-    return [jnp.asarray(leaf) for leaf in leaves]
+    rows = [jnp.asarray(leaf).astype(dtype).reshape(size, -1) for leaf in leaves]
+    return jnp.concatenate(rows, axis=1)

@@ -137,6 +137,69 @@ def conv_transpose(x: Array, kernel: Array, *, stride: Stride, padding: Padding 
     return lax.platform_dependent(x, kernel, cpu=products, default=native)
 
 
+def conv_enlarged(x: Array, kernel: Array, *, stride: int = 2) -> Array:
+    """Convolves images that are first enlarged by repeating pixels.
+
+    Each pixel becomes a block of stride x stride (nearest-neighbour upsampling), then `conv` with
+    the padding "SAME" follows. Both are computed as one transposed convolution, whose kernel is the
+    sum of the shifted kernels: with 3 x 3 and the stride 2 it takes 4/9 of the products.
+
+    Args:
+      x: images [B, h, w, I].
+      kernel: weights [kh, kw, I, O] of the same dtype.
+      stride: height and width of the block of each pixel.
+
+    Returns:
+      Images [B, stride h, stride w, O].
+
+    Raises:
+      ValueError: if shapes or dtypes do not fit, or stride is not positive.
+    """
+    _fitting(x, kernel)
+    sizes = [size * checks.positive_integer("stride", stride) for size in x.shape[1:3]]
+    pads = lax.padtype_to_pads(sizes, kernel.shape[:2], (1, 1), "SAME")
+    around = [(stride - 1 + low, stride - 1 + high) for low, high in pads]
+    return conv_transpose(x, _shifted_sum(kernel, stride), stride=stride, padding=around)
+
+
+def conv_averaged(x: Array, kernel: Array, *, stride: int = 2) -> Array:
+    """Convolves images, then averages blocks of pixels.
+
+    `conv` with the padding "SAME" is followed by the mean of each block of stride x stride (average
+    pooling). Both are computed as one convolution, as in `conv_enlarged`.
+
+    Args:
+      x: images [B, H, W, I], with H and W multiples of stride.
+      kernel: weights [kh, kw, I, O] of the same dtype.
+      stride: height and width of a block.
+
+    Returns:
+      Images [B, H / stride, W / stride, O].
+
+    Raises:
+      ValueError: if shapes or dtypes do not fit, or stride is not positive or does not divide H
+        and W.
+    """
+    _fitting(x, kernel)
+    sizes = x.shape[1:3]
+    if any(size % checks.positive_integer("stride", stride) for size in sizes):
+        raise ValueError(f"stride must divide the images' height and width {sizes}, got {stride}")
+    pads = lax.padtype_to_pads(sizes, kernel.shape[:2], (1, 1), "SAME")
+    mean = _shifted_sum(kernel, stride) / stride**2
+    return conv(x, mean, stride=stride, padding=pads)
+
+
+def _shifted_sum(kernel: Array, stride: int) -> Array:
+    """Returns the sum of a kernel's copies shifted by 0 to stride - 1 pixels along both axes."""
+    rest = stride - 1
+    return _total(
+        [
+            jnp.pad(kernel, ((down, rest - down), (right, rest - right), (0, 0), (0, 0)))
+            for down, right in product(range(stride), repeat=2)
+        ]
+    )
+
+
 def _patches(
     x: Array,
     window: tuple[int, ...],

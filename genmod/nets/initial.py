@@ -33,17 +33,20 @@ _notes: contextvars.ContextVar["list[tuple[Array, Initializer]] | None"] = conte
 
 
 class Initializer(NamedTuple):
-    """Initializer of independent weights, for flax.
+    """Initializer of weights, for flax.
 
     It is called as `(key, shape, dtype) -> weights`.
 
     Attributes:
-      distribution: "normal" or "uniform", both with mean 0.
+      distribution: "normal" or "uniform" for independent weights of mean 0, "orthogonal" for those
+        of a random orthogonal matrix.
       deviation: standard deviation of the weights, as a function of their shape [..., in, out].
+      parts: number of layers side by side, equal parts of the columns.
     """
 
-    distribution: Literal["normal", "uniform"]
+    distribution: Literal["normal", "uniform", "orthogonal"]
     deviation: Callable[[Sequence[int]], float]
+    parts: int = 1
 
     def __call__(self, key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         """Returns the weights; within `noted`, zeros in their place.
@@ -52,15 +55,22 @@ class Initializer(NamedTuple):
         """
         notes = _notes.get()
         if notes is None:
-            values = _draw(key, self.distribution, {"": math.prod(shape)})[""]
+            values = drawn_numbers(key, self.source, {"": math.prod(shape)})[""]
             return self.scaled(values, shape, dtype)
         placeholder = jnp.zeros(shape, dtype)
         notes.append((placeholder, self))
         return placeholder
 
     def scaled(self, values: Array, shape: Sequence[int], dtype: Any) -> Array:
-        """Scales numbers of variance 1 to weights of a shape."""
+        """Makes numbers of variance 1, drawn from `source`, weights of a shape."""
+        if self.distribution == "orthogonal":
+            values = _orthogonal(values.reshape(-1, self.parts, shape[-1] // self.parts))
         return (self.deviation(shape) * values).reshape(shape).astype(dtype)
+
+    @property
+    def source(self) -> str:
+        """Distribution of the numbers of which the weights are made."""
+        return "uniform" if self.distribution == "uniform" else "normal"
 
     def in_parts(self, parts: int) -> "Initializer":
         """Returns an initializer for layers side by side.
@@ -68,7 +78,8 @@ class Initializer(NamedTuple):
         Equal parts of the columns are layers, each scaled by its own fan-out.
         """
         return self._replace(
-            deviation=lambda shape: self.deviation((*shape[:-1], shape[-1] // parts))
+            deviation=lambda shape: self.deviation((*shape[:-1], shape[-1] // parts)),
+            parts=self.parts * parts,
         )
 
 
@@ -113,6 +124,50 @@ References:
 """
 
 
+def orthogonal(scale: float) -> Initializer:
+    """Returns an initializer of random orthogonal matrices.
+
+    A kernel [..., in, out] is a matrix W with `out` columns. Its columns, or its rows if there are
+    fewer of them, are orthogonal and of length `scale`, so all its singular values are `scale`. The
+    matrix is uniform among these (Haar measure).
+
+    Args:
+      scale: length of the columns or rows.
+
+    Raises:
+      ValueError: if scale is not positive.
+
+    References:
+      Saxe et al., Exact Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural
+      Networks, 2014 (arXiv:1312.6120).
+    """
+    checks.positive("scale", scale)
+
+    def deviation(shape: Sequence[int]) -> float:
+        return scale / math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
+
+    return Initializer("orthogonal", deviation)
+
+
+def _orthogonal(values: Array) -> Array:
+    """Makes normal numbers orthogonal matrices, of which each has the mean square 1.
+
+    Args:
+      values: independent N(0, 1) numbers of `parts` matrices, [n, parts, m].
+
+    Returns:
+      Matrices of the same shape.
+    """
+    matrices = values.transpose(1, 0, 2)
+    wide = matrices.shape[1] < matrices.shape[2]
+    tall = matrices.mT if wide else matrices
+    q, r = jnp.linalg.qr(tall)
+    # The signs make the factorisation unique, and so the distribution uniform.
+    signs = jnp.where(jnp.diagonal(r, axis1=1, axis2=2) < 0, -1, 1)
+    q = q * signs[:, None, :] * math.sqrt(tall.shape[1])
+    return (q.mT if wide else q).transpose(1, 0, 2)
+
+
 @contextlib.contextmanager
 def noted() -> Iterator[list[tuple[Array, Initializer]]]:
     """Makes initializers return zeros, and yields their notes.
@@ -145,9 +200,9 @@ def drawn(key: Key, params: Params, notes: Sequence[tuple[Array, Initializer]]) 
     if sorted(id(named[name]) for name in maker_of) != sorted(makers):
         return None
     values: dict[str, Array] = {}
-    for kind in sorted({maker.distribution for maker in maker_of.values()}):
-        sizes = {n: named[n].size for n, maker in maker_of.items() if maker.distribution == kind}
-        values |= _draw(key, kind, sizes)
+    for kind in sorted({maker.source for maker in maker_of.values()}):
+        sizes = {n: named[n].size for n, maker in maker_of.items() if maker.source == kind}
+        values |= drawn_numbers(key, kind, sizes)
     filled = [
         maker_of[name].scaled(values[name], leaf.shape, leaf.dtype) if name in maker_of else leaf
         for name, leaf in named.items()
@@ -155,7 +210,7 @@ def drawn(key: Key, params: Params, notes: Sequence[tuple[Array, Initializer]]) 
     return jax.tree.unflatten(structure, filled)
 
 
-def _draw(key: Key, distribution: str, sizes: dict[str, int]) -> dict[str, Array]:
+def drawn_numbers(key: Key, distribution: str, sizes: dict[str, int]) -> dict[str, Array]:
     """Draws numbers of mean 0 and variance 1.
 
     Args:

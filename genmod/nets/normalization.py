@@ -1,10 +1,13 @@
 """Normalisation layers without running averages or hidden state."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen
 from jax import lax
 
 from genmod import checks, devices
+from genmod.nets import conditions
 from genmod.types import Array
 
 MOMENTS = "moments"
@@ -40,25 +43,82 @@ class BatchNorm(linen.Module):
         channels = x.shape[-1]
         scale = self.param("scale", linen.initializers.ones, (channels,))
         bias = self.param("bias", linen.initializers.zeros, (channels,))
-        gathering = self.is_mutable_collection(MOMENTS)
-        if not gathering and self.has_variable("params", "mean"):
-            mean = self.get_variable("params", "mean")
-            variance = self.get_variable("params", "variance")
-        else:
-            layer = "/".join(self.path) or type(self).__name__
-            if devices.in_microbatch():
-                raise ValueError(
-                    f"batch normalisation ({layer}) needs the statistics of the whole batch, which "
-                    "microbatches do not know: microbatches must be 1 with it (norm='group' is the "
-                    "same in microbatches)"
-                )
-            mean, variance = moments(x)
-            devices.uses_batch_statistics(layer)
-            if gathering:
-                self.put_variable(MOMENTS, "mean", mean)
-                self.put_variable(MOMENTS, "variance", variance)
+        mean, variance = _statistics(self, x)
         factor = scale * lax.rsqrt(variance + self.epsilon)
         return (x - _as_last_axis(mean, x)) * _as_last_axis(factor, x) + _as_last_axis(bias, x)
+
+
+class ConditionalBatchNorm(linen.Module):
+    """Batch normalisation whose scale and bias depend on a condition.
+
+    Statistics are those of `BatchNorm`, over all examples of the batch: those of the classes are
+    not separate.
+
+        y = scale(c) (x - mean) / sqrt(variance + epsilon) + bias(c)
+
+    With `classes`, each class has a scale and a bias of its own: the parameters are "scale" and
+    "bias", [classes, C], initially 1 and 0. Without, the condition is a vector c [B, D] of which
+    both are linear functions (FiLM), with the parameters "scale" and "bias", [D, C], initially 0:
+
+        scale(c) = 1 + c^T S,    bias(c) = c^T T
+
+    Attributes:
+      classes: number of classes, if the condition is a label: a whole number in [0, classes) for
+        each example, [B]. Values are checked as those of `conditional`. None for vectors, a tree of
+        arrays [B, ...] of floating numbers or booleans.
+      epsilon: number added to the variance.
+
+    References:
+      Dumoulin et al., A Learned Representation for Artistic Style, 2017 (arXiv:1610.07629), who
+      normalise each example by its own statistics.
+      de Vries et al., Modulating Early Visual Processing by Language, 2017 (arXiv:1707.00683).
+      Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, 2018
+      (arXiv:1709.07871), equations 1 and 2.
+    """
+
+    classes: int | None = None
+    epsilon: float = 1e-5
+
+    @linen.compact
+    def __call__(self, x: Array, c: Any) -> Array:
+        """Returns x [B, ..., C], normalised, scaled and shifted by the condition."""
+        channels, zeros = x.shape[-1], linen.initializers.zeros
+        if self.classes is None:
+            vectors = conditions.vectors(c, len(x), x.dtype)
+            scale = 1 + vectors @ self.param("scale", zeros, (vectors.shape[1], channels))
+            bias = vectors @ self.param("bias", zeros, (vectors.shape[1], channels))
+        else:
+            scales = self.param("scale", linen.initializers.ones, (self.classes, channels))
+            biases = self.param("bias", zeros, (self.classes, channels))
+            scale, bias = (conditions.of_class(each, c, len(x)) for each in (scales, biases))
+        mean, variance = _statistics(self, x)
+        factor = scale * lax.rsqrt(variance + self.epsilon)[None]
+        between = (len(x), *[1] * (x.ndim - 2), channels)
+        return (x - _as_last_axis(mean, x)) * factor.reshape(between) + bias.reshape(between)
+
+
+def _statistics(layer: linen.Module, x: Array) -> tuple[Array, Array]:
+    """Returns the mean and variance, [C] each, by which a layer normalises x.
+
+    They are the standing statistics among the layer's parameters, else those of the batch, which
+    are also written to the collection `MOMENTS` if it is mutable.
+    """
+    gathering = layer.is_mutable_collection(MOMENTS)
+    if not gathering and layer.has_variable("params", "mean"):
+        return layer.get_variable("params", "mean"), layer.get_variable("params", "variance")
+    name = "/".join(layer.path) or type(layer).__name__
+    if devices.in_microbatch():
+        raise ValueError(
+            f"batch normalisation ({name}) needs the statistics of the whole batch, which "
+            "microbatches do not know: microbatches must be 1 with it (norm='group' is the "
+            "same in microbatches)"
+        )
+    mean, variance = moments(x)
+    devices.uses_batch_statistics(name)
+    if gathering:
+        layer.put_variable(MOMENTS, "mean", mean)
+        layer.put_variable(MOMENTS, "variance", variance)
+    return mean, variance
 
 
 def moments(x: Array) -> tuple[Array, Array]:

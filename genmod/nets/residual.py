@@ -95,7 +95,7 @@ def residual_stage(
     class ResidualStage(linen.Module):
         @linen.compact
         def __call__(self, x: Array) -> Array:
-            _check_images(x)
+            check_images(x)
             first = Convolution(width, kernel_init=kernel_init, name="first", **_RESIZE[resize])
             x = first(x)
             for index in range(cells):
@@ -152,7 +152,7 @@ def residual_encoder(
     class ResidualEncoder(linen.Module):
         @linen.compact
         def __call__(self, x: Array) -> Array:
-            _check_images(x)
+            check_images(x)
             for size, width in enumerate(widths):
                 x = Convolution(width, conv, kernel_init, name=f"half_{size}")(x)
                 for index in range(cells):
@@ -247,11 +247,11 @@ def residual_decoder(
 
 
 class Convolution(linen.Module):
-    """Layer of `conv` or `conv_transpose`, with a bias.
+    """Layer of a convolution, such as `conv` or `conv_transpose`, with a bias.
 
     Attributes:
       channels: number of channels of the output.
-      convolve: the function `conv` or `conv_transpose`.
+      convolve: function of this package such as `conv`, `conv_transpose` or `conv_enlarged`.
       kernel_init: initializer of the kernel; the bias starts at zero.
       window: height and width of the kernel.
       stride: stride of the convolution.
@@ -316,6 +316,7 @@ def _cell(
     )
 
 
-def _check_images(x: Array) -> None:
+def check_images(x: Array) -> None:
+    """Refuses anything but images [B, H, W, C]."""
     if x.ndim != 4:
         raise ValueError(f"images must be [B, H, W, C], got shape {x.shape}")

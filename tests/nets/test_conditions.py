@@ -48,9 +48,12 @@ def test_any_other_condition_is_appended_as_it_is():
     x = jnp.ones((3, 2, 1))
     image = jax.random.normal(rng.root(0), (3, 2, 2, 1))
     c = {"image": image, "age": np.array([0.1, 0.2, 0.3]), "glasses": np.array([True, False, True])}
+    c["young"] = np.array([False, True, True])
     y = net.apply((), x, c)
     assert y.dtype == jnp.float32
     rows = [c["age"][:, None], c["glasses"][:, None], image.reshape(3, 4)]
+    rows.append(c["young"][:, None])
+    assert net.apply((), x.astype(jnp.bfloat16), c).dtype == jnp.bfloat16
     np.testing.assert_allclose(y, np.concatenate([np.ones((3, 2)), *rows], 1), rtol=1e-6)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from genmod import nets, rng
+from genmod.nets.convolution import conv_averaged, conv_enlarged
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -70,6 +71,54 @@ def test_conv_is_that_of_lax(size, inputs, outputs, window, options, dtype, tole
         x, kernel = pair((2, *size, inputs), (*window, inputs, outputs), dtype)
         ours = derivatives(nets.conv, x, kernel, **options)
         assert_equal(ours, derivatives(lax_conv, x, kernel, **options), tolerance)
+
+
+def enlarged_then_convolved(x, kernel, *, stride):
+    return lax_conv(jnp.repeat(jnp.repeat(x, stride, 1), stride, 2), kernel)
+
+
+def convolved_then_averaged(x, kernel, *, stride):
+    total = lax.reduce_window(
+        lax_conv(x, kernel), 0.0, lax.add, (1, stride, stride, 1), (1, stride, stride, 1), "VALID"
+    )
+    return total / stride**2
+
+
+@pytest.mark.parametrize(
+    ("ours", "apart", "channels", "window", "stride"),
+    [
+        (conv_enlarged, enlarged_then_convolved, (3, 2), (3, 3), 2),
+        (conv_averaged, convolved_then_averaged, (3, 2), (3, 3), 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (conv_enlarged, enlarged_then_convolved, (16, 4), (3, 3), 2),
+                (conv_enlarged, enlarged_then_convolved, (2, 3), (2, 5), 3),
+                (conv_enlarged, enlarged_then_convolved, (2, 3), (1, 4), 1),
+                (conv_averaged, convolved_then_averaged, (16, 4), (3, 3), 2),
+                (conv_averaged, convolved_then_averaged, (2, 3), (2, 5), 3),
+                (conv_averaged, convolved_then_averaged, (2, 3), (1, 4), 1),
+            ]
+        ),
+    ],
+)
+def test_a_resampling_and_a_convolution_are_one(ours, apart, channels, window, stride):
+    with jax.enable_x64(True):
+        x, kernel = pair((2, 6, 12, channels[0]), (*window, *channels), "float64")
+        found = derivatives(ours, x, kernel, stride=stride)
+        assert_equal(found, derivatives(apart, x, kernel, stride=stride), 1e-10)
+
+
+@pytest.mark.parametrize("function", [conv_enlarged, conv_averaged])
+def test_a_resampling_refuses(function):
+    x, kernel = jnp.zeros((1, 6, 9, 2)), jnp.zeros((3, 3, 2, 1))
+    with pytest.raises(ValueError, match="stride must be a positive whole number, got 0"):
+        function(x, kernel, stride=0)
+    with pytest.raises(ValueError, match=r"x must be \[B, H, W, I\] and kernel"):
+        function(x, jnp.zeros((3, 3, 1, 1)), stride=3)
+    if function is conv_averaged:
+        with pytest.raises(ValueError, match=r"stride must divide .* \(6, 9\), got 2"):
+            function(x, kernel, stride=2)
 
 
 TRANSPOSED = [

@@ -11,6 +11,7 @@ from flax import linen
 from scipy import stats
 
 from genmod import nets, rng
+from genmod.nets.initial import orthogonal
 
 
 def weights(net, key=0, width=4):
@@ -61,6 +62,49 @@ def test_weights_have_the_distribution_that_they_are_named_after(initial, shape,
     values = initial(rng.root(3), shape)
     assert values.shape == shape
     assert stats.kstest(np.asarray(values).ravel(), distribution.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5), (3, 3, 2, 6), (1, 1, 2, 9)])
+def test_orthogonal_weights_have_equal_singular_values(shape):
+    weights = jax.jit(lambda key: orthogonal(1.5)(key, shape))(rng.root(0))
+    assert weights.shape == shape
+    matrix = np.asarray(weights, np.float64).reshape(-1, shape[-1])
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    np.testing.assert_allclose(singular, 1.5, rtol=1e-5)
+
+
+def test_layers_side_by_side_are_orthogonal_each():
+    weights = jax.jit(lambda key: orthogonal(2.0).in_parts(3)(key, (5, 12)))(rng.root(0))
+    parts = np.split(np.asarray(weights, np.float64), 3, axis=1)
+    for part in parts:
+        np.testing.assert_allclose(part.T @ part, 4 * np.eye(4), atol=1e-5)
+    assert np.abs(parts[0].T @ parts[1]).max() > 0.1
+
+
+def test_orthogonal_matrices_are_uniform():
+    """All rotations and reflections of the plane are equally likely."""
+    keys = rng.per_example(rng.root(0), 500)
+    w = np.asarray(jax.jit(jax.vmap(lambda key: orthogonal(1.0)(key, (2, 2))))(keys))
+    for column in (w[:, :, 0], w[:, :, 1], w[:, 0]):
+        angle = np.arctan2(column[:, 1], column[:, 0])
+        assert stats.kstest(angle, stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > 1e-3
+    assert abs(np.linalg.det(w).mean()) < 4 / math.sqrt(500)
+
+
+def test_a_network_may_begin_orthogonal():
+    net = nets.mlp((5,), 6, heads=2, kernel_init=orthogonal(0.5))
+    assert num_draws(net.init, rng.root(0), jnp.zeros((1, 8))) == 1
+    params = weights(net, width=8)
+    first = np.asarray(params["layer_0"]["kernel"], np.float64)
+    np.testing.assert_allclose(first.T @ first, np.eye(5) / 4, atol=1e-6)
+    for head in np.split(np.asarray(params["output"]["kernel"], np.float64), 2, axis=1):
+        np.testing.assert_allclose(head.T @ head, np.eye(3) / 4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, math.nan])
+def test_a_scale_that_is_none_is_refused(scale):
+    with pytest.raises(ValueError, match="scale must be a positive number"):
+        orthogonal(scale)
 
 
 def test_weights_of_two_layers_and_of_two_classes_have_nothing_in_common():

@@ -58,6 +58,21 @@ TABLE = {
     "nets.fourier_features": of_latent(nets.fourier_features(SMALL, (1.0, 2.0))),
     "nets.wrapped": net(nets.wrapped(SMALL, before=jnp.square, after=jnp.tanh)),
     "nets.with_scale": net(nets.with_scale(SMALL, initial=0.5)),
+    "nets.spectral": net(nets.spectral(SMALL)),
+    "nets.weight_standardized": net(nets.weight_standardized(nets.dcgan_discriminator(width=2))),
+    "nets.projection": of_label(nets.projection(SMALL, CLASSES)),
+    "nets.sngan_generator": {
+        "": of_latent(nets.sngan_generator((8, 8, 1), width=2), looks=LOOKS["batch"]),
+        " with labels": net(
+            nets.sngan_generator((8, 8, 1), width=2, classes=CLASSES),
+            take=lambda d: (d.z, d.label),
+            looks=LOOKS["batch"],
+        ),
+    },
+    "nets.sngan_discriminator": {
+        "": net(nets.sngan_discriminator(width=2)),
+        " with labels": of_label(nets.sngan_discriminator(width=2, classes=CLASSES)),
+    },
     "nets.from_linen": of_latent(
         nets.from_linen(nets.BatchNorm(), standing=True), looks=LOOKS["batch"]
     ),
@@ -228,7 +243,13 @@ EXCEPTIONS = {
         ("gan.moving_anchors", "gan.remember_all"), "move memory: tests/gan/test_regularisers.py"
     ),
     **dict.fromkeys(("nets.conv", "nets.conv_transpose"), "layers of the dcgan networks"),
-    **dict.fromkeys(("nets.glorot_uniform", "nets.he_normal", "nets.normal"), "draw weights"),
+    **dict.fromkeys(("nets.conv_averaged", "nets.conv_enlarged"), "layers of the sngan networks"),
+    **dict.fromkeys(
+        [f"nets.{name}" for name in ("glorot_uniform", "he_normal", "normal", "orthogonal")],
+        "draw weights",
+    ),
+    "nets.power_iteration": "moves parameters, and sees no batch",
+    "nets.orthogonal_penalty": "one number of parameters, and sees no batch",
     **dict.fromkeys(
         ("train.over_seeds", "train.over_devices"), "applied to every learner by the tests"
     ),
