@@ -11,8 +11,9 @@ information gap (MIG) and the FactorVAE score, and with `--more-scores` DCI and 
     genmod train disentanglement --model beta --weight 8 --seeds 10
     genmod train disentanglement --dataset xy_squares --spacing 2
 
-A run of sprites takes 95 s of one core. Over ten seeds MIG is .058 +- .006 for the plain VAE, .33 +-
-.05 and .549 +- .016 for beta with the weights 4 and 8, .45 +- .07 and .53 +- .06 for tc with 8 and 16.
+A run of sprites takes 95 s of one core. Over ten seeds MIG is .058 +- .006 for the plain VAE, .33
++- .05 and .549 +- .016 for beta with the weights 4 and 8, and .45 +- .07 and .53 +- .06 for tc with
+8 and 16.
 """
 
 from dataclasses import dataclass
