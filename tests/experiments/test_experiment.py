@@ -644,5 +644,5 @@ def test_test_images_are_reconstructed_only_if_their_condition_is_known(are_labe
     test = data.from_arrays(np.full((4, 2, 2, 1), 99, np.uint8), [2, 1, 0, 0])
     built, state = of_classes(labels, labels if are_labels else labels[::-1].copy(), test=test)
     figures = built.final_figures(rng.root(3), state)
-    known = {"reconstructions", "latents", "manifold"} if are_labels else set()
+    known = {"reconstructions", "latents", "manifold", "interpolations"} if are_labels else set()
     assert set(figures) == {"data", "samples"} | known
