@@ -305,6 +305,15 @@ def examples(what: str, tree: Any, size: int | None) -> None:
         )
 
 
+def augmented(made: Any, images: Any) -> None:
+    """Refuses augmented images of another shape or type."""
+    if (made.shape, made.dtype) != (images.shape, images.dtype):
+        raise ValueError(
+            f"augment must keep the images' shape and dtype, {list(images.shape)} {images.dtype}, "
+            f"got {list(made.shape)} {made.dtype}"
+        )
+
+
 def takes(function: Callable[..., Any], num: int) -> bool:
     """Returns whether a function can be called with `num` arguments."""
     try:

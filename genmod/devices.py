@@ -102,9 +102,21 @@ def microbatch() -> Iterator[None]:
         _in_microbatch.reset(token)
 
 
-def in_microbatch() -> bool:
-    """Returns whether the code sees a microbatch (gradient accumulation)."""
-    return _in_microbatch.get()
+def refuse_microbatch(needs: str, hint: str = "") -> None:
+    """Refuses to be part of a microbatch (gradient accumulation).
+
+    Args:
+      needs: what needs the whole batch, such as "top_k needs the logits".
+      hint: what is the same in microbatches.
+
+    Raises:
+      ValueError: if the code sees a microbatch.
+    """
+    if _in_microbatch.get():
+        raise ValueError(
+            f"{needs} of the whole batch, which microbatches do not know: microbatches must be 1 "
+            f"with it{hint and f' ({hint})'}"
+        )
 
 
 @contextlib.contextmanager

@@ -245,12 +245,10 @@ def relativistic() -> AdversarialLoss:
 
 
 def _relative_to_mean(real: Array, fake: Array) -> Array:
-    if devices.in_microbatch():
-        raise ValueError(
-            "relativistic_average needs the mean logits of the whole batch, which microbatches do "
-            "not know: microbatches must be 1 with it (relativistic compares pairs of examples, "
-            "and is the same in microbatches)"
-        )
+    devices.refuse_microbatch(
+        "relativistic_average needs the mean logits",
+        "relativistic compares pairs of examples, and is the same in microbatches",
+    )
     return jax.nn.softplus(jnp.mean(fake) - real) + jax.nn.softplus(fake - jnp.mean(real))
 
 

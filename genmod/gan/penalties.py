@@ -27,6 +27,8 @@ from genmod.types import Array, Keys, Params
 Critic = Callable[[Array], Array]
 PenaltyFunction = Callable[[Keys, Critic, Array, Array], Array]
 
+_SAME = "r1, r2 and gradient_penalty are the same in microbatches"
+
 
 @dataclasses.dataclass(frozen=True)
 class Penalty:
@@ -310,12 +312,7 @@ def maximal_gradient_penalty(keys: Keys, critic: Critic, real: Array, fake: Arra
     References:
       Zhou et al., Lipschitz Generative Adversarial Nets, 2019 (arXiv:1902.05687).
     """
-    if devices.in_microbatch():
-        raise ValueError(
-            "maximal_gradient_penalty needs the largest gradient of the whole batch, which "
-            "microbatches do not know: microbatches must be 1 with it (r1, r2 and gradient_penalty "
-            "are the same in microbatches)"
-        )
+    devices.refuse_microbatch("maximal_gradient_penalty needs the largest gradient", _SAME)
     squared = _squared_norms(_gradients_of_packs(critic, _between(keys, real, fake)))
     return jnp.broadcast_to(jnp.max(devices.gather(squared)), len(real))
 
@@ -349,12 +346,7 @@ def _deviation(x: Array) -> Array:
 
     If devices share the batch, it is that of all their shares together.
     """
-    if devices.in_microbatch():
-        raise ValueError(
-            "dragan needs the standard deviation of the whole batch, which microbatches do not "
-            "know: microbatches must be 1 with it (r1, r2 and gradient_penalty are the same in "
-            "microbatches)"
-        )
+    devices.refuse_microbatch("dragan needs the standard deviation", _SAME)
     wide = x.astype(checks.summed_as(x.dtype))
     mean = devices.mean(jnp.mean(wide))
     return jnp.sqrt(devices.mean(jnp.mean(jnp.square(wide - mean)))).astype(x.dtype)

@@ -180,11 +180,7 @@ def consistency(augment: Augment, *, on: Literal["real", "fake"]) -> Penalty:
     def consistency(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
         x = {"real": real, "fake": fake}[on]
         changed = augment(keys, x)
-        if (changed.shape, changed.dtype) != (x.shape, x.dtype):
-            raise ValueError(
-                f"augment must keep the images' shape and dtype, {list(x.shape)} {x.dtype}, got "
-                f"{list(changed.shape)} {changed.dtype}"
-            )
+        checks.augmented(changed, x)
         before, after = _wide(critic(x)), _wide(critic(changed))
         packs(before, len(x))
         return of_examples(jnp.square(before - after), len(x))
@@ -224,11 +220,7 @@ def top_k(loss: AdversarialLoss, share: float | Array) -> AdversarialLoss:
     _check_share("share", share)
 
     def generator(real: Array, fake: Array) -> Array:
-        if devices.in_microbatch():
-            raise ValueError(
-                "top_k needs the logits of the whole batch, which microbatches do not know: "
-                "microbatches must be 1 with it"
-            )
+        devices.refuse_microbatch("top_k needs the logits")
         losses = loss.generator(real, fake)
         num = len(fake)
         k = jnp.clip(jnp.round(jnp.asarray(share) * num), 1, num)

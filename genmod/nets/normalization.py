@@ -107,12 +107,10 @@ def _statistics(layer: linen.Module, x: Array) -> tuple[Array, Array]:
     if not gathering and layer.has_variable("params", "mean"):
         return layer.get_variable("params", "mean"), layer.get_variable("params", "variance")
     name = "/".join(layer.path) or type(layer).__name__
-    if devices.in_microbatch():
-        raise ValueError(
-            f"batch normalisation ({name}) needs the statistics of the whole batch, which "
-            "microbatches do not know: microbatches must be 1 with it (norm='group' is the "
-            "same in microbatches)"
-        )
+    devices.refuse_microbatch(
+        f"batch normalisation ({name}) needs the statistics",
+        "norm='group' is the same in microbatches",
+    )
     mean, variance = moments(x)
     devices.uses_batch_statistics(name)
     if gathering:

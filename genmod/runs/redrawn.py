@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from genmod import checks, rng, vae
@@ -65,12 +64,8 @@ def tempered(built: Experiment, temperature: float) -> Experiment:
         what = "no latents" if latents is None else "latents with another prior or none"
         raise ValueError(f"temperature needs a run with the prior N(0, I); this has {what}")
 
-    shape = (latents.dim,)
-
-    def draw(keys: Keys) -> Array:
-        return temperature * jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-    return _drawing(built, draw)
+    prior = vae.standard_normal(latents.dim)
+    return _drawing(built, lambda keys: temperature * prior.sample(keys, ()))
 
 
 def _drawing(built: Experiment, draw: Callable[[Keys], Array]) -> Experiment:

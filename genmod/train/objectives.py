@@ -93,11 +93,7 @@ class Components(NamedTuple):
 
     def _augmented(self, keys: Keys, name: str, images: Array) -> Array:
         made = self.augment(rng.stream(keys, f"augmentation of {name}"), images)
-        if (made.shape, made.dtype) != (images.shape, images.dtype):
-            raise ValueError(
-                f"augment must keep the images' shape and dtype, {list(images.shape)} "
-                f"{images.dtype}, got {list(made.shape)} {made.dtype}"
-            )
+        checks.augmented(made, images)
         return made
 
 

@@ -173,11 +173,7 @@ def of_whole_batch(name: str, objective: Objective) -> Objective:
     """Returns an objective that looks at its whole batch, and refuses microbatches."""
 
     def of_batch(keys: Keys, params: VaeParams, batch: Batch) -> tuple[Array, Metrics]:
-        if devices.in_microbatch():
-            raise ValueError(
-                f"{name} compares the examples of the whole batch, which microbatches do not know: "
-                "microbatches must be 1 with it"
-            )
+        devices.refuse_microbatch(f"{name} compares the examples")
         return objective(keys, params, batch)
 
     of_batch.whole_batch = True  # pyrefly: ignore[missing-attribute]
