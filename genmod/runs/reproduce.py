@@ -219,7 +219,8 @@ def published(
 ) -> Published:
     """Returns the table as a report page shows it: published values, ours, and the difference."""
     budget = table.budgets[chosen]
-    sources = list(dict.fromkeys(source for cell in table.cells for source in cell.published))
+    shown = cells_of(table, budget)
+    sources = list(dict.fromkeys(source for cell in shown for source in cell.published))
     rows = []
     for value in values:
         given = value.cell.published
