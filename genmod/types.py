@@ -171,3 +171,28 @@ class Net(NamedTuple):
             )
         else:
             checks.examples(argument, c, size)
+
+
+class Seen(NamedTuple):
+    """Batch of a GAN, and generated images beside it, as a term of the losses sees them.
+
+    Attributes:
+      real: real images as the discriminator sees them, augmented if the learner augments, [B, ...].
+      fake: generated images, likewise.
+      real_outputs: outputs of the discriminator for the real images, by name; the logits [B] are
+        `logit`. Those of a discriminator with a single output have no other entry.
+      fake_outputs: likewise for the generated images.
+      latents: latents of the generated images, [B, L].
+      condition: condition of the batch, a tree [B, ...]; None without one.
+      generate: generator with this condition, `z [B, L] -> images [B, ...]`, not augmented.
+      judge: discriminator with this condition, `x [B, ...] -> outputs by name`.
+    """
+
+    real: Array
+    fake: Array
+    real_outputs: dict[str, Array]
+    fake_outputs: dict[str, Array]
+    latents: Array
+    condition: Any
+    generate: Callable[[Array], Array]
+    judge: Callable[[Array], dict[str, Array]]

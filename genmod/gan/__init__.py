@@ -3,6 +3,7 @@
 A model (`Gan`), a loss (`AdversarialLoss`) and a penalty (`Penalty`) are all pure functions.
 """
 
+from genmod.gan.codes import CodeParts, Codes, information
 from genmod.gan.directions import Directions, Projection, directions, project
 from genmod.gan.finite_differences import approximate_r1, approximate_r2
 from genmod.gan.lazy_penalties import lazy
@@ -57,6 +58,17 @@ from genmod.gan.sampling import (
     rejection_sampling,
     truncated,
 )
+from genmod.gan.terms import (
+    Term,
+    auxiliary_classifier,
+    data_to_data,
+    discriminative_classifier,
+    feature_matching,
+    latent_consistency,
+    moving_length,
+    path_length,
+    twin_classifier,
+)
 
 __all__ = [
     "LOSSES",
@@ -64,6 +76,8 @@ __all__ = [
     "Accepted",
     "AdversarialLoss",
     "Anchors",
+    "CodeParts",
+    "Codes",
     "Directions",
     "Gan",
     "GanParams",
@@ -71,16 +85,23 @@ __all__ = [
     "LatentPrior",
     "Penalty",
     "Projection",
+    "Term",
     "acceptance",
     "approximate_r1",
     "approximate_r2",
+    "auxiliary_classifier",
     "consistency",
+    "data_to_data",
     "directions",
+    "discriminative_classifier",
     "dragan",
+    "feature_matching",
     "gradient_penalty",
     "hinge",
+    "information",
     "instance_noise",
     "langevin",
+    "latent_consistency",
     "lazy",
     "least_squares",
     "lecam",
@@ -88,10 +109,12 @@ __all__ = [
     "maximal_gradient_penalty",
     "minimax",
     "moving_anchors",
+    "moving_length",
     "nonsaturating",
     "normal_latent",
     "one_sided_gradient_penalty",
     "packed",
+    "path_length",
     "project",
     "r1",
     "r2",
@@ -103,6 +126,7 @@ __all__ = [
     "top_k",
     "truncated",
     "truncated_latent",
+    "twin_classifier",
     "uniform_latent",
     "wasserstein",
     "weight_clipping",

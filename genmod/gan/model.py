@@ -46,6 +46,8 @@ class Gan(NamedTuple):
       generate: the generator, `(params, z [B, L], c=None) -> images [B, ...]`.
       discriminate: the discriminator, `(params, x [B, ...], c=None) -> logits [B]`; logits [B /
         num] if it judges packs of `num`.
+      outputs: all outputs of the discriminator by name, `(params, x [B, ...], c=None) -> dict`, of
+        which `logit` are the logits.
       latent: one draw per key, `keys [B] -> z [B, L]`.
       standing: function `(key, params, conditions=None, *, latent) -> params` that fixes the
         generator's batch-norm statistics for sampling. These standing statistics come from a
@@ -68,6 +70,7 @@ class Gan(NamedTuple):
     init: Callable[[Key, Batch], GanParams]
     generate: Callable[..., Array]
     discriminate: Callable[..., Array]
+    outputs: Callable[..., dict[str, Array]]
     latent: Latent
     standing: Callable[..., GanParams]
     check: Callable[[Batch], None]
@@ -175,7 +178,8 @@ def make(
     Args:
       generator: network from latents [B, latent_dim] to images [B, ...].
       discriminator: network from images [B, ...] to logits, [B] or [B, 1]; one logit per pack if it
-        is `packed`.
+        is `packed`. With several outputs, such as those of `nets.heads`, it returns a dict, in
+        which `logit` are the logits.
       latent_dim: number of latent dimensions L.
       latent: the latents' distribution, such as `normal_latent` or `uniform_latent`: a function of
         latent_dim that returns a `LatentPrior`, or any function `keys [B] -> z [B, L]`.
@@ -255,9 +259,19 @@ def make(
         accept("generator", c, len(z))
         return generator(params.generator, z, c)
 
-    def discriminate(params: GanParams, x: Array, c: Any = None) -> Array:
+    def outputs(params: GanParams, x: Array, c: Any = None) -> dict[str, Array]:
         accept("discriminator", c, len(x))
-        return _one_per_example(discriminator(params.discriminator, x, c), x)
+        found = discriminator(params.discriminator, x, c)
+        by_name = found if isinstance(found, dict) else {"logit": found}
+        if "logit" not in by_name:
+            raise ValueError(
+                "a discriminator of several outputs must have the output 'logit', got "
+                f"{sorted(by_name)}"
+            )
+        return {**by_name, "logit": _one_per_example(by_name["logit"], x)}
+
+    def discriminate(params: GanParams, x: Array, c: Any = None) -> Array:
+        return outputs(params, x, c)["logit"]
 
     def standing(
         key: Key, params: GanParams, conditions: Any = None, *, latent: Latent = draw
@@ -281,7 +295,7 @@ def make(
             # A step sees traced values; here a network can refuse those of the condition.
             jax.eval_shape(lambda key: initial(key, images, c), rng.root(0))
 
-    return Gan(init, generate, discriminate, draw, standing, check, (low, high), split)
+    return Gan(init, generate, discriminate, outputs, draw, standing, check, (low, high), split)
 
 
 def _one_per_example(logits: Array, x: Array) -> Array:

@@ -9,11 +9,11 @@ from genmod.nets.convolution import conv, conv_averaged, conv_enlarged, conv_tra
 from genmod.nets.dcgan import dcgan_discriminator, dcgan_generator
 from genmod.nets.fourier import fourier_features
 from genmod.nets.gated import gated
+from genmod.nets.heads import class_vectors, heads, projected, projection
 from genmod.nets.initial import Initializer, glorot_uniform, he_normal, normal, orthogonal
 from genmod.nets.masked import masked_mlp
 from genmod.nets.mlp import maxout, mlp, mlp_chain
 from genmod.nets.normalization import BatchNorm, ConditionalBatchNorm
-from genmod.nets.projection import projection
 from genmod.nets.residual import residual_decoder, residual_encoder, residual_stage
 from genmod.nets.sngan import sngan_discriminator, sngan_generator
 from genmod.nets.spectral import (
@@ -32,6 +32,7 @@ __all__ = [
     "Initializer",
     "Net",
     "SpectralParams",
+    "class_vectors",
     "conditional",
     "conv",
     "conv_averaged",
@@ -45,6 +46,7 @@ __all__ = [
     "gated",
     "glorot_uniform",
     "he_normal",
+    "heads",
     "masked_mlp",
     "maxout",
     "mlp",
@@ -54,6 +56,7 @@ __all__ = [
     "orthogonal_penalty",
     "per_class",
     "power_iteration",
+    "projected",
     "projection",
     "residual_decoder",
     "residual_encoder",

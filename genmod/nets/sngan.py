@@ -23,10 +23,10 @@ from flax import linen
 from genmod import checks
 from genmod.nets.convert import from_linen
 from genmod.nets.convolution import conv, conv_averaged, conv_enlarged
+from genmod.nets.heads import linear_judge, projection
 from genmod.nets.initial import glorot_uniform
 from genmod.nets.mlp import WeightInit
 from genmod.nets.normalization import BatchNorm, ConditionalBatchNorm
-from genmod.nets.projection import linear_judge, projection
 from genmod.nets.residual import Convolution, check_images
 from genmod.nets.spectral import spectral as normalised
 from genmod.types import Array, Net

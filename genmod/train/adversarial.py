@@ -22,6 +22,7 @@ from genmod.train.objectives import (
     Augment,
     Components,
     PenaltyFunction,
+    check_terms,
     discriminator_loss,
     generated,
     generator_loss,
@@ -39,6 +40,7 @@ def adversarial(
     optimizers: optax.GradientTransformation | Optimizers,
     *,
     penalty: PenaltyFunction | Callable[[Mapping[str, Array]], PenaltyFunction] | None = None,
+    terms: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     hyper: Mapping[str, float | Schedule] | None = None,
     memory: Mapping[str, Any] | None = None,
     remember: Callable[[Key, Any, Any], Mapping[str, Any]] | None = None,
@@ -71,15 +73,18 @@ def adversarial(
       penalty: function `(keys, critic, real, fake) -> [B]`, added to the discriminator's loss. A
         sum such as `0.5 * gan.r1 + 0.5 * gan.r2` is logged term by term; the terms' names must
         differ from the metrics below.
+      terms: further terms of both players' losses by name, `gan.Term`, such as
+        `{"class": gan.auxiliary_classifier()}`. They may read outputs of the discriminator beside
+        its logits, as those of `nets.heads`.
       hyper: weights that follow a schedule or are to be swept: name -> number or schedule
         `step -> value`. Numbers are part of the state, where `over_grid` finds them. `loss`,
-        `penalty` and `augment` may then be functions of their values, such as
+        `penalty`, `terms` and `augment` may then be functions of their values, such as
         `lambda hyper: hyper["weight"] * gan.r1`; `memory` is among the values.
       memory: initial values of further fields, which no gradient moves, by name: arrays or trees.
       remember: `(key, params, notes) -> values`, new values of fields of the memory by name, after
         both players' turns. `params` has the entries `generator`, `discriminator` and those of the
         memory; `notes` has `real_logits` and `fake_logits`, those of the discriminator's update
-        (with a leading axis of updates if there are several).
+        (with a leading axis of updates if there are several), and the notes of terms.
       conditions: conditions that occur in the data, a tree of arrays [N, ...] such as all labels,
         for a conditional model. `Learner.sample` draws from them if it gets no condition.
       discriminator_steps: number of updates of the discriminator in a step.
@@ -121,15 +126,15 @@ def adversarial(
       before each update of the discriminator: `real_probability` and `fake_probability` (mean
       probability of being real; the article's equilibrium is 0.5 for both), `accuracy` (share of
       images that the discriminator classifies correctly, at a threshold of 0.5);
-      `discriminator_gradient` and `generator_gradient` (norms); and each penalty by name,
-      unweighted.
+      `discriminator_gradient` and `generator_gradient` (norms); each penalty by name; and each term
+      as `discriminator_NAME` or `generator_NAME`. Penalties and terms are unweighted.
 
     Raises:
       ValueError: if a number of steps or of microbatches, or a half-life, is not positive, a
-        penalty has the name of a metric or a stream of the game, hyper is given but nothing is a
-        function of it, or memory and `remember` are not given together; when traced, if the batch
-        cannot be cut evenly, a loss, a penalty or augmented images have another shape than above,
-        or a loss is not of a floating type.
+        penalty or a term has the name of a metric or a stream of the game, hyper is given but
+        nothing is a function of it, or memory and `remember` are not given together; when traced,
+        if the batch cannot be cut evenly, a loss, a penalty, a term or augmented images have
+        another shape than above, or a loss is not of a floating type.
     """
     for name, value in (
         ("discriminator_steps", discriminator_steps),
@@ -144,12 +149,18 @@ def adversarial(
         if isinstance(optimizers, optax.GradientTransformation)
         else Optimizers(*optimizers)
     )
-    parts = Components(players, loss, penalty, augment, joint_batch, noted=remember is not None)
+    if not callable(terms):
+        check_terms(terms)
+    parts = Components(
+        players, loss, penalty, terms, augment, joint_batch, noted=remember is not None
+    )
     parts_of_hyper = {"loss": (loss, 2), "penalty": (penalty, 4), "augment": (augment, 2)}
     hypers.check(
         hyper,
-        reads=reads_now(constrain) or any(hypers.is_of(*one) for one in parts_of_hyper.values()),
-        what="the loss, the penalty or augment must be a function hyper -> it, got none",
+        reads=reads_now(constrain)
+        or callable(terms)
+        or any(hypers.is_of(*one) for one in parts_of_hyper.values()),
+        what="the loss, the penalty, terms or augment must be a function hyper -> it, got none",
     )
     if penalty is not None and not hypers.is_of(penalty, 4):
         penalty_terms(penalty)  # a name that clashes is refused now, not when the step is traced

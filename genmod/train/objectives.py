@@ -14,7 +14,7 @@ from genmod.train import gradients
 from genmod.train import hyper as hypers
 from genmod.train.engine import MeanLoss
 from genmod.train.players import Loss, Players
-from genmod.types import Array, Batch, Keys, Metrics
+from genmod.types import Array, Batch, Keys, Metrics, Seen
 
 PenaltyFunction = Callable[[Keys, Callable[[Array], Array], Array, Array], Array]
 Augment = Callable[[Keys, Array], Array]
@@ -42,6 +42,8 @@ class Components(NamedTuple):
       players: the model.
       loss: losses of both players.
       penalty: penalty of the discriminator; None for none.
+      terms: further terms of both players' losses, by name, or a function of hyper that returns
+        them.
       augment: augmentation of what the discriminator sees; None for none.
       joint_batch: whether real and generated images are judged in one batch.
       noted: whether the discriminator's logits are handed on to `remember`.
@@ -50,6 +52,7 @@ class Components(NamedTuple):
     players: Players
     loss: Any
     penalty: Any
+    terms: Any
     augment: Any
     joint_batch: bool
     noted: bool
@@ -67,29 +70,40 @@ class Components(NamedTuple):
         return self._replace(
             loss=loss,
             penalty=hypers.resolve("penalty", self.penalty, 4, now),
+            terms=check_terms(self.terms(now) if callable(self.terms) else self.terms),
             augment=hypers.resolve("augment", self.augment, 2, now),
         )
 
-    def game(self, params: Any, keys: Keys, batch: Batch) -> "_Shown":
-        """Returns what the discriminator sees of a batch and of generated images beside it."""
+    def game(self, params: Any, keys: Keys, batch: Batch) -> Seen:
+        """Returns what the discriminator sees and says, of a batch and of images beside it."""
         real, condition = _split(self.players, batch)
         z = self.players.latent(rng.stream(keys, "latent"))
         fake = generated(self.players, params, z, condition)
-        both = {"real": real, "fake": fake}
         if self.augment is not None:
-            both = {name: self._augmented(keys, name, x) for name, x in both.items()}
-        return _Shown(both["real"], both["fake"], condition)
+            real, fake = self._augmented(keys, "real", real), self._augmented(keys, "fake", fake)
 
-    def judge(self, params: Any, shown: "_Shown") -> tuple[Array, Array]:
-        """Returns the logits of real and generated images of this device."""
-        real, fake, condition = shown
-        if not self.joint_batch:
-            real_logits = judged(self.players, params, real, condition)
-            return real_logits, judged(self.players, params, fake, condition)
+        def judge(x: Array) -> dict[str, Array]:
+            return judged(self.players, params, x, condition)
+
+        def generate(z: Array) -> Array:
+            return generated(self.players, params, z, condition)
+
+        outputs = (
+            self._of_both(params, real, fake, condition)
+            if self.joint_batch
+            else (judge(real), judge(fake))
+        )
+        return Seen(real, fake, *outputs, z, condition, generate, judge)
+
+    def _of_both(
+        self, params: Any, real: Array, fake: Array, condition: Any
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Returns the outputs for real and for generated images, judged in one batch."""
         both = [(real, condition), (fake, condition)]
         x, c = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *both)
-        logits = judged(self.players, params, x, c)
-        return logits[: len(logits) // 2], logits[len(logits) // 2 :]
+        outputs = judged(self.players, params, x, c)
+        first = {name: value[: len(value) // 2] for name, value in outputs.items()}
+        return first, {name: value[len(value) // 2 :] for name, value in outputs.items()}
 
     def _augmented(self, keys: Keys, name: str, images: Array) -> Array:
         made = self.augment(rng.stream(keys, f"augmentation of {name}"), images)
@@ -97,22 +111,14 @@ class Components(NamedTuple):
         return made
 
 
-class _Shown(NamedTuple):
-    """Images that the discriminator sees, with their condition."""
-
-    real: Array
-    fake: Array
-    condition: Any
-
-
 def discriminator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
-    """Returns the discriminator's mean loss at a step, penalties included."""
+    """Returns the discriminator's mean loss at a step, penalties and terms included."""
     parts = parts.at(now)
-    terms = [] if parts.penalty is None else penalty_terms(parts.penalty)
+    penalties = [] if parts.penalty is None else penalty_terms(parts.penalty)
 
     def mean_loss(keys: Keys, params: Any, batch: Batch) -> tuple[Array, Any]:
-        shown = parts.game(params, keys, batch)
-        own = parts.judge(params, shown)
+        seen = parts.game(params, keys, batch)
+        own = seen.real_outputs["logit"], seen.fake_outputs["logit"]
         # A loss may compare an example with all others, which may lie on other devices.
         logits = devices.gather(own[0]), devices.gather(own[1])
         losses = parts.loss.discriminator(*logits)
@@ -122,36 +128,58 @@ def discriminator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
         # The logits are those of all devices, so the terms count their examples too.
         num = len(keys) * devices.count()
         values = {name: _of_examples(value, num) for name, value in values.items()}
-        for name, weight, function in terms:
+        for name, weight, function in penalties:
             # `gan.Penalty` gives its terms the same streams if a sum is called by itself.
-            penalties = function(
+            found = function(
                 rng.stream(keys, f"penalty {name}"),
-                lambda x: judged(parts.players, params, x, shown.condition),
-                shown.real,
-                shown.fake,
+                lambda x: seen.judge(x)["logit"],
+                seen.real,
+                seen.fake,
             )
-            _check_losses(f"the penalty {name}", penalties, (len(keys),))
-            values[name] = penalties
-            total = total + weight * gradients.mean(penalties)
-        notes = dict(zip(("real_logits", "fake_logits"), own, strict=True)) if parts.noted else {}
-        return total, (values, notes)
+            _check_losses(f"the penalty {name}", found, (len(keys),))
+            values[name] = found
+            total = total + weight * gradients.mean(found)
+        more, further, notes = _of_terms(parts.terms, "discriminator", keys, seen)
+        if parts.noted:
+            notes |= dict(zip(("real_logits", "fake_logits"), own, strict=True))
+        return total + more, ({**values, **further}, notes)
 
     return mean_loss
 
 
 def generator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
-    """Returns the generator's mean loss at a step."""
+    """Returns the generator's mean loss at a step, terms included."""
     parts = parts._replace(penalty=None).at(now)
 
     def mean_loss(keys: Keys, params: Any, batch: Batch) -> tuple[Array, Any]:
-        own = parts.judge(params, parts.game(params, keys, batch))
-        logits = devices.gather(own[0]), devices.gather(own[1])
+        seen = parts.game(params, keys, batch)
+        logits = [devices.gather(each["logit"]) for each in (seen.real_outputs, seen.fake_outputs)]
         losses = parts.loss.generator(*logits)
         _check_losses("the generator's loss", losses, logits[1].shape)
-        values = _of_examples(losses, len(keys) * devices.count())
-        return gradients.mean(losses), ({"generator_loss": values}, {})
+        values = {"generator_loss": _of_examples(losses, len(keys) * devices.count())}
+        more, further, notes = _of_terms(parts.terms, "generator", keys, seen)
+        total = gradients.mean(losses) + more
+        return total, ({**values, **further}, notes)
 
     return mean_loss
+
+
+def _of_terms(
+    terms: Mapping[str, Any], player: str, keys: Keys, seen: Seen
+) -> tuple[Array, Metrics, dict[str, Any]]:
+    """Returns the weighted sum of a player's terms, their values by name, and their notes."""
+    total, values, notes = jnp.zeros(()), {}, {}
+    for name, term in terms.items():
+        function = getattr(term, player)
+        if function is None:
+            continue
+        found = function(rng.stream(keys, f"term {name}"), seen)
+        found, noted = found if isinstance(found, tuple) else (found, {})
+        _check_losses(f"the {player}'s term {name}", found, (len(keys),))
+        total = total + getattr(term, f"{player}_weight") * gradients.mean(found)
+        values[f"{player}_{name}"] = found
+        notes |= noted
+    return total, values, notes
 
 
 def _split(players: Players, batch: Batch) -> tuple[Array, Any]:
@@ -167,11 +195,13 @@ def generated(players: Players, params: Any, z: Array, condition: Any) -> Array:
     return players.generate(params, z, condition)
 
 
-def judged(players: Players, params: Any, x: Array, condition: Any) -> Array:
-    """Returns logits; a condition goes to a conditional model."""
-    if condition is None:
-        return players.discriminate(params, x)
-    return players.discriminate(params, x, condition)
+def judged(players: Players, params: Any, x: Array, condition: Any) -> dict[str, Array]:
+    """Returns the discriminator's outputs by name; a condition goes to a conditional model."""
+    given = () if condition is None else (condition,)
+    outputs = getattr(players, "outputs", None)
+    if outputs is None:
+        return {"logit": players.discriminate(params, x, *given)}
+    return outputs(params, x, *given)
 
 
 def penalty_terms(penalty: Any) -> list[tuple[str, Any, PenaltyFunction]]:
@@ -189,6 +219,25 @@ def penalty_terms(penalty: Any) -> list[tuple[str, Any, PenaltyFunction]]:
                 f"{', '.join(_NAMES if name in _NAMES else _STREAMS)}; "
                 "gan.Penalty.of(function, name) gives it another"
             )
+    return terms
+
+
+def check_terms(terms: Any) -> Mapping[str, Any]:
+    """Returns the terms of both players' losses by name.
+
+    Raises:
+      ValueError: if they are no mapping from names to terms, or one would be logged under the name
+        of a metric.
+    """
+    if terms is None:
+        return {}
+    if not isinstance(terms, Mapping):
+        raise ValueError(f"terms must be a dict of gan.Term by name, got {checks.described(terms)}")
+    for name, term in terms.items():
+        if not (hasattr(term, "discriminator") and hasattr(term, "generator_weight")):
+            raise ValueError(f"terms[{name!r}] must be a gan.Term, got {checks.described(term)}")
+        if name in ("loss", "gradient"):
+            raise ValueError(f"a term must not have the name {name!r}, which is that of a metric")
     return terms
 
 

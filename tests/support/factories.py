@@ -61,6 +61,9 @@ TABLE = {
     "nets.spectral": net(nets.spectral(SMALL)),
     "nets.weight_standardized": net(nets.weight_standardized(nets.dcgan_discriminator(width=2))),
     "nets.projection": of_label(nets.projection(SMALL, CLASSES)),
+    "nets.projected": net(nets.projected(CLASSES), take=lambda d: (d.z, d.label)),
+    "nets.class_vectors": net(nets.class_vectors(CLASSES, 2), take=lambda d: (d.z, d.label)),
+    "nets.heads": of_label(gan_entries.JUDGE),
     "nets.sngan_generator": {
         "": of_latent(nets.sngan_generator((8, 8, 1), width=2), looks=LOOKS["batch"]),
         " with labels": net(
@@ -203,6 +206,21 @@ LEARNERS = {
         memory={"anchors": gan.Anchors()},
         remember=gan.moving_anchors(),
     ),
+    "train.adversarial with terms": case(
+        DATA,
+        train.adversarial,
+        gan_entries.JUDGED,
+        gan.hinge,
+        SGD,
+        terms=lambda now: {
+            "digit": gan.auxiliary_classifier(output="digit", weight=now["weight"]),
+            "path": gan.path_length(now["path_length"], weight=2.0),
+        },
+        hyper={"weight": 0.5},
+        memory={"path_length": 0.0},
+        remember=gan.moving_length(),
+        conditions=DATA.label,
+    ),
     # The players of train.adversarial have turns: these move at once.
     "train.game": case(
         DATA.z,
@@ -242,6 +260,7 @@ EXCEPTIONS = {
     **dict.fromkeys(
         ("gan.moving_anchors", "gan.remember_all"), "move memory: tests/gan/test_regularisers.py"
     ),
+    "gan.moving_length": "moves memory: tests/gan/test_terms.py",
     **dict.fromkeys(("nets.conv", "nets.conv_transpose"), "layers of the dcgan networks"),
     **dict.fromkeys(("nets.conv_averaged", "nets.conv_enlarged"), "layers of the sngan networks"),
     **dict.fromkeys(

@@ -3,9 +3,25 @@
 import jax
 import jax.numpy as jnp
 import optax
-from entries import CRITIC, GANS, LOOKS, Entry, L, loss, net, of_gan, penalty
+from entries import (
+    CLASSES,
+    CRITIC,
+    DECODER,
+    GANS,
+    GIVEN,
+    LOOKS,
+    Entry,
+    L,
+    loss,
+    mlp,
+    net,
+    of_class,
+    of_gan,
+    penalty,
+)
 
-from genmod import gan
+from genmod import gan, nets, rng
+from genmod.types import Seen
 
 
 def shaken(keys, x):
@@ -17,6 +33,37 @@ def regularised(now):
     """A penalty of several kinds, by the values of hyper and memory."""
     seldom = gan.lazy(gan.approximate_r1(0.1) + gan.gradient_penalty, every=2)(now)
     return 0.3 * gan.lecam(now["anchors"]) + gan.consistency(shaken, on="fake") + seldom
+
+
+CODES = gan.Codes(categorical=(2,))
+JUDGE = nets.heads(
+    mlp(3, output=jnp.tanh),
+    digit=mlp(CLASSES),
+    twin=mlp(CLASSES),
+    pair=mlp(2 * CLASSES),
+    codes=mlp(CODES.num_outputs),
+    embedding=mlp(4),
+    proxy=nets.class_vectors(CLASSES, 4),
+)
+JUDGED = gan.make(of_class(DECODER), JUDGE, **GIVEN)
+
+
+def term(made, **options):
+    """Both players' values of a term, where they have one."""
+
+    def apply(made, keys, params, d):
+        def judge(x):
+            return JUDGED.outputs(params, x, d.label)
+
+        def generate(z):
+            return JUDGED.generate(params, z, d.label)
+
+        seen = Seen(d.x, d.fake, judge(d.x), judge(d.fake), d.z, d.label, generate, judge)
+        sides = [each for each in (made.discriminator, made.generator) if each]
+        found = [each(rng.at_step(keys, place), seen) for place, each in enumerate(sides)]
+        return [each[0] if isinstance(each, tuple) else each for each in found]
+
+    return Entry(made, apply, JUDGED.init, scalar=True, sums=True, **options)
 
 
 ACCEPTANCE = gan.Acceptance(jnp.float32(1), jnp.float32(0))
@@ -87,5 +134,17 @@ TABLE = {
         lambda m, keys, p, batch, c, d: gan.project(
             m, keys, p, d.x, optimizer=optax.sgd(0.05), num_steps=2, num_starts=2, c=c
         ),
+    ),
+    "gan.auxiliary_classifier": term(gan.auxiliary_classifier(output="digit")),
+    "gan.twin_classifier": term(gan.twin_classifier(output="digit")),
+    "gan.discriminative_classifier": term(gan.discriminative_classifier(output="pair")),
+    "gan.information": term(gan.information(CODES)),
+    "gan.latent_consistency": term(
+        gan.latent_consistency(sigma=0.1, discriminator_weight=5.0, generator_weight=0.5)
+    ),
+    "gan.path_length": term(gan.path_length(0.5, weight=2.0)),
+    "gan.data_to_data": term(gan.data_to_data(), looks="compares the images of its batch"),
+    "gan.feature_matching": term(
+        gan.feature_matching(), looks="matches the mean features of the batch"
     ),
 }

@@ -1,4 +1,4 @@
-"""Projection discriminators against their formula in float64."""
+"""Networks on top of features against their formulas in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genmod import gan, nets, rng
-from genmod.nets.projection import linear_judge, projection
+from genmod.nets.heads import class_vectors, heads, linear_judge, projected, projection
 from genmod.nets.spectral import spectral
 
 CLASSES = 4
@@ -91,6 +91,42 @@ def test_a_judge_of_images_alone_takes_no_condition(params):
     own = jax.jit(net.apply)({**params, "top": top}, X)
     zero = {**params["top"], "embedding": jnp.zeros((CLASSES, 3))}
     np.testing.assert_allclose(own, apply({**params, "top": zero}, X, LABELS), rtol=1e-5)
+
+
+def test_heads_are_networks_of_the_same_features(params):
+    net = heads(FEATURES, logit=projected(CLASSES), digit=nets.mlp((), 2), v=class_vectors(4, 2))
+    own = jax.jit(net.init)(rng.root(0), X, LABELS)
+    assert set(own) == {"features", "logit", "digit", "v"}
+    own = {**own, "features": params["features"], "logit": params["top"]}
+    made = jax.jit(net.apply)(own, X, LABELS)
+    np.testing.assert_allclose(made["logit"], apply(params, X, LABELS), rtol=1e-6)
+    h = np.asarray(made["features"])
+    np.testing.assert_allclose(h, jax.jit(FEATURES.apply)(own["features"], X), rtol=1e-6)
+    kernel, bias = (np.asarray(own["digit"]["output"][name]) for name in ("kernel", "bias"))
+    np.testing.assert_allclose(made["digit"], h @ kernel + bias, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(made["v"], own["v"]["embedding"][LABELS])
+
+
+def test_heads_take_a_condition_if_one_of_them_does():
+    assert heads(FEATURES, v=class_vectors(4, 2)).needs_condition
+    plain = heads(FEATURES, digit=nets.mlp((), 2))
+    assert not plain.takes_condition
+    params = jax.eval_shape(plain.init, rng.root(0), X)
+    assert jax.eval_shape(plain.apply, params, X)["logit"].shape == (5,)
+
+
+def test_heads_can_stand_and_be_normalised():
+    net = heads(nets.mlp((3,), 3, norm="batch"), digit=nets.mlp((), 2))
+    params = jax.jit(net.init)(rng.root(0), X)
+    fixed = jax.jit(net.standing)(params, X[None])
+    assert set(fixed["features"]["norm_0"]) == {"scale", "bias", "mean", "variance"}
+    normal = spectral(heads(FEATURES, digit=nets.mlp((), 2)))
+    made = jax.jit(normal.apply)(jax.jit(normal.init)(rng.root(0), X), X)
+    assert {name: value.shape for name, value in made.items()} == {
+        "features": (5, 3),
+        "digit": (5, 2),
+        "logit": (5,),
+    }
 
 
 @pytest.mark.parametrize(
