@@ -3,14 +3,14 @@
     genmod reproduce iwae-table1 --budget smoke|short|full
 
 The cells are runs of experiments/iwae.py (MNIST binarised anew at every draw; 784-200-200-50 tanh,
-or two layers of latents), evaluated by importance sampling. `smoke` takes a minute on two cores and `short` under two hours;
-`full` is the paper's protocol, for a GPU.
+or two layers of latents), evaluated by importance sampling. `smoke` takes a minute on two cores and
+`short` under two hours; `full` is the paper's protocol, for a GPU.
 """
 
 from genmod.runs.evaluation import Options
 from genmod.runs.reproduce import Budget, Cell, Table
 
-# The paper, two re-implementations of it, and the paper of the bounds between VAE and IWAE with one.
+# The paper and two re-implementations; the paper of MIWAE, PIWAE and CIWAE, and one.
 SOURCES = ("Burda et al.", "nbip/IWAE", "xqding/IWAE", "Rainforth et al.", "pythae")
 
 

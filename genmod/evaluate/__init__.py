@@ -6,6 +6,7 @@ samples.
 
 from genmod.evaluate.annealing import Interval, Simulated, annealed, bidirectional
 from genmod.evaluate.averages import Estimate, estimate, on_test, over_examples
+from genmod.evaluate.clusters import clustering_accuracy, matched_classes
 from genmod.evaluate.disentangle_fitted import Dci, InfoMec, dci, infomec, sap
 from genmod.evaluate.disentanglement import (
     FactorGroups,
@@ -91,6 +92,7 @@ __all__ = [
     "choose_sigma",
     "classification_accuracy_score",
     "classifier_score",
+    "clustering_accuracy",
     "compare",
     "copying",
     "dci",
@@ -113,6 +115,7 @@ __all__ = [
     "kernel_distance",
     "kernel_distance_of_subsets",
     "label_modes",
+    "matched_classes",
     "mig",
     "minibatch_stratified_sampling",
     "minibatch_weighted_sampling",

@@ -299,6 +299,7 @@ COUNTS = {
     "dcgan_mnist": ["epochs", "batch_size", "latent_dim", "width"],
     "disentanglement": ["epochs", "batch_size", "spacing", "pooling", "latent_dim", "decay_epochs"],
     "hierarchy": ["epochs", "batch_size", "decay_epochs"],
+    "infogan": ["epochs", "batch_size", "noise_dim", "classes", "width", "features"],
     "iwae": ["epochs", "batch_size", "num_samples", "num_groups", "decay_epochs"],
     "mixtures": ["epochs", "batch_size", "packing", "discriminator_steps", "latent_dim"],
     "mnist_vae": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
@@ -318,6 +319,7 @@ WEIGHTS = {
     "dcgan_mnist": ["r1", "b1"],
     "disentanglement": [],  # the weight, which a plain VAE has not: test_disentanglement.py
     "hierarchy": ["free_nats"],
+    "infogan": ["weight"],
     "iwae": ["beta"],
     "mixtures": ["r1", "r2", "gradient_penalty", "dragan", "clip", "b1"],
     "mnist_vae": ["beta"],
@@ -338,6 +340,7 @@ SHAPES = {
     "dcgan_mnist": ((28, 28, 1), (-1, 1), 6_000),
     "disentanglement": ((32, 32, 1), (0, 1), 23_438),
     "hierarchy": ((28, 28, 1), (0, 1), 30_000),
+    "infogan": ((28, 28, 1), (-1, 1), 6_000),
     "iwae": ((28, 28, 1), (0, 1), 120_000),
     "mixtures": ((2,), (-2, 2), 12_110),
     "mnist_vae": ((28, 28, 1), (0, 1), 30_000),
@@ -350,6 +353,7 @@ SHAPES = {
 }
 GAME = {"discriminator_loss", "generator_loss", "real_probability", "fake_probability"}
 METRICS = {
+    "infogan": {*GAME, "discriminator_information", "generator_information"},
     "autoencoder": {"loss"},
     "semi_supervised": {"loss", "classification", "entropy"},
     "vqvae": {"reconstruction", "kl", "distance"},
