@@ -85,7 +85,8 @@ def build(config: Config) -> Experiment:
     @jax.jit
     def categories(params, x):
         """Returns the class that the discriminator reads off each of the images [B, H, W, C]."""
-        outputs = model.outputs(params, data.signed_unit_interval(None, x))
+        keys = rng.per_example(rng.root(0), len(x))  # nothing is drawn from them
+        outputs = model.outputs(params, data.signed_unit_interval(keys, x))
         return codes.read(outputs["codes"]).categorical[:, 0]
 
     def read(state, of):

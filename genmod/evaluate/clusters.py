@@ -1,14 +1,14 @@
 """Clusters beside classes: how well an unsupervised model has found the labels."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize
 
 from genmod.evaluate.averages import estimate
 from genmod.evaluate.results import Result
-from genmod.types import Array
 
 
-def matched_classes(clusters: Array, labels: Array) -> np.ndarray:
+def matched_classes(clusters: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """Matches clusters to classes, one to one, so that most examples agree.
 
     Args:
@@ -41,7 +41,7 @@ def matched_classes(clusters: Array, labels: Array) -> np.ndarray:
 
 
 def clustering_accuracy(
-    clusters: Array, labels: Array, *, classes: np.ndarray | None = None
+    clusters: ArrayLike, labels: ArrayLike, *, classes: np.ndarray | None = None
 ) -> Result:
     """Returns the share of examples whose cluster is that of their class.
 
@@ -68,7 +68,7 @@ def clustering_accuracy(
     return Result(*estimate(np.asarray(classes[found] == given, np.float64)))
 
 
-def _whole(name: str, values: Array) -> np.ndarray:
+def _whole(name: str, values: ArrayLike) -> np.ndarray:
     found = np.asarray(values)
     whole = found.ndim == 1 and len(found) and np.issubdtype(found.dtype, np.integer)
     if not whole or found.min() < 0:
