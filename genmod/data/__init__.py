@@ -1,5 +1,6 @@
 """Data sets, their order, batches and augmentation."""
 
+from genmod.data.adaptive_augment import adaptive
 from genmod.data.augment import (
     augmented,
     brightness,
@@ -73,6 +74,7 @@ __all__ = [
     "Source",
     "StreamedImages",
     "Summary",
+    "adaptive",
     "all_digits",
     "augmented",
     "batch_at",

@@ -28,7 +28,7 @@ def flip(keys: Keys, images: Array) -> Array:
 
     Left and right are swapped. The images may have any dtype.
     """
-    _check(keys, images)
+    check_images(keys, images)
     flipped = jax.vmap(jax.random.bernoulli)(keys)
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
@@ -52,7 +52,7 @@ def translate(share: float = 1 / 8, *, fill: float = 0) -> Augmentation:
     _check_fill(fill)
 
     def augment(keys: Keys, images: Array) -> Array:
-        _check(keys, images)
+        check_images(keys, images)
         _check_fill(fill, images)
         _, height, width, channels = images.shape
         most = _pixels(height, share), _pixels(width, share)
@@ -90,7 +90,7 @@ def cutout(share: float = 1 / 2, *, fill: float = 0) -> Augmentation:
     _check_fill(fill)
 
     def augment(keys: Keys, images: Array) -> Array:
-        _check(keys, images)
+        check_images(keys, images)
         _check_fill(fill, images)
         size = images.shape[1:3]
         hole = [_pixels(n, share) for n in size]
@@ -120,7 +120,7 @@ def brightness(keys: Keys, images: Array) -> Array:
     Raises:
       ValueError: if images are not floating.
     """
-    _check(keys, images, floating=True)
+    check_images(keys, images, floating=True)
     return images + _uniform(keys, images, -0.5, 0.5)
 
 
@@ -135,7 +135,7 @@ def saturation(keys: Keys, images: Array) -> Array:
     Raises:
       ValueError: if images are not floating.
     """
-    _check(keys, images, floating=True)
+    check_images(keys, images, floating=True)
     # XLA's CPU backend runs a reduction over a short last axis as scalar code; sums of channels are
     # vectorised.
     channels = jnp.split(images, images.shape[3], axis=3)
@@ -154,7 +154,7 @@ def contrast(keys: Keys, images: Array) -> Array:
     Raises:
       ValueError: if images are not floating.
     """
-    _check(keys, images, floating=True)
+    check_images(keys, images, floating=True)
     mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
     return (images - mean) * _uniform(keys, images, 0.5, 1.5) + mean
 
@@ -240,7 +240,8 @@ def _pixels(size: int, share: float) -> int:
     return int(size * share + 0.5)
 
 
-def _check(keys: Keys, images: Array, *, floating: bool = False) -> None:
+def check_images(keys: Keys, images: Array, *, floating: bool = False) -> None:
+    """Refuses images that are not [B, H, W, C], or have not one key each."""
     if getattr(images, "ndim", None) != 4:
         got = list(images.shape) if hasattr(images, "shape") else checks.described(images)
         raise ValueError(f"images must be [B, H, W, C], got {got}")

@@ -117,6 +117,45 @@ def moving_anchors(*, decay: float = 0.99, name: str = "anchors") -> Remember:
     return remember
 
 
+def moving_probability(
+    *, target: float = 0.6, num_images: float = 500_000, name: str = "probability"
+) -> Remember:
+    """Returns the `remember` that moves the probability of augmentation (ADA).
+
+        p <- p + sign(r - target) * B / num_images, kept in [0, 1],    r = mean sign(D(x))
+
+    r is the share of real images with a positive logit, less that of others: 1 if the discriminator
+    knows all of them, 0 if it knows nothing. Above the target it overfits, and p rises; it takes
+    `num_images` real images from 0 to 1. The mean is over all B real images of a step: devices and
+    updates of the discriminator. With a loss of pairs or averages, such as `relativistic`, logits
+    have no zero, and so no r.
+
+    Args:
+      target: value of r to be held, in (0, 1].
+      num_images: number of real images in which p can move from 0 to 1.
+      name: name of the probability in the learner's memory.
+
+    Raises:
+      ValueError: if target lies outside (0, 1] or num_images is not positive.
+
+    References:
+      Karras et al., Training Generative Adversarial Networks with Limited Data, 2020
+      (arXiv:2006.06676), equation 1 and section 3.
+    """
+    _check_share("target", target)
+    checks.positive("num_images", num_images)
+
+    def remember(key: Key, params: Any, notes: Any) -> dict[str, Array]:
+        del key
+        before = jnp.asarray(params[name])
+        logits = notes["real_logits"]
+        sign = jnp.sign(jnp.sign(_wide(logits)).mean() - target)
+        moved = jnp.clip(before + sign * (logits.size / num_images), 0, 1)
+        return {name: moved.astype(before.dtype)}
+
+    return remember
+
+
 def remember_all(*remembers: Remember) -> Remember:
     """Returns a `remember` that does what several of them do.
 

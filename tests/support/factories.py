@@ -261,6 +261,7 @@ EXCEPTIONS = {
         ("gan.moving_anchors", "gan.remember_all"), "move memory: tests/gan/test_regularisers.py"
     ),
     "gan.moving_length": "moves memory: tests/gan/test_terms.py",
+    "gan.moving_probability": "moves memory: tests/data/test_adaptive.py",
     **dict.fromkeys(("nets.conv", "nets.conv_transpose"), "layers of the dcgan networks"),
     **dict.fromkeys(("nets.conv_averaged", "nets.conv_enlarged"), "layers of the sngan networks"),
     **dict.fromkeys(
