@@ -5,7 +5,13 @@ This is the only package of genmod that imports flax.
 
 from genmod.nets.conditions import conditional, per_class
 from genmod.nets.convert import from_linen, from_nnx
-from genmod.nets.convolution import conv, conv_averaged, conv_enlarged, conv_transpose
+from genmod.nets.convolution import (
+    conv,
+    conv_averaged,
+    conv_enlarged,
+    conv_grouped,
+    conv_transpose,
+)
 from genmod.nets.dcgan import dcgan_discriminator, dcgan_generator
 from genmod.nets.fourier import fourier_features
 from genmod.nets.gated import gated
@@ -14,6 +20,8 @@ from genmod.nets.initial import Initializer, glorot_uniform, he_normal, normal, 
 from genmod.nets.masked import masked_mlp
 from genmod.nets.mlp import maxout, mlp, mlp_chain
 from genmod.nets.normalization import BatchNorm, ConditionalBatchNorm
+from genmod.nets.r3gan import r3gan_discriminator, r3gan_generator
+from genmod.nets.resampling import enlarged, reduced
 from genmod.nets.residual import residual_decoder, residual_encoder, residual_stage
 from genmod.nets.sngan import sngan_discriminator, sngan_generator
 from genmod.nets.spectral import (
@@ -37,9 +45,11 @@ __all__ = [
     "conv",
     "conv_averaged",
     "conv_enlarged",
+    "conv_grouped",
     "conv_transpose",
     "dcgan_discriminator",
     "dcgan_generator",
+    "enlarged",
     "fourier_features",
     "from_linen",
     "from_nnx",
@@ -58,6 +68,9 @@ __all__ = [
     "power_iteration",
     "projected",
     "projection",
+    "r3gan_discriminator",
+    "r3gan_generator",
+    "reduced",
     "residual_decoder",
     "residual_encoder",
     "residual_stage",

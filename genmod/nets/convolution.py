@@ -78,6 +78,54 @@ def conv(x: Array, kernel: Array, *, stride: Stride = 1, padding: Padding = "SAM
     return lax.platform_dependent(x, kernel, cpu=products, default=native)
 
 
+def conv_grouped(
+    x: Array, kernel: Array, *, groups: int, stride: Stride = 1, padding: Padding = "SAME"
+) -> Array:
+    """Convolves groups of channels, each by itself.
+
+    The result is that of `jax.lax.conv_general_dilated` with `feature_group_count`: part g of the
+    output's channels is `conv` of part g of the input's. On the CPU it is that, group by group, so
+    that a program grows with the number of groups.
+
+    Args:
+      x: images [B, H, W, I].
+      kernel: weights [kh, kw, I / groups, O] of the same dtype.
+      groups: number of groups, which divides I and O.
+      stride: pixels from one window to the next, as of `conv`.
+      padding: padding, as of `conv`.
+
+    Returns:
+      Images [B, h, w, O].
+
+    Raises:
+      ValueError: if groups is not positive or does not divide the channels, or `conv` refuses its
+        arguments.
+    """
+    checks.positive_integer("groups", groups)
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] % groups or kernel.shape[3] % groups:
+        raise ValueError(
+            f"groups must divide the channels of x and of the kernel, got {groups} for shapes "
+            f"{x.shape} and {kernel.shape}"
+        )
+
+    def by_group(x: Array, kernel: Array) -> Array:
+        parts = zip(jnp.split(x, groups, axis=3), jnp.split(kernel, groups, axis=3), strict=True)
+        return jnp.concatenate(
+            [conv(*part, stride=stride, padding=padding) for part in parts], axis=3
+        )
+
+    jax.eval_shape(by_group, x, kernel)  # refuses what `conv` refuses, whatever the platform
+
+    def native(x: Array, kernel: Array) -> Array:
+        strides = _pair(stride)
+        pads = padding if isinstance(padding, str) else _two_pairs(padding)
+        return lax.conv_general_dilated(
+            x, kernel, strides, pads, dimension_numbers=_DIMENSIONS, feature_group_count=groups
+        )
+
+    return lax.platform_dependent(x, kernel, cpu=by_group, default=native)
+
+
 def conv_transpose(x: Array, kernel: Array, *, stride: Stride, padding: Padding = "SAME") -> Array:
     """Applies a transposed convolution to images.
 

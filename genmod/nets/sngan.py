@@ -5,8 +5,9 @@ A block adds two convolutions of 3 x 3 to a shortcut, and may double or halve it
     up:    x -> conv(a(norm(conv(double(a(norm(x))))))) + conv1x1(double(x))
     down:  x -> halve(conv(a(conv(a(x))))) + conv1x1(halve(x))
 
-`double` repeats pixels, `halve` averages blocks of 2 x 2, and a is the ReLU. A resampling and the
-convolution beside it are computed as one (`conv_enlarged`, `conv_averaged`).
+`double` repeats pixels (`enlarged`), `halve` averages blocks of 2 x 2 (`reduced`), and a is the
+ReLU. A resampling and the convolution beside it are computed as one (`conv_enlarged`,
+`conv_averaged`).
 
 References:
   Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018
@@ -27,6 +28,7 @@ from genmod.nets.heads import linear_judge, projection
 from genmod.nets.initial import glorot_uniform
 from genmod.nets.mlp import WeightInit
 from genmod.nets.normalization import BatchNorm, ConditionalBatchNorm
+from genmod.nets.resampling import enlarged, reduced
 from genmod.nets.residual import Convolution, check_images
 from genmod.nets.spectral import spectral as normalised
 from genmod.types import Array, Net
@@ -83,7 +85,7 @@ def sngan_generator(
       >>> net.apply(net.init(rng.root(0), z, labels), z, labels).shape
       (3, 28, 28, 1)
     """
-    *first, blocks, channels = _first_images(shape)
+    *first, blocks, channels = first_images(shape)
     checks.positive_integer("width", width)
     if classes is not None:
         checks.positive_integer("classes", classes)
@@ -193,7 +195,7 @@ class _Up(linen.Module):
         h = Convolution(self.width, conv_enlarged, self.kernel_init, window=3, name="conv_0")(h)
         h = _conv3(self.width, self.kernel_init, "conv_1")(active(h, "norm_1"))
         # Before the pixels are repeated, a convolution of 1 x 1 has a quarter of them to see.
-        return h + _doubled(_conv1(self.width, self.kernel_init, "shortcut")(x))
+        return h + enlarged(_conv1(self.width, self.kernel_init, "shortcut")(x))
 
 
 class _Down(linen.Module):
@@ -210,7 +212,7 @@ class _Down(linen.Module):
         if not self.halve:
             return x + _conv3(self.width, self.kernel_init, "conv_1")(h)
         last = Convolution(self.width, conv_averaged, self.kernel_init, window=3, name="conv_1")
-        return last(h) + _conv1(self.width, self.kernel_init, "shortcut")(_halved(x))
+        return last(h) + _conv1(self.width, self.kernel_init, "shortcut")(reduced(x))
 
 
 def _conv3(channels: int, kernel_init: WeightInit, name: str) -> Convolution:
@@ -221,21 +223,12 @@ def _conv1(channels: int, kernel_init: WeightInit, name: str) -> Convolution:
     return Convolution(channels, conv, kernel_init, window=1, stride=1, name=name)
 
 
-def _doubled(x: Array) -> Array:
-    """Returns images [B, h, w, C] with each pixel as a block of 2 x 2."""
-    batch, height, breadth, channels = x.shape
-    blocks = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, breadth, 2, channels))
-    return blocks.reshape(batch, 2 * height, 2 * breadth, channels)
+def first_images(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Returns height and width of a generator's first images, its doublings, and the channels.
 
-
-def _halved(x: Array) -> Array:
-    """Returns images [B, H, W, C] as the means of blocks of 2 x 2 pixels."""
-    batch, height, breadth, channels = x.shape
-    return x.reshape(batch, height // 2, 2, breadth // 2, 2, channels).mean((2, 4))
-
-
-def _first_images(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """Returns height and width of a generator's first images, its blocks, and the channels."""
+    Raises:
+      ValueError: if the shape is not (H, W, C) with H and W from 4 to 7 times one power of 2.
+    """
     sizes = tuple(shape)
     if len(sizes) != 3:
         raise ValueError(f"shape must be (H, W, C), got {sizes}")

@@ -73,6 +73,34 @@ def test_conv_is_that_of_lax(size, inputs, outputs, window, options, dtype, tole
         assert_equal(ours, derivatives(lax_conv, x, kernel, **options), tolerance)
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups", "options"),
+    [((6, 4), 2, {}), ((8, 8), 8, {"stride": 2}), ((3, 6), 3, {"padding": ((0, 1), (2, 0))})],
+)
+def test_a_grouped_conv_is_that_of_lax(channels, groups, options):
+    def reference(x, kernel, *, stride=1, padding="SAME"):
+        return lax.conv_general_dilated(
+            *(x, kernel, (stride, stride), padding),
+            dimension_numbers=DIMENSIONS,
+            feature_group_count=groups,
+        )
+
+    with jax.enable_x64(True):
+        x, kernel = pair((2, 5, 6, channels[0]), (3, 3, channels[0] // groups, channels[1]), float)
+        ours = derivatives(nets.conv_grouped, x, kernel, groups=groups, **options)
+        assert_equal(ours, derivatives(reference, x, kernel, **options), 1e-10)
+
+
+def test_groups_that_do_not_divide_are_refused():
+    x, kernel = jnp.zeros((2, 5, 5, 6)), jnp.zeros((3, 3, 3, 4))
+    with pytest.raises(ValueError, match=r"groups must divide .* got 4 for shapes \(2, 5, 5, 6\)"):
+        nets.conv_grouped(x, kernel, groups=4)
+    with pytest.raises(ValueError, match="groups must be a positive whole number, got 0"):
+        nets.conv_grouped(x, kernel, groups=0)
+    with pytest.raises(ValueError, match="got shapes"):
+        nets.conv_grouped(x, kernel, groups=1)
+
+
 def enlarged_then_convolved(x, kernel, *, stride):
     return lax_conv(jnp.repeat(jnp.repeat(x, stride, 1), stride, 2), kernel)
 

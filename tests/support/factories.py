@@ -76,6 +76,19 @@ TABLE = {
         "": net(nets.sngan_discriminator(width=2)),
         " with labels": of_label(nets.sngan_discriminator(width=2, classes=CLASSES)),
     },
+    "nets.r3gan_generator": {
+        "": of_latent(nets.r3gan_generator((8, 8, 1), widths=(2, 2), group_width=2)),
+        " with labels": net(
+            nets.r3gan_generator((8, 8, 1), widths=(2, 2), group_width=2, classes=CLASSES),
+            take=lambda d: (d.z, d.label),
+        ),
+    },
+    "nets.r3gan_discriminator": {
+        "": net(nets.r3gan_discriminator(widths=(2, 2), group_width=2)),
+        " with labels": of_label(
+            nets.r3gan_discriminator(widths=(2, 2), group_width=2, classes=CLASSES)
+        ),
+    },
     "nets.from_linen": of_latent(
         nets.from_linen(nets.BatchNorm(), standing=True), looks=LOOKS["batch"]
     ),
@@ -263,6 +276,10 @@ EXCEPTIONS = {
     "gan.moving_length": "moves memory: tests/gan/test_terms.py",
     "gan.moving_probability": "moves memory: tests/data/test_adaptive.py",
     **dict.fromkeys(("nets.conv", "nets.conv_transpose"), "layers of the dcgan networks"),
+    "nets.conv_grouped": "a layer of the r3gan networks",
+    **dict.fromkeys(
+        ("nets.enlarged", "nets.reduced"), "no parameters: tests/nets/test_resampling.py"
+    ),
     **dict.fromkeys(("nets.conv_averaged", "nets.conv_enlarged"), "layers of the sngan networks"),
     **dict.fromkeys(
         [f"nets.{name}" for name in ("glorot_uniform", "he_normal", "normal", "orthogonal")],
