@@ -43,16 +43,29 @@ class Config(Settings):
     """Stacks that the discriminator judges together."""
     fixed: bool = True
     """Train on 128,000 fixed stacks, not on new ones at every step."""
+    net: Literal["dcgan", "r3gan"] = "dcgan"
+    """Networks: DCGAN's without normalisation, or R3GAN's residual ones."""
     latent_dim: checks.Count = 128
     """Latent dimensions."""
     width: checks.Count = 32
-    """Channels at 14 x 14; twice as many at 7 x 7."""
+    """Channels at 14 x 14; twice as many at 7 x 7, and of R3GAN's half as many at 28 x 28."""
     learning_rate: checks.Positive = 2e-4
     """Adam's learning rate."""
     b1: checks.Weight = 0.0
     """Adam's momentum."""
     ema_half_life: checks.Positive = 20_000.0
     """Half-life of the generator's EMA, in generated stacks."""
+
+
+def networks(config: Config):
+    """Returns the generator and the discriminator of a configuration."""
+    shape, width = (28, 28, 3), config.width
+    if config.net == "dcgan":
+        generator = nets.dcgan_generator(shape, width=width, output=jnp.tanh)
+        return generator, nets.dcgan_discriminator(width=width)
+    widths = (2 * width, width, width // 2)
+    generator = nets.r3gan_generator(shape, widths=widths, cells=1, output=jnp.tanh)
+    return generator, nets.r3gan_discriminator(widths=widths, cells=1)
 
 
 def build(config: Config) -> Experiment:
@@ -63,10 +76,10 @@ def build(config: Config) -> Experiment:
     stacks, test = (data.stacked_dataset(digits, three) for three in (triples, others))
     some = stacks.images[:1000]
     frequencies = data.stacked_frequencies(digits.labels)
-    shape = (28, 28, 3)
+    generator, discriminator = networks(config)
     model = gan.make(
-        nets.dcgan_generator(shape, width=config.width, output=jnp.tanh),
-        gan.packed(nets.dcgan_discriminator(width=config.width), config.packing),
+        generator,
+        gan.packed(discriminator, config.packing),
         latent_dim=config.latent_dim,
         image_range=(-1, 1),
     )

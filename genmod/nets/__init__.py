@@ -31,7 +31,7 @@ from genmod.nets.spectral import (
     spectral,
     weight_standardized,
 )
-from genmod.nets.wrapping import with_scale, wrapped
+from genmod.nets.wrapping import half_precision, with_scale, wrapped
 from genmod.types import Net
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "from_nnx",
     "gated",
     "glorot_uniform",
+    "half_precision",
     "he_normal",
     "heads",
     "masked_mlp",

@@ -308,6 +308,10 @@ COUNTS = {
     "pictures": ["epochs", "batch_size", "latent_dim", "width", "decay_epochs"],
     "priors": ["epochs", "batch_size", "components", "layers", "latent_dim", "decay_epochs"],
     "semi_supervised": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
+    "sngan": [
+        *("epochs", "batch_size", "latent_dim", "width", "discriminator_width"),
+        "discriminator_steps",
+    ],
     "stacked_mnist": ["epochs", "batch_size", "packing", "latent_dim", "width"],
     "vqvae": ["epochs", "batch_size", "num_codes", "width", "prior_width", "decay_epochs"],
 }
@@ -329,6 +333,7 @@ WEIGHTS = {
     "pictures": ["beta"],
     "priors": [],
     "semi_supervised": ["alpha"],
+    "sngan": ["b1"],
     "stacked_mnist": ["r1", "r2", "b1"],
     "vqvae": ["commitment"],
 }
@@ -351,6 +356,7 @@ SHAPES = {
     "pictures": ((28, 28, 1), (0, 1), 4_688),
     "priors": ((28, 28, 1), (0, 1), 30_000),
     "semi_supervised": ((28, 28, 1), (0, 1), 15_000),
+    "sngan": ((28, 28, 1), (-1, 1), 9_375),
     "stacked_mnist": ((28, 28, 3), (-1, 1), 3_840),
     "vqvae": ((28, 28, 1), (0, 1), 12_000),
 }

@@ -68,3 +68,36 @@ def test_few_images_are_augmented_as_asked(archive, augment):
     high = state._replace(memory={"probability": jnp.float32(0.9)})
     (warning,) = [w for w in built.observe(rng.root(1), high).warnings if "above" in w]
     assert warning.startswith("the probability of augmentation is above 0.8")
+
+
+@pytest.mark.parametrize("net", ["dcgan", "r3gan"])
+def test_stacked_digits_have_networks_of_either_kind(net):
+    file = catalogue.load(EXPERIMENTS / "stacked_mnist.py")
+    generator, discriminator = file.networks(file.Config(net=net, width=16))
+    z, x = jnp.zeros((2, 4)), jnp.zeros((2, 28, 28, 3))
+    made = [
+        jax.eval_shape(net.init, rng.root(0), of)
+        for net, of in ((generator, z), (discriminator, x))
+    ]
+    assert jax.eval_shape(generator.apply, made[0], z).shape == x.shape
+    assert jax.eval_shape(discriminator.apply, made[1], x).shape == (2,)
+    assert ("stage_2_cell_0" in made[0]) == (net == "r3gan")
+
+
+def test_sngan_draws_the_class_that_is_asked_for(archive):
+    file = catalogue.load(EXPERIMENTS / "sngan.py")
+    config = file.Config(
+        dataset=archive,
+        batch_size=12,
+        latent_dim=2,
+        width=2,
+        discriminator_width=2,
+        discriminator_steps=2,
+    )
+    built = file.build(config)
+    state = trained(built, 2)
+    assert built.labels.tolist() == list(range(CLASSES))
+    asked = jnp.repeat(jnp.arange(CLASSES), 2)
+    assert built.sample(rng.root(1), state, len(asked), asked).shape == (2 * CLASSES, 8, 8, 1)
+    plain = file.build(file.Config(dataset=archive, conditional=False, width=2))
+    assert plain.learner.conditions is None

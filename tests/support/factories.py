@@ -57,6 +57,7 @@ TABLE = {
     "nets.per_class": of_label(nets.per_class(SMALL, CLASSES)),
     "nets.fourier_features": of_latent(nets.fourier_features(SMALL, (1.0, 2.0))),
     "nets.wrapped": net(nets.wrapped(SMALL, before=jnp.square, after=jnp.tanh)),
+    "nets.half_precision": net(nets.half_precision(SMALL)),
     "nets.with_scale": net(nets.with_scale(SMALL, initial=0.5)),
     "nets.spectral": net(nets.spectral(SMALL)),
     "nets.weight_standardized": net(nets.weight_standardized(nets.dcgan_discriminator(width=2))),
