@@ -72,28 +72,29 @@ def build(config: Config) -> Experiment:
         latent_dim=config.latent_dim,
         image_range=(-1, 1),
     )
-    adaptive = {
-        "augment": lambda now: data.adaptive(now["probability"], groups=config.groups),
-        "memory": {"probability": 0.0},
-        "remember": gan.moving_probability(target=config.target, num_images=config.adaptation),
-    }
-    kinds = {
-        "none": {},
-        "diffaugment": {"augment": data.diffaugment("translation,cutout", fill=-1)},
-        "adaptive": adaptive,
-    }
+    augment, adaptive = None, config.augment == "adaptive"
+    if config.augment == "diffaugment":
+        augment = data.diffaugment("translation,cutout", fill=-1)
+    elif adaptive:
+
+        def augment(now):
+            return data.adaptive(now["probability"], groups=config.groups)
+
+    moved = gan.moving_probability(target=config.target, num_images=config.adaptation)
     learner = train.adversarial(
         model,
         gan.nonsaturating,
         optax.adam(config.learning_rate, b1=config.b1),
         penalty=gan.weighted((config.r1, gan.r1)),
+        augment=augment,
+        memory={"probability": 0.0} if adaptive else None,
+        remember=moved if adaptive else None,
         ema_half_life=config.ema_half_life,
-        **kinds[config.augment],
     )
 
     def look(key, state) -> Observation:
         found = observe.images(learner.sample(key, state, 1000), few)
-        if config.augment != "adaptive":
+        if not adaptive:
             return found
         probability = float(state.memory["probability"])
         warnings = [*found.warnings]

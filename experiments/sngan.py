@@ -77,8 +77,8 @@ def build(config: Config) -> Experiment:
 
     def evaluation(key, state):
         numbers = dict(observe.images(learner.sample(key, state, 10_000), images).numbers)
-        judge = judges.that_reads(images) if classes else None
-        if judge is not None:
+        judge = judges.that_reads(images)
+        if classes is not None and judge is not None:
             asked = np.tile(np.arange(classes), 1000)
             samples = learner.sample(rng.stream(key, "samples"), state, len(asked), asked)
             numbers["class_as_asked"] = float((judge.labels(samples) == asked).mean())

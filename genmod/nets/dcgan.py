@@ -36,6 +36,7 @@ def dcgan_generator(
     shape: Sequence[int],
     *,
     width: int = 64,
+    hidden: Sequence[int] = (),
     norm: str | None = None,
     groups: int | None = None,
     activation: Activation = jax.nn.relu,
@@ -50,6 +51,7 @@ def dcgan_generator(
     Args:
       shape: shape of an image, (H, W, C); H and W must be multiples of 4.
       width: number of channels before the last layer.
+      hidden: units of further dense layers before the others, such as (1024,) of InfoGAN.
       norm: "batch" or "group" normalisation before each activation; see `BatchNorm`. None for no
         normalisation.
       groups: number of groups of the group normalisation. If None, the most, up to 32, that have at
@@ -59,8 +61,9 @@ def dcgan_generator(
       kernel_init: initializer of all weights; biases start at zero.
 
     Returns:
-      A Net whose parameters are {"layer_0", "layer_1", "output"} with "kernel" and "bias" each, and
-      {"norm_0", "norm_1"} with "scale" and "bias". It has `standing` with batch normalisation.
+      A Net whose parameters are {"hidden_0", ..., "layer_0", "layer_1", "output"} with "kernel" and
+      "bias" each, and {"hidden_norm_0", ..., "norm_0", "norm_1"} with "scale" and "bias". It has
+      `standing` with batch normalisation.
 
     Raises:
       ValueError: if the shape is not three positive numbers, H or W is not a multiple of 4, `norm`
@@ -73,7 +76,8 @@ def dcgan_generator(
     if height % 4 or breadth % 4:
         raise ValueError(f"shape must have a height and a width divisible by 4, got {sizes}")
     checks.positive_integer("width", width)
-    normalization.check(norm, groups, (2 * width, width))
+    normalization.check(norm, groups, (*hidden, 2 * width, width))
+    dense_layers = _hidden(hidden, norm, groups, activation, kernel_init)
 
     class DcganGenerator(linen.Module):
         @linen.compact
@@ -87,6 +91,7 @@ def dcgan_generator(
                 )
                 return x if layer is None else layer(x)
 
+            z = dense_layers(z)
             first = (height // 4, breadth // 4, 2 * width)
             dense = linen.Dense(
                 first[0] * first[1] * first[2], kernel_init=kernel_init, name="layer_0"
@@ -104,6 +109,7 @@ def dcgan_generator(
 def dcgan_discriminator(
     *,
     width: int = 64,
+    hidden: Sequence[int] = (),
     norm: str | None = None,
     groups: int | None = None,
     activation: Activation = _leaky_relu,
@@ -117,8 +123,9 @@ def dcgan_discriminator(
 
     Args:
       width: number of channels of the first layer.
-      norm: "batch" or "group" normalisation of the second layer; see `BatchNorm`. None for no
-        normalisation.
+      hidden: units of further dense layers before the last one, such as (1024,) of InfoGAN.
+      norm: "batch" or "group" normalisation of the second layer and the hidden ones; see
+        `BatchNorm`. None for no normalisation.
       groups: number of groups of the group normalisation. If None, the most, up to 32, that have at
         least 8 channels each.
       activation: elementwise function after both convolutions; by default a leaky ReLU of slope
@@ -127,8 +134,9 @@ def dcgan_discriminator(
       kernel_init: initializer of all weights; biases start at zero.
 
     Returns:
-      A Net whose parameters are {"layer_0", "layer_1", "output"} with "kernel" and "bias" each, and
-      {"norm_1"} with "scale" and "bias". It has `standing` with batch normalisation.
+      A Net whose parameters are {"layer_0", "layer_1", "hidden_0", ..., "output"} with "kernel" and
+      "bias" each, and {"norm_1", "hidden_norm_0", ...} with "scale" and "bias". It has `standing`
+      with batch normalisation.
 
     Raises:
       ValueError: if a number is not positive, `norm` is unknown, or `groups` does not divide the
@@ -137,7 +145,8 @@ def dcgan_discriminator(
     checks.positive_integer("width", width)
     if out is not None:
         checks.positive_integer("out", out)
-    normalization.check(norm, groups, (2 * width,))
+    normalization.check(norm, groups, (*hidden, 2 * width))
+    dense_layers = _hidden(hidden, norm, groups, activation, kernel_init)
 
     class DcganDiscriminator(linen.Module):
         @linen.compact
@@ -147,8 +156,31 @@ def dcgan_discriminator(
             x = activation(Convolution(width, conv, kernel_init, name="layer_0")(x))
             x = Convolution(2 * width, conv, kernel_init, name="layer_1")(x)
             layer = normalization.normalizer(norm, 2 * width, groups=groups, name="norm_1")
-            x = activation(x if layer is None else layer(x)).reshape(x.shape[0], -1)
+            x = dense_layers(activation(x if layer is None else layer(x)).reshape(x.shape[0], -1))
             logits = linen.Dense(out or 1, kernel_init=kernel_init, name="output")(x)
             return logits[:, 0] if out is None else logits
 
     return from_linen(DcganDiscriminator(), standing=norm == "batch")
+
+
+def _hidden(
+    widths: Sequence[int],
+    norm: str | None,
+    groups: int | None,
+    activation: Activation,
+    kernel_init: WeightInit,
+) -> Activation:
+    """Returns dense layers, as part of the module that calls them."""
+    for width in widths:
+        checks.positive_integer("hidden", width)
+
+    def layers(x: Array) -> Array:
+        for index, width in enumerate(widths):
+            x = linen.Dense(width, kernel_init=kernel_init, name=f"hidden_{index}")(x)
+            layer = normalization.normalizer(
+                norm, width, groups=groups, name=f"hidden_norm_{index}"
+            )
+            x = activation(x if layer is None else layer(x))
+        return x
+
+    return layers

@@ -28,11 +28,13 @@ class Cell(NamedTuple):
       name: name of the cell, as the table shows it.
       config: fields of the experiment's Config that make the cell.
       published: values that others have got, by source.
+      group: name of the cells among which this one is ranked.
     """
 
     name: str
     config: Mapping[str, Any]
     published: Mapping[str, float]
+    group: str = ""
 
 
 class Budget(NamedTuple):
@@ -68,6 +70,8 @@ class Table(NamedTuple):
       sign: factor of the metric, 1 or -1.
       cells: all cells of the table.
       budgets: lengths of the reproduction, by name.
+      ranked: whether only ranks can be compared with those that are published, as the values are
+        of other protocols.
     """
 
     title: str
@@ -77,6 +81,7 @@ class Table(NamedTuple):
     sign: int
     cells: Sequence[Cell]
     budgets: Mapping[str, Budget]
+    ranked: bool = False
 
 
 class Value(NamedTuple):
@@ -146,6 +151,7 @@ def evaluation(table: Table, budget: Budget, folder: Path) -> list[str]:
     """Returns the arguments of `genmod` that evaluate a trained cell."""
     options = budget.options
     flags = ["--metrics", table.metric[0], "--num-draws", str(options.num_draws)]
+    flags += ["--num", str(options.num)]
     flags += [] if options.num_test is None else ["--num-test", str(options.num_test)]
     return ["evaluate", str(folder), *flags, "--seed", str(options.seed)]
 
@@ -164,10 +170,12 @@ def value_of(table: Table, budget: Budget, cell: Cell, folder: Path) -> Value | 
         return None
     saved = checkpoint.steps(Folder(folder).checkpoints)
     for entry in results.read(Folder(folder)):
-        asked = {"num_draws": budget.options.num_draws, "seed": budget.options.seed}
-        if budget.options.num_test is not None:
-            asked["num_real"] = budget.options.num_test
-        same = all(entry.protocol.get(name) == value for name, value in asked.items())
+        options = budget.options
+        asked = {"num_draws": options.num_draws, "num_fake": options.num, "seed": options.seed}
+        if options.num_test is not None:
+            asked["num_real"] = options.num_test
+        # A likelihood has no number of samples, and a distance none of draws.
+        same = all(entry.protocol.get(name, value) == value for name, value in asked.items())
         if entry.name == table.metric[1] and entry.step == max(saved, default=None) and same:
             runs = table.sign * np.array([run.value for run in entry.runs])
             mean = entry.mean._replace(value=float(runs.mean()), interval=None)
@@ -221,19 +229,24 @@ def published(
     budget = table.budgets[chosen]
     shown = cells_of(table, budget)
     sources = list(dict.fromkeys(source for cell in shown for source in cell.published))
+    ranks = _ranks(values, sources[0]) if table.ranked else {}
     rows = []
     for value in values:
         given = value.cell.published
         first = given.get(sources[0])
         ours = value.mean._replace(floor=float("nan"))
-        less = "-" if first is None else f"{ours.value - first:+.2f}"
+        if table.ranked:
+            compared = list(ranks.get(value.cell.name, ("-", "-")))
+        else:
+            compared = ["-" if first is None else f"{ours.value - first:+.2f}"]
         cells = [f"{given[each]:.2f}" if each in given else "-" for each in sources]
-        rows.append([value.cell.name, *cells, str(ours), less])
+        rows.append([value.cell.name, *cells, str(ours), *compared])
+    comparison = ["published rank", "rank here"] if table.ranked else [f"less {sources[0]}"]
     examples = "the test examples of one seed"
     over = examples if budget.seeds == 1 else counted(budget.seeds)
     return Published(
         title=table.title,
-        columns=["", *sources, "genmod", f"less {sources[0]}"],
+        columns=["", *sources, "genmod", *comparison],
         rows=rows,
         notes=[
             f"{table.quantity}. +- is the standard error over {over}.",
@@ -242,3 +255,23 @@ def published(
             shlex.join(["genmod", "reproduce", name, "--budget", chosen, "--out", str(out)]),
         ],
     )
+
+
+def _ranks(values: Sequence[Value], source: str) -> dict[str, tuple[str, str]]:
+    """Returns published and own rank of each cell with a published value, within its group.
+
+    The smallest value has rank 1.
+    """
+    groups: dict[str, list[Value]] = {}
+    for value in values:
+        if source in value.cell.published:
+            groups.setdefault(value.cell.group, []).append(value)
+    found = {}
+    for group in groups.values():
+        theirs = sorted(value.cell.published[source] for value in group)
+        ours = sorted(value.mean.value for value in group)
+        for value in group:
+            places = theirs.index(value.cell.published[source]), ours.index(value.mean.value)
+            published, here = (f"{place + 1} of {len(group)}" for place in places)
+            found[value.cell.name] = (published, here)
+    return found

@@ -299,6 +299,10 @@ COUNTS = {
     "dcgan_mnist": ["epochs", "batch_size", "latent_dim", "width"],
     "disentanglement": ["epochs", "batch_size", "spacing", "pooling", "latent_dim", "decay_epochs"],
     "few_images": ["epochs", "batch_size", "images_per_class", "latent_dim", "width"],
+    "gan_losses": [
+        *("epochs", "batch_size", "latent_dim", "width", "hidden"),
+        "discriminator_steps",
+    ],
     "hierarchy": ["epochs", "batch_size", "decay_epochs"],
     "infogan": ["epochs", "batch_size", "noise_dim", "classes", "width", "features"],
     "iwae": ["epochs", "batch_size", "num_samples", "num_groups", "decay_epochs"],
@@ -324,6 +328,7 @@ WEIGHTS = {
     "dcgan_mnist": ["r1", "b1"],
     "disentanglement": [],  # the weight, which a plain VAE has not: test_disentanglement.py
     "few_images": ["r1", "b1"],
+    "gan_losses": ["b1"],
     "hierarchy": ["free_nats"],
     "infogan": ["weight"],
     "iwae": ["beta"],
@@ -347,6 +352,7 @@ SHAPES = {
     "dcgan_mnist": ((28, 28, 1), (-1, 1), 6_000),
     "disentanglement": ((32, 32, 1), (0, 1), 23_438),
     "few_images": ((28, 28, 1), (-1, 1), 4_000),
+    "gan_losses": ((28, 28, 1), (0, 1), 18_750),
     "hierarchy": ((28, 28, 1), (0, 1), 30_000),
     "infogan": ((28, 28, 1), (-1, 1), 6_000),
     "iwae": ((28, 28, 1), (0, 1), 120_000),

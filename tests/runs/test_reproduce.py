@@ -106,6 +106,43 @@ def test_the_table_has_published_values_ours_and_the_difference(tmp_path):
     assert not reproduce.Ordering("a", "b", np.array([-1.0, 0.5])).holds
 
 
+def test_values_of_other_protocols_are_compared_by_rank_alone(tmp_path):
+    cells = [
+        reproduce.Cell("a", {}, {"paper": 9.0}, "one"),
+        reproduce.Cell("b", {}, {"paper": 7.0}, "one"),
+        reproduce.Cell("c", {}, {}, "one"),
+        reproduce.Cell("d", {}, {"paper": 1.0}, "two"),
+    ]
+    ours = [300.0, 400.0, 1.0, 2.0]
+    values = [
+        reproduce.Value(cell, np.array([value]), Result(value, 1.0))
+        for cell, value in zip(cells, ours, strict=True)
+    ]
+    budget = SMALL._replace(cells="abcd", orderings=())
+    table = TABLE._replace(cells=cells, budgets={"small": budget}, ranked=True)
+    shown = reproduce.published("a-table", table, "small", values, tmp_path)
+    assert shown.columns == ["", "paper", "genmod", "published rank", "rank here"]
+    assert [row[-2:] for row in shown.rows] == [
+        ["2 of 2", "1 of 2"],
+        ["1 of 2", "2 of 2"],
+        ["-", "-"],
+        ["1 of 1", "1 of 1"],
+    ]
+
+
+def test_a_distance_counts_if_it_is_of_as_many_samples(tmp_path):
+    plain = TABLE.cells[0]
+    table = TABLE._replace(metric=("distances", "frechet_distance"), sign=1)
+    written(tmp_path / "plain", plain, [1.0, 2.0])
+    protocol = {"metric": "frechet_distance", "num_fake": 10_000, "num_real": 20, "seed": 0}
+    runs = tuple(Result(value, protocol=protocol) for value in (1.0, 2.0))
+    results.write(Folder(tmp_path / "plain"), [results.Entry("frechet_distance", 30, runs)])
+    assert reproduce.value_of(table, SMALL, plain, tmp_path / "plain").mean.value == 1.5
+    fewer = SMALL._replace(options=Options(num=1000, num_test=20))
+    assert reproduce.value_of(table, fewer, plain, tmp_path / "plain") is None
+    assert reproduce.evaluation(table, fewer, tmp_path)[-6:-4] == ["--num", "1000"]
+
+
 def test_an_unknown_table_or_budget_is_refused():
     with pytest.raises(ValueError, match="unknown table 'iwae-table2'; did you mean 'iwae-table1'"):
         reproduce.load("iwae-table2")
