@@ -69,9 +69,6 @@ def build(config: Config) -> Experiment:
         optax.adam(config.learning_rate, b1=config.b1),
     )
 
-    def look(key, state):
-        return observe.images(learner.sample(key, state, 1000), images)
-
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -79,7 +76,7 @@ def build(config: Config) -> Experiment:
         ),
         dataset=images,
         epochs=config.epochs,
-        observe=look,
+        observe=observe.samples(learner, images),
         latents=Latents(config.latent_dim, learner.decoder),
         test=test,
     )

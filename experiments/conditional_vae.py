@@ -12,12 +12,11 @@ error). The classifier of digits finds the class that was asked for in 97.4 % of
 
 from dataclasses import dataclass
 
-import numpy as np
 import optax
 
-from genmod import checks, data, evaluate, nets, rng, train, vae
-from genmod.evaluate import judges
+from genmod import checks, data, evaluate, nets, train, vae
 from genmod.experiment import Experiment, Latents, Likelihood, Settings
+from genmod.runs import observe
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,7 @@ def build(config: Config) -> Experiment:
         vae.elbo(model), examples(test), prepare={"image": data.binarized}, loss="negative_elbo"
     )
 
-    def evaluation(key, state):
-        numbers = on_test(key, state)
-        judge = judges.that_reads(images)
-        if judge is not None:
-            asked = np.tile(np.arange(classes), 1000)
-            samples = learner.sample(rng.stream(key, "samples"), state, len(asked), asked)
-            numbers["class_as_asked"] = float((judge.labels(samples) == asked).mean())
-        return numbers
+    asked = observe.class_as_asked(learner, images)
 
     return Experiment(
         learner=learner,
@@ -84,7 +76,7 @@ def build(config: Config) -> Experiment:
         ),
         dataset=images,
         epochs=config.epochs,
-        evaluate=evaluation,
+        evaluate=lambda key, state: on_test(key, state) | asked(key, state),
         latents=Latents.of(model),
         test=test,
         likelihood=Likelihood(vae.log_weight(model), examples(test), {"image": data.binarized}),

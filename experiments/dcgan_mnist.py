@@ -83,12 +83,7 @@ def build(config: Config) -> Experiment:
         augment=augmentation(config.augment),
     )
 
-    def look(key, state):
-        return observe.images(learner.sample(key, state, 1000), images)
-
-    def evaluation(key, state):
-        return observe.images(learner.sample(key, state, 10_000), images).numbers
-
+    many = observe.samples(learner, images, num=10_000)
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -96,8 +91,8 @@ def build(config: Config) -> Experiment:
         ),
         dataset=images,
         epochs=config.epochs,
-        evaluate=evaluation,
-        observe=look,
+        evaluate=lambda key, state: many(key, state).numbers,
+        observe=observe.samples(learner, images),
         latents=Latents(config.latent_dim, learner.decoder),
         test=test,
     )

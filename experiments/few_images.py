@@ -93,7 +93,7 @@ def build(config: Config) -> Experiment:
     )
 
     def look(key, state) -> Observation:
-        found = observe.images(learner.sample(key, state, 1000), few)
+        found = observe.samples(learner, few)(key, state)
         if not adaptive:
             return found
         probability = float(state.memory["probability"])
@@ -105,9 +105,7 @@ def build(config: Config) -> Experiment:
         numbers = {**found.numbers, "probability": probability}
         return found._replace(numbers=numbers, warnings=warnings)
 
-    def evaluation(key, state):
-        return observe.images(learner.sample(key, state, 10_000), few).numbers
-
+    many = observe.samples(learner, few, num=10_000)
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -115,7 +113,7 @@ def build(config: Config) -> Experiment:
         ),
         dataset=few,
         epochs=config.epochs,
-        evaluate=evaluation,
+        evaluate=lambda key, state: many(key, state).numbers,
         observe=look,
         observe_every=1000,
         latents=Latents(config.latent_dim, learner.decoder),

@@ -80,12 +80,7 @@ def build(config: Config) -> Experiment:
         constrain=gan.weight_clipping(config.clip) if clipped else None,
     )
 
-    def look(key, state):
-        return observe.images(learner.sample(key, state, 1000), images)
-
-    def evaluation(key, state):
-        return observe.images(learner.sample(key, state, 10_000), images).numbers
-
+    many = observe.samples(learner, images, num=10_000)
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -93,8 +88,8 @@ def build(config: Config) -> Experiment:
         ),
         dataset=images,
         epochs=config.epochs,
-        evaluate=evaluation,
-        observe=look,
+        evaluate=lambda key, state: many(key, state).numbers,
+        observe=observe.samples(learner, images),
         latents=Latents(config.latent_dim, learner.decoder, standard_normal_prior=False),
         test=test,
     )

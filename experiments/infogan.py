@@ -93,8 +93,10 @@ def build(config: Config) -> Experiment:
         parts = np.split(of, range(500, len(of), 500))
         return np.concatenate([categories(state.params, jnp.asarray(part)) for part in parts])
 
+    many = observe.samples(learner, images, num=10_000)
+
     def evaluation(key, state):
-        numbers = observe.images(learner.sample(key, state, 10_000), images).numbers
+        numbers = many(key, state).numbers
         if images.labels is None:
             return numbers
         first = slice(0, MATCHED)
@@ -127,9 +129,6 @@ def build(config: Config) -> Experiment:
             for name, (made, width, title) in drawn.items()
         }
 
-    def look(key, state):
-        return observe.images(learner.sample(key, state, 1000), images)
-
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -138,7 +137,7 @@ def build(config: Config) -> Experiment:
         dataset=images,
         epochs=config.epochs,
         evaluate=evaluation,
-        observe=look,
+        observe=observe.samples(learner, images),
         latents=Latents(config.noise_dim + codes.size, learner.decoder),
         figures=figures,
         test=test,

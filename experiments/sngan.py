@@ -12,11 +12,9 @@ normalisation, and the discriminator by a projection (Miyato & Koyama 2018).
 
 from dataclasses import dataclass
 
-import numpy as np
 import optax
 
-from genmod import checks, data, gan, nets, rng, train
-from genmod.evaluate import judges
+from genmod import checks, data, gan, nets, train
 from genmod.experiment import Experiment, Latents, Settings
 from genmod.runs import observe
 
@@ -72,17 +70,11 @@ def build(config: Config) -> Experiment:
         ema_half_life=config.ema_half_life,
     )
 
-    def look(key, state):
-        return observe.images(learner.sample(key, state, 1000), images)
+    many = observe.samples(learner, images, num=10_000)
+    asked = observe.class_as_asked(learner, images)
 
     def evaluation(key, state):
-        numbers = dict(observe.images(learner.sample(key, state, 10_000), images).numbers)
-        judge = judges.that_reads(images)
-        if classes is not None and judge is not None:
-            asked = np.tile(np.arange(classes), 1000)
-            samples = learner.sample(rng.stream(key, "samples"), state, len(asked), asked)
-            numbers["class_as_asked"] = float((judge.labels(samples) == asked).mean())
-        return numbers
+        return {**many(key, state).numbers, **(asked(key, state) if classes else {})}
 
     examples, prepare = images.images, data.signed_unit_interval
     if classes:
@@ -93,7 +85,7 @@ def build(config: Config) -> Experiment:
         dataset=images,
         epochs=config.epochs,
         evaluate=evaluation,
-        observe=look,
+        observe=observe.samples(learner, images),
         latents=Latents(config.latent_dim, learner.decoder),
         test=test,
     )

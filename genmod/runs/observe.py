@@ -4,13 +4,16 @@ They show what the GAN generates, and warn of mode collapse. The losses do not s
 samples that repeat each other do, and modes of the data that no sample reaches.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from genmod import data, evaluate, report
+from genmod import data, evaluate, report, rng
 from genmod.evaluate import judges
 from genmod.experiment import Observation
+from genmod.train import Learner
+from genmod.types import Key
 
 _GOOD = 0.5
 """Least share of high-quality samples for a warning of mode collapse.
@@ -69,6 +72,48 @@ def images(samples: Any, dataset: data.Dataset) -> Observation:
             judge.labels(samples), len(judge.classes), judge=judge.fingerprint
         )
     return _images(samples, dataset.images, scores)
+
+
+def samples(
+    learner: Learner, dataset: data.Dataset, *, num: int = 1000
+) -> Callable[[Key, Any], Observation]:
+    """Returns the observation of a learner's samples, for `Experiment.observe`.
+
+    Args:
+      learner: learner that draws images.
+      dataset: real images, as for `images`.
+      num: number of samples.
+    """
+
+    def look(key: Key, state: Any) -> Observation:
+        return images(learner.sample(key, state, num), dataset)
+
+    return look
+
+
+def class_as_asked(
+    learner: Learner, dataset: data.Dataset, *, num_each: int = 1000
+) -> Callable[[Key, Any], dict[str, float]]:
+    """Returns a function `(key, state) -> numbers`, for `Experiment.evaluate`.
+
+    The number `class_as_asked` is the share of samples in which a classifier that comes with genmod
+    finds the class that was asked for. If none recognises the data, there is no number.
+
+    Args:
+      learner: learner whose conditions are the labels of the data.
+      dataset: real images with their labels.
+      num_each: number of samples of each class.
+    """
+
+    def evaluation(key: Key, state: Any) -> dict[str, float]:
+        judge = judges.that_reads(dataset)
+        if judge is None:
+            return {}
+        asked = np.tile(np.arange(len(judge.classes)), num_each)
+        drawn = learner.sample(rng.stream(key, "samples"), state, len(asked), asked)
+        return {"class_as_asked": float((judge.labels(drawn) == asked).mean())}
+
+    return evaluation
 
 
 def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray) -> Observation:
