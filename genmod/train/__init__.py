@@ -23,6 +23,7 @@ from genmod.train.loop import (
     run,
     start,
 )
+from genmod.train.objectives import Unrolled
 from genmod.train.parallel import over_devices
 from genmod.train.players import AdversarialState, Optimizers
 from genmod.train.seeds import combinations, over_grid, over_seeds, select_run
@@ -41,6 +42,7 @@ __all__ = [
     "Player",
     "StepTrace",
     "TrainState",
+    "Unrolled",
     "abstract_carry",
     "advance",
     "adversarial",

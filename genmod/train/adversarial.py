@@ -12,16 +12,17 @@ from typing import Any
 import optax
 
 from genmod import checks, rng
-from genmod.train import ema, engine
+from genmod.train import ema, engine, gradients
 from genmod.train import hyper as hypers
 from genmod.train.engine import Form, MeanLoss, Position, Report, Role, Rules
-from genmod.train.game import constraint, prefixed, reads_now
+from genmod.train.game import Order, check_order, constraint, prefixed, reads_now
 from genmod.train.hyper import Schedule
 from genmod.train.learner import Conditions, Learner, sampler
 from genmod.train.objectives import (
     Augment,
     Components,
     PenaltyFunction,
+    Unrolled,
     check_terms,
     discriminator_loss,
     generated,
@@ -47,6 +48,8 @@ def adversarial(
     conditions: Any = None,
     discriminator_steps: int = 1,
     generator_steps: int = 1,
+    order: Order = "in turn",
+    unrolled: Unrolled | None = None,
     joint_batch: bool = False,
     ema_half_life: float | None = None,
     ema_ramp_up: float = 0.05,
@@ -59,11 +62,11 @@ def adversarial(
 ) -> Learner:
     """Returns a learner with two players, who take turns.
 
-    In each step the discriminator is updated first, then the generator. The batch is cut into
-    `discriminator_steps` equal parts, one for each update of the discriminator, so that it never
-    sees an image twice. Latents are drawn anew for every update. The generator's update i sees the
-    real images of part i, for losses that compare real and generated images; after the last part it
-    starts again with the first.
+    In each step, unless `order` says otherwise, the discriminator is updated first, then the
+    generator. The batch is cut into `discriminator_steps` equal parts, one for each update of the
+    discriminator, so that it never sees an image twice. Latents are drawn anew for every update.
+    The generator's update i sees the real images of part i, for losses that compare real and
+    generated images; after the last part it starts again with the first.
 
     Args:
       players: the model, as from `gan.make`. A conditional model judges and generates images with
@@ -89,6 +92,9 @@ def adversarial(
         for a conditional model. `Learner.sample` draws from them if it gets no condition.
       discriminator_steps: number of updates of the discriminator in a step.
       generator_steps: number of updates of the generator in a step.
+      order: "in turn", "at once" or "extrapolated" (extra-gradient), as of `train.game`; the latter
+        two with one update of each player.
+      unrolled: further steps of the discriminator that the generator foresees; None for none.
       joint_batch: True judges real and generated images in one batch. This matters only to a
         discriminator that depends on batch statistics (batch normalisation).
       ema_half_life: half-life, in generated images, of an exponential moving average (EMA) of the
@@ -142,7 +148,7 @@ def adversarial(
         ("microbatches", microbatches),
     ):
         checks.positive_integer(name, value)
-    engine.check_whole_batch("the loss or the penalty", whole_batch, microbatches)
+    gradients.check_whole_batch("the loss or the penalty", whole_batch, microbatches)
     average = ema.check(ema_half_life, ema_ramp_up)
     optimizer = (
         Optimizers(optimizers, optimizers)
@@ -151,8 +157,12 @@ def adversarial(
     )
     if not callable(terms):
         check_terms(terms)
+    for name, steps in (("discriminator", discriminator_steps), ("generator", generator_steps)):
+        check_order(order, name, steps)
+    if unrolled is not None:
+        unrolled.check()
     parts = Components(
-        players, loss, penalty, terms, augment, joint_batch, noted=remember is not None
+        players, loss, penalty, terms, augment, joint_batch, remember is not None, unrolled
     )
     parts_of_hyper = {"loss": (loss, 2), "penalty": (penalty, 4), "augment": (augment, 2)}
     hypers.check(
@@ -202,6 +212,8 @@ def adversarial(
             key_of=lambda key, name, index: rng.at_step(rng.stream(key, name), index),
             parts=discriminator_steps,
             parts_name="discriminator_steps",
+            at_once=order != "in turn",
+            extrapolated=order == "extrapolated",
             microbatches=microbatches,
             averages={} if average is None else {"generator": average},
             hyper=hyper,

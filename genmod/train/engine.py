@@ -71,6 +71,8 @@ class Rules(NamedTuple):
         i modulo their number.
       parts_name: name of that number, for messages.
       at_once: whether all players' gradients are taken before any of them moves.
+      extrapolated: whether the gradients are taken where a first round of updates leads, from which
+        only the optimizers' states are kept (extra-gradient); players then move at once.
       microbatches: number of equal parts into which an update cuts its batch to save memory.
       averages: moving averages, by field.
       hyper: numbers that follow a schedule or are swept.
@@ -85,6 +87,7 @@ class Rules(NamedTuple):
     parts: int = 1
     parts_name: str = "steps"
     at_once: bool = False
+    extrapolated: bool = False
     microbatches: int = 1
     averages: Mapping[str, Ema] = MappingProxyType({})
     hyper: Hyper | None = None
@@ -299,15 +302,6 @@ def of_objective(
     return mean_loss
 
 
-def check_whole_batch(what: str, whole_batch: bool, microbatches: int) -> None:
-    """Refuses microbatches of an objective that looks at its batch as a whole."""
-    if whole_batch and microbatches > 1:
-        raise ValueError(
-            f"{what} looks at its batch as a whole (whole_batch=True), so microbatches must be 1, "
-            f"got {microbatches}"
-        )
-
-
 def _play(
     rules: Rules, key: Key, at: Position, batch: Batch, note: Callable[[Role, _Update], Any]
 ) -> tuple[dict[str, Params], dict[str, optax.OptState], list[Any]]:
@@ -316,14 +310,21 @@ def _play(
     Returns the fields, the optimizers' states, and `note(role, update)` of each player, with a
     leading axis of updates if it has several.
     """
+    ahead = at
+    if rules.extrapolated:
+        once = rules._replace(extrapolated=False)
+        first = rng.stream(key, "extrapolation")
+        found, opt_states, _ = _play(once, first, at, batch, lambda role, update: None)
+        ahead = at._replace(fields=found, opt_states=opt_states)
     batches = _cut(rules, batch) if rules.parts > 1 else batch
-    fields, opt_states = dict(at.fields), dict(at.opt_states)
+    fields, opt_states = dict(at.fields), dict(ahead.opt_states)
     now = hypers.values(rules.hyper, at.step, at.hyper)
     now = {**{name: value for name, value in fields.items() if name not in rules.owners}, **now}
     kept = []
     for role in rules.roles:
-        seen = at.fields if rules.at_once else fields
-        own, opt_state, noted = _turn(rules, role, key, now, seen, at, batches, note)
+        seen = ahead.fields if rules.at_once else fields
+        base = _own(role, at.fields) if rules.extrapolated else None
+        own, opt_state, noted = _turn(rules, role, key, now, seen, ahead, batches, note, base)
         fields, opt_states[role.name] = {**fields, **_fields(role, own)}, opt_state
         kept.append(noted)
     return fields, opt_states, kept
@@ -338,8 +339,12 @@ def _turn(
     at: Position,
     batches: Batch,
     note: Callable[[Role, _Update], Any],
+    base: Params | None,
 ) -> tuple[Params, optax.OptState, Any]:
-    """Takes one player's updates of a step."""
+    """Takes one player's updates of a step.
+
+    An update moves the parameters at which its gradient is taken, or those of `base` if given.
+    """
     loss = role.loss(now)
     constrain = None if role.constrain is None else role.constrain(now)
 
@@ -352,6 +357,7 @@ def _turn(
         update = _gradient(
             rules, role, rules.key_of(key, role.name, index), loss, own, fields, part
         )
+        own = own if base is None else base
         updates, opt_state = role.optimizer.update(update.gradient, opt_state, own)
         if role.report is not None:
             update = update._replace(metrics=role.report(update.gradient, updates, own))

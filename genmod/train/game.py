@@ -6,12 +6,12 @@ its codes are games.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import optax
 
 from genmod import checks, rng
-from genmod.train import ema, engine
+from genmod.train import ema, engine, gradients
 from genmod.train import hyper as hypers
 from genmod.train.engine import Form, Position, Report, Role, Rules
 from genmod.train.hyper import Schedule
@@ -23,6 +23,9 @@ from genmod.train.learner import (
     sampler,
 )
 from genmod.types import Array, Batch, Key, Objective, Params
+
+Order = Literal["in turn", "at once", "extrapolated"]
+"""Names of the orders in which players move."""
 
 
 class Player(NamedTuple):
@@ -73,7 +76,7 @@ def game(
     players: Mapping[str | tuple[str, ...], Player],
     *,
     remember: Callable[[Key, Any, Any], Mapping[str, Any]] | None = None,
-    order: Literal["in turn", "at once"] = "in turn",
+    order: Order = "in turn",
     sample: Callable[..., Array] | None = None,
     conditions: Any = None,
     hyper: Mapping[str, float | Schedule] | None = None,
@@ -100,7 +103,10 @@ def game(
       remember: `(key, params, notes) -> values`, new values of fields of nobody by name, from the
         parameters after all turns and the notes of all players. A note of a player with several
         `steps` has a leading axis of them.
-      order: "in turn", or "at once": all gradients are taken at the same parameters.
+      order: "in turn"; "at once": all gradients are taken at the same parameters; or
+        "extrapolated", the extra-gradient method (Gidel et al. 2019, algorithm 4): all players move
+        at once, by the gradients at the parameters to which a first round of updates leads, which
+        is then undone. The optimizers' states follow both rounds; each has noise of its own.
       sample: `(keys [num], params) -> images [num, H, W, C]`, for `Learner.sample`, or `(keys,
         params, condition) -> images`.
       conditions: conditions that occur in the data, as in `train.learner`.
@@ -141,7 +147,6 @@ def game(
     >>> float(state.params["mean"]), float(state.params["fast"])
     (1.0, 1.0)
     """
-    checks.known("order", order, ("in turn", "at once"))
     checks.positive_integer("microbatches", microbatches)
     roles = _roles(players, order, microbatches, report)
     moved = [name for role in roles for name in role.fields]
@@ -167,7 +172,8 @@ def game(
             join=lambda fields: _with_fields(params, fields),
             key_of=key_of,
             parts=max(role.steps for role in roles),
-            at_once=order == "at once",
+            at_once=order != "in turn",
+            extrapolated=order == "extrapolated",
             microbatches=microbatches,
             averages=averages,
             hyper=hyper,
@@ -248,8 +254,7 @@ def _roles(
                 )
             owners[field] = name
         steps = checks.positive_integer(f"steps of {name}", player.steps)
-        if order == "at once" and steps > 1:
-            raise ValueError(f"players that move at once have one step each, got {steps} of {name}")
+        check_order(order, name, steps)
         roles.append(_role(name, fields, player, microbatches, report))
     return tuple(roles)
 
@@ -259,7 +264,7 @@ def _role(
 ) -> Role:
     what = f"the objective of {name}"
     whole_batch = player.whole_batch or getattr(player.objective, "whole_batch", False)
-    engine.check_whole_batch(what, whole_batch, microbatches)
+    gradients.check_whole_batch(what, whole_batch, microbatches)
 
     def loss(now: Mapping[str, Any]) -> engine.MeanLoss:
         return engine.of_objective(what, player.objective, now, f"{name}_loss", whole_batch)
@@ -276,6 +281,13 @@ def _role(
         report=report and prefixed(name, report),
         gradient=f"{name}_gradient",
     )
+
+
+def check_order(order: str, name: str, steps: int) -> None:
+    """Refuses an unknown order, and several steps of a player that moves at once with others."""
+    checks.known("order", order, get_args(Order))
+    if order != "in turn" and steps > 1:
+        raise ValueError(f"players that move at once have one step each, got {steps} of {name}")
 
 
 def prefixed(player: str, report: Report) -> Report:

@@ -128,3 +128,12 @@ def norm(gradient: Params) -> Array:
         return jnp.vdot(leaf, leaf, preferred_element_type=checks.summed_as(leaf.dtype))
 
     return jnp.sqrt(sum(map(square, jax.tree.leaves(gradient)), jnp.zeros(())))
+
+
+def check_whole_batch(what: str, whole_batch: bool, microbatches: int) -> None:
+    """Refuses microbatches of an objective that looks at its batch as a whole."""
+    if whole_batch and microbatches > 1:
+        raise ValueError(
+            f"{what} looks at its batch as a whole (whole_batch=True), so microbatches must be 1, "
+            f"got {microbatches}"
+        )

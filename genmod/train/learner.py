@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from genmod import checks, rng
-from genmod.train import ema, engine
+from genmod.train import ema, engine, gradients
 from genmod.train import hyper as hypers
 from genmod.train.engine import Form, Inspection, Position, Report, Role, Rules
 from genmod.train.hyper import Schedule
@@ -229,7 +229,7 @@ def learner(
     )
     average = ema.check(ema_half_life, ema_ramp_up)
     whole_batch = whole_batch or getattr(objective, "whole_batch", False)
-    engine.check_whole_batch("the objective", whole_batch, microbatches)
+    gradients.check_whole_batch("the objective", whole_batch, microbatches)
     # The only field of the only player is the whole tree of parameters.
     role = Role(
         "",

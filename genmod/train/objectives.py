@@ -35,6 +35,37 @@ _STREAMS = ("latent", "augmentation of real", "augmentation of fake")
 """
 
 
+class Unrolled(NamedTuple):
+    """Steps of the discriminator that the generator foresees (unrolled GAN).
+
+    The generator's loss is that against the discriminator after so many further steps of plain
+    gradient descent, each on the generator's own batch and latents, and its gradient passes through
+    these steps. (The paper takes the discriminator's optimizer for them.) The discriminator itself
+    takes none of these steps. They take `num` second derivatives, and gradients of the whole batch:
+    microbatches are refused (ValueError).
+
+    Attributes:
+      num: number of steps.
+      rate: learning rate of the steps.
+
+    References:
+      Metz et al., Unrolled Generative Adversarial Networks, 2017 (arXiv:1611.02163), equations 7
+      to 10.
+    """
+
+    num: int
+    rate: float
+
+    def check(self) -> None:
+        """Refuses numbers that are not positive.
+
+        Raises:
+          ValueError: if num is not a positive whole number or rate not a positive number.
+        """
+        checks.positive_integer("Unrolled.num", self.num)
+        checks.positive("Unrolled.rate", self.rate)
+
+
 class Components(NamedTuple):
     """Components of which both players' losses are made.
 
@@ -47,6 +78,7 @@ class Components(NamedTuple):
       augment: augmentation of what the discriminator sees; None for none.
       joint_batch: whether real and generated images are judged in one batch.
       noted: whether the discriminator's logits are handed on to `remember`.
+      unrolled: further steps of the discriminator that the generator foresees; None for none.
     """
 
     players: Players
@@ -56,6 +88,7 @@ class Components(NamedTuple):
     augment: Any
     joint_batch: bool
     noted: bool
+    unrolled: "Unrolled | None" = None
 
     def at(self, now: Mapping[str, Any]) -> "Components":
         """Returns the parts at a step, by the values of hyper and memory."""
@@ -149,9 +182,13 @@ def discriminator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
 
 def generator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
     """Returns the generator's mean loss at a step, terms included."""
+    foreseen = None if parts.unrolled is None else discriminator_loss(parts, now)
+    unrolled = parts.unrolled
     parts = parts._replace(penalty=None).at(now)
 
     def mean_loss(keys: Keys, params: Any, batch: Batch) -> tuple[Array, Any]:
+        if unrolled is not None and foreseen is not None:
+            params = _ahead(unrolled, foreseen, keys, params, batch)
         seen = parts.game(params, keys, batch)
         logits = [devices.gather(each["logit"]) for each in (seen.real_outputs, seen.fake_outputs)]
         losses = parts.loss.generator(*logits)
@@ -162,6 +199,22 @@ def generator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
         return total, ({**values, **further}, notes)
 
     return mean_loss
+
+
+def _ahead(unrolled: Unrolled, loss: MeanLoss, keys: Keys, params: Any, batch: Batch) -> Any:
+    """Returns parameters whose discriminator has taken further steps of gradient descent."""
+
+    devices.refuse_microbatch("an unrolled discriminator needs the gradient")
+
+    def descend(own: Any, _: None) -> tuple[Any, None]:
+        slope = jax.grad(lambda own: loss(keys, params._replace(discriminator=own), batch)[0])(own)
+        slope = devices.mean(slope)
+        return jax.tree.map(
+            lambda p, g: p - jnp.asarray(unrolled.rate, p.dtype) * g, own, slope
+        ), None
+
+    own, _ = jax.lax.scan(descend, params.discriminator, None, length=unrolled.num)
+    return params._replace(discriminator=own)
 
 
 def _of_terms(

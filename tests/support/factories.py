@@ -234,6 +234,16 @@ LEARNERS = {
         memory={"path_length": 0.0},
         remember=gan.moving_length(),
         conditions=DATA.label,
+        order="extrapolated",
+    ),
+    "train.adversarial unrolled": case(
+        DATA.x,
+        train.adversarial,
+        GANS[0],
+        gan.nonsaturating,
+        SGD,
+        unrolled=train.Unrolled(1, 0.1),
+        looks="foresees a step of the discriminator on the whole batch",
     ),
     # The players of train.adversarial have turns: these move at once.
     "train.game": case(

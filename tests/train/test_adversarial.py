@@ -422,3 +422,80 @@ def test_samples_are_scaled_from_the_range_of_the_images(options, low, high):
     images = model.generate(state.params, model.latent(keys))
     expected = (images - low) / (high - low)
     np.testing.assert_allclose(learner.sample(rng.root(1), state, 5), expected, rtol=1e-6)
+
+
+# Foreseeing the other player
+
+
+def test_an_unrolled_generator_plays_against_the_discriminators_next_steps():
+    """Metz et al. 2017: its gradient passes through two steps of gradient descent."""
+    model, learner = small(unrolled=train.Unrolled(2, 0.4), penalty=0.3 * gan.r1)
+    x, key = points(), rng.root(1)
+    state = learner.init(rng.root(0), x)
+    after, metrics = jax.jit(learner.step)(key, state, x)
+    _, plain = small(penalty=0.3 * gan.r1)
+    expected, _ = jax.jit(plain.step)(key, state, x)
+    close(after.params.discriminator, expected.params.discriminator, rtol=1e-6)
+
+    keys = rng.per_example(rng.at_step(rng.stream(key, "generator"), 0), len(x))
+    z = model.latent(each(keys, "latent"))
+    params = state.params._replace(discriminator=after.params.discriminator)
+
+    def generator_loss(own):
+        now = params._replace(generator=own)
+
+        def discriminator_loss(judge):
+            ahead = now._replace(discriminator=judge)
+            fake = model.generate(now, z)
+            logits = model.discriminate(ahead, x), model.discriminate(ahead, fake)
+            penalty = gan.r1(keys, lambda x: model.discriminate(ahead, x), x, fake)
+            return jnp.mean(gan.nonsaturating.discriminator(*logits) + 0.3 * penalty)
+
+        judge = params.discriminator
+        for _ in range(2):
+            slope = jax.grad(discriminator_loss)(judge)
+            judge = jax.tree.map(lambda p, g: p - 0.4 * g, judge, slope)
+        ahead = now._replace(discriminator=judge)
+        logits = model.discriminate(ahead, x), model.discriminate(ahead, model.generate(now, z))
+        return jnp.mean(gan.nonsaturating.generator(*logits))
+
+    loss, slope = jax.value_and_grad(generator_loss)(params.generator)
+    np.testing.assert_allclose(metrics["generator_loss"], loss, rtol=1e-5)
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, params.generator, slope)
+    close(after.params.generator, moved, rtol=1e-4, atol=1e-6)
+    assert bits(after.params.generator) != bits(expected.params.generator)
+
+
+@pytest.mark.parametrize("order", ["at once", "extrapolated"])
+def test_players_may_move_at_once(order):
+    _, learner = small(order=order)
+    x, key = points(), rng.root(1)
+    state = learner.init(rng.root(0), x)
+    after, _ = jax.jit(learner.step)(key, state, x)
+    there = state
+    if order == "extrapolated":
+        _, first = small(order="at once")
+        there, _ = jax.jit(first.step)(rng.stream(key, "extrapolation"), state, x)
+    _, at_once = small(order="at once")
+    reached, _ = jax.jit(at_once.step)(key, there, x)
+    # The update that is taken there moves the parameters that are here.
+    expected = jax.tree.map(lambda h, t, r: h + (r - t), state.params, there.params, reached.params)
+    close(after.params, expected, rtol=1e-5, atol=1e-6)
+    # At once: the generator's gradient is against the discriminator before its move.
+    _, in_turn = small()
+    other, _ = jax.jit(in_turn.step)(key, state, x)
+    assert bits(after.params.generator) != bits(other.params.generator)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": "at once", "generator_steps": 2}, "one step each, got 2 of generator"),
+        ({"order": "backwards"}, "unknown order 'backwards'"),
+        ({"unrolled": train.Unrolled(0, 0.1)}, "Unrolled.num must be a positive whole number"),
+        ({"unrolled": train.Unrolled(2, 0.0)}, "Unrolled.rate must be a positive number, got 0.0"),
+    ],
+)
+def test_what_cannot_be_foreseen_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small(**options)

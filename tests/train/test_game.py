@@ -78,7 +78,7 @@ def bilinear(x_objective, y_objective, **options):
         "y": train.Player(y_objective, optax.sgd(0.3)),
     }
     begin = lambda key, batch: {"x": jnp.ones(()), "y": jnp.ones(())}  # noqa: E731
-    return train.game(begin, players, order="at once", **options)
+    return train.game(begin, players, **{"order": "at once", **options})
 
 
 def test_simultaneous_gradients_spiral_out_and_extra_gradients_spiral_in():
@@ -111,7 +111,47 @@ def test_simultaneous_gradients_spiral_out_and_extra_gradients_spiral_in():
     rate = 0.3
     simultaneous, extragradient = bilinear(plain(1), plain(-1)), bilinear(extra(1), extra(-1))
     close(radius(simultaneous, 5), np.sqrt(2) * (1 + rate**2) ** 2.5)
-    close(radius(extragradient, 5), np.sqrt(2) * ((1 - rate**2) ** 2 + rate**2) ** 2.5)
+    inwards = np.sqrt(2) * ((1 - rate**2) ** 2 + rate**2) ** 2.5
+    close(radius(extragradient, 5), inwards)
+    close(radius(bilinear(plain(1), plain(-1), order="extrapolated"), 5), inwards)
+
+
+def test_the_optimizers_of_an_extrapolated_game_follow_both_rounds():
+    """Gidel et al. 2019, algorithm 4: the first round counts in the moments, and then is undone."""
+    adam = optax.adam(0.1, b1=0.5, b2=0.9)
+
+    def objective(sign):
+        return lambda keys, p, x: (sign * p["x"] * p["y"] + 0 * x[:, 0], {})
+
+    players = {name: train.Player(objective(s), adam) for name, s in (("x", 1), ("y", -1))}
+    begin = lambda key, batch: {"x": jnp.float32(1), "y": jnp.float32(2)}  # noqa: E731
+    found, metrics = steps(train.game(begin, players, order="extrapolated"), 3)
+    here, states = {"x": 1.0, "y": 2.0}, {name: adam.init(jnp.float32(0)) for name in "xy"}
+    for _ in range(3):
+        there = here
+        for _ in range(2):
+            slopes = {"x": there["y"], "y": -there["x"]}
+            moves = {}
+            for name in "xy":
+                moves[name], states[name] = adam.update(jnp.float32(slopes[name]), states[name])
+            there = {name: here[name] + moves[name] for name in "xy"}
+        here = there
+    close(found.params, here)
+    assert metrics.keys() >= {"x_loss", "y_loss", "x_gradient"}
+
+
+def test_both_rounds_of_an_extrapolated_game_have_noise_of_their_own():
+    def noisy(keys, p, x):
+        noise = jax.vmap(jax.random.normal)(keys)
+        return p["a"] * noise, {"noise": noise}
+
+    def begin(key, batch):
+        return {"a": jnp.zeros(())}
+
+    learner = train.game(begin, {"a": train.Player(noisy, optax.sgd(1.0))}, order="extrapolated")
+    state, metrics = steps(learner, 1)
+    # The move is that of the second round alone, whose noise the metrics show.
+    close(state.params["a"], -metrics["noise"])
 
 
 def test_an_unrolled_player_sees_the_others_answer():
@@ -401,7 +441,7 @@ def test_hyper_is_read_by_the_objectives_that_ask_for_it():
 # Devices, seeds, microbatches
 
 
-@pytest.mark.parametrize("order", ["in turn", "at once"])
+@pytest.mark.parametrize("order", ["in turn", "at once", "extrapolated"])
 @pytest.mark.parametrize("how", ["pmap", "sharded"])
 def test_devices_do_not_change_a_game(order, how):
     learner = pair(order=order, ema_half_life=30.0)
