@@ -203,7 +203,6 @@ def generator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
 
 def _ahead(unrolled: Unrolled, loss: MeanLoss, keys: Keys, params: Any, batch: Batch) -> Any:
     """Returns parameters whose discriminator has taken further steps of gradient descent."""
-
     devices.refuse_microbatch("an unrolled discriminator needs the gradient")
 
     def descend(own: Any, _: None) -> tuple[Any, None]:
