@@ -3,6 +3,8 @@
 This is the only package of genmod that imports flax.
 """
 
+from genmod.nets.attention import SelfAttention
+from genmod.nets.biggan import biggan_discriminator, biggan_generator
 from genmod.nets.conditions import conditional, per_class
 from genmod.nets.convert import from_linen, from_nnx
 from genmod.nets.convolution import (
@@ -39,7 +41,10 @@ __all__ = [
     "ConditionalBatchNorm",
     "Initializer",
     "Net",
+    "SelfAttention",
     "SpectralParams",
+    "biggan_discriminator",
+    "biggan_generator",
     "class_vectors",
     "conditional",
     "conv",

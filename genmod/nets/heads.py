@@ -12,6 +12,7 @@ from genmod import checks, rng
 from genmod.nets import conditions
 from genmod.nets.convert import from_linen
 from genmod.nets.initial import glorot_uniform
+from genmod.nets.mlp import WeightInit
 from genmod.types import Array, Key, Net, Params
 
 
@@ -136,14 +137,27 @@ def class_vectors(classes: int, size: int) -> Net:
     """
     checks.positive_integer("classes", classes)
     checks.positive_integer("size", size)
+    return from_linen(Embedding(classes, size, glorot_uniform))
 
-    class ClassVectors(linen.Module):
-        @linen.compact
-        def __call__(self, h: Array, c: Any) -> Array:
-            embedding = self.param("embedding", glorot_uniform, (classes, size))
-            return conditions.of_class(embedding, c, len(h))
 
-    return from_linen(ClassVectors())
+class Embedding(linen.Module):
+    """Learned vector of each example's class.
+
+    Attributes:
+      classes: number of classes.
+      size: size of a vector.
+      kernel_init: initializer of the table, the parameter "embedding" [classes, size].
+    """
+
+    classes: int
+    size: int
+    kernel_init: WeightInit
+
+    @linen.compact
+    def __call__(self, x: Array, c: Any) -> Array:
+        """Returns vectors [B, size] of the labels c [B]; of x [B, ...] only B counts."""
+        table = self.param("embedding", self.kernel_init, (self.classes, self.size))
+        return conditions.of_class(table, c, len(x))
 
 
 def linear_judge(features: Net) -> Net:

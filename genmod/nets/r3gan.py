@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from flax import linen
 
 from genmod import checks
-from genmod.nets import conditions
 from genmod.nets.convert import from_linen
 from genmod.nets.convolution import conv_grouped
+from genmod.nets.heads import Embedding
 from genmod.nets.initial import Initializer, normal
 from genmod.nets.resampling import enlarged, reduced
 from genmod.nets.residual import check_images
@@ -95,7 +95,7 @@ def r3gan_generator(
         if z.ndim != 2:
             raise ValueError(f"latents must be [B, L], got shape {z.shape}")
         if classes is not None:
-            own = _Embedding(classes, z.shape[1], name="embedding")(c, len(z))
+            own = Embedding(classes, z.shape[1], _by_fan_in(1.0), name="embedding")(z, c)
             z = jnp.concatenate([z, own], axis=1)
         basis = _Basis((height, breadth, widths[0]), name="basis")()
         x = basis[None] * _linear(widths[0], "latent")(z)[:, None, None]
@@ -184,7 +184,8 @@ def r3gan_discriminator(
         h = _Pixels(name="pixels")(x)
         if classes is None:
             return _linear(1, "output")(h)[:, 0]
-        own = _Embedding(classes, widths[0], 1 / math.sqrt(widths[0]), name="embedding")(c, len(x))
+        initial = _by_fan_in(1 / math.sqrt(widths[0]))
+        own = Embedding(classes, widths[0], initial, name="embedding")(x, c)
         return jnp.sum(_linear(widths[0], "output")(h) * own, axis=1)
 
     class R3ganDiscriminator(linen.Module):
@@ -229,19 +230,6 @@ class _Pixels(linen.Module):
         by_pixel = Initializer("normal", lambda shape: 1 / math.sqrt(shape[0] * shape[1]))
         weights = self.param("weights", by_pixel, (height, width, channels))
         return jnp.sum(x * weights[None], axis=(1, 2))
-
-
-class _Embedding(linen.Module):
-    """Linear embedding of one-hot labels, [B] -> [B, size]."""
-
-    classes: int
-    size: int
-    gain: float = 1.0
-
-    @linen.compact
-    def __call__(self, c: Any, num: int) -> Array:
-        table = self.param("embedding", _by_fan_in(self.gain), (self.classes, self.size))
-        return conditions.of_class(table, c, num)
 
 
 class _Cell(linen.Module):

@@ -14,6 +14,7 @@ References:
   (arXiv:1802.05957), appendix B.4.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,22 +91,24 @@ def sngan_generator(
     if classes is not None:
         checks.positive_integer("classes", classes)
 
-    def images(z: Array, c: Any) -> Array:
+    norm = BatchNorm if classes is None else functools.partial(ConditionalBatchNorm, classes)
+
+    def images(z: Array, *c: Any) -> Array:
         if z.ndim != 2:
             raise ValueError(f"latents must be [B, L], got shape {z.shape}")
         units = first[0] * first[1] * width
         x = linen.Dense(units, kernel_init=kernel_init, name="first")(z)
         x = x.reshape(len(z), *first, width)
         for index in range(blocks):
-            x = _Up(width, classes, kernel_init, name=f"block_{index}")(x, c)
+            x = Up(width, norm, kernel_init, name=f"block_{index}")(x, *c)
         x = jax.nn.relu(BatchNorm(name="norm")(x))
-        x = _conv3(channels, kernel_init, "output")(x)
+        x = conv3(channels, kernel_init, "output")(x)
         return x if output is None else output(x)
 
     class SnganGenerator(linen.Module):
         @linen.compact
         def __call__(self, z: Array) -> Array:
-            return images(z, None)
+            return images(z)
 
     class ConditionalSnganGenerator(linen.Module):
         @linen.compact
@@ -165,9 +168,9 @@ def sngan_discriminator(
     class SnganFeatures(linen.Module):
         @linen.compact
         def __call__(self, x: Array) -> Array:
-            halvings = _halvings(x)
+            halvings = halvings_of(x)
             for index in range(halvings + 2):
-                block = _Down(width, index < halvings, kernel_init, name=f"block_{index}")
+                block = Down(width, index < halvings, kernel_init, name=f"block_{index}")
                 # Without its first ReLU, the first block sees all of the image.
                 x = block(x, index > 0)
             return jnp.sum(jax.nn.relu(x), axis=(1, 2))
@@ -177,29 +180,38 @@ def sngan_discriminator(
     return normalised(net) if spectral else net
 
 
-class _Up(linen.Module):
-    """Residual block that doubles images."""
+class Up(linen.Module):
+    """Residual block that doubles images.
+
+    Attributes:
+      width: number of channels of the result.
+      norm: maker of the normalisations, called with a name. They get the condition if there is one.
+      kernel_init: initializer of the weights.
+    """
 
     width: int
-    classes: int | None
+    norm: Callable[..., linen.Module]
     kernel_init: WeightInit
 
     @linen.compact
-    def __call__(self, x: Array, c: Any) -> Array:
-        def active(x: Array, name: str) -> Array:
-            if self.classes is None:
-                return jax.nn.relu(BatchNorm(name=name)(x))
-            return jax.nn.relu(ConditionalBatchNorm(self.classes, name=name)(x, c))
-
-        h = active(x, "norm_0")
+    def __call__(self, x: Array, *condition: Any) -> Array:
+        """Returns images [B, 2 H, 2 W, width]."""
+        h = jax.nn.relu(self.norm(name="norm_0")(x, *condition))
         h = Convolution(self.width, conv_enlarged, self.kernel_init, window=3, name="conv_0")(h)
-        h = _conv3(self.width, self.kernel_init, "conv_1")(active(h, "norm_1"))
+        h = jax.nn.relu(self.norm(name="norm_1")(h, *condition))
+        h = conv3(self.width, self.kernel_init, "conv_1")(h)
         # Before the pixels are repeated, a convolution of 1 x 1 has a quarter of them to see.
         return h + enlarged(_conv1(self.width, self.kernel_init, "shortcut")(x))
 
 
-class _Down(linen.Module):
-    """Residual block that halves images, or keeps their size."""
+class Down(linen.Module):
+    """Residual block that halves images, or keeps their size and their number of channels.
+
+    Attributes:
+      width: number of channels of the result.
+      halve: whether images are halved.
+      kernel_init: initializer of the weights.
+    """
 
     width: int
     halve: bool
@@ -207,15 +219,17 @@ class _Down(linen.Module):
 
     @linen.compact
     def __call__(self, x: Array, active: bool) -> Array:
+        """Returns images of half the size; `active` is whether a ReLU comes first."""
         h = jax.nn.relu(x) if active else x
-        h = jax.nn.relu(_conv3(self.width, self.kernel_init, "conv_0")(h))
+        h = jax.nn.relu(conv3(self.width, self.kernel_init, "conv_0")(h))
         if not self.halve:
-            return x + _conv3(self.width, self.kernel_init, "conv_1")(h)
+            return x + conv3(self.width, self.kernel_init, "conv_1")(h)
         last = Convolution(self.width, conv_averaged, self.kernel_init, window=3, name="conv_1")
         return last(h) + _conv1(self.width, self.kernel_init, "shortcut")(reduced(x))
 
 
-def _conv3(channels: int, kernel_init: WeightInit, name: str) -> Convolution:
+def conv3(channels: int, kernel_init: WeightInit, name: str) -> Convolution:
+    """Returns a convolution of 3 x 3."""
     return Convolution(channels, conv, kernel_init, window=3, stride=1, name=name)
 
 
@@ -244,8 +258,12 @@ def first_images(shape: Sequence[int]) -> tuple[int, int, int, int]:
     return height, breadth, blocks, channels
 
 
-def _halvings(x: Array) -> int:
-    """Returns the number of the discriminator's blocks that halve images."""
+def halvings_of(x: Array) -> int:
+    """Returns the number of the discriminator's blocks that halve images.
+
+    Raises:
+      ValueError: if x are not images [B, H, W, C] that can be halved so often.
+    """
     check_images(x)
     height, breadth = x.shape[1:3]
     halvings = 1

@@ -53,7 +53,7 @@ def adversarial(
     joint_batch: bool = False,
     ema_half_life: float | None = None,
     ema_ramp_up: float = 0.05,
-    constrain: Callable[..., Params] | None = None,
+    constrain: Callable[..., Params] | Mapping[str, Callable[..., Params]] | None = None,
     microbatches: int = 1,
     whole_batch: bool = False,
     augment: Augment | Callable[[Mapping[str, Array]], Augment] | None = None,
@@ -103,7 +103,8 @@ def adversarial(
       ema_ramp_up: upper bound of the half-life, as a share of the images generated so far, so that
         the average soon forgets the first generators (Karras et al. 2020).
       constrain: transform of the discriminator's parameters after each of its updates, such as
-        `gan.weight_clipping(0.01)`; or a function `(params, hyper) -> params`.
+        `gan.weight_clipping(0.01)`; or a function `(params, hyper) -> params`; or a dict of such
+        functions by player, "generator" and "discriminator".
       microbatches: number of equal parts into which each update's batch is cut to save memory
         (gradient accumulation). The gradient is that of the whole batch. Parts whose examples
         interact, such as batch normalisation, refuse it.
@@ -150,6 +151,9 @@ def adversarial(
         checks.positive_integer(name, value)
     gradients.check_whole_batch("the loss or the penalty", whole_batch, microbatches)
     average = ema.check(ema_half_life, ema_ramp_up)
+    of_player = constrain if isinstance(constrain, Mapping) else {"discriminator": constrain}
+    for name in of_player:
+        checks.known("player of constrain", name, _PLAYERS)
     optimizer = (
         Optimizers(optimizers, optimizers)
         if isinstance(optimizers, optax.GradientTransformation)
@@ -167,7 +171,7 @@ def adversarial(
     parts_of_hyper = {"loss": (loss, 2), "penalty": (penalty, 4), "augment": (augment, 2)}
     hypers.check(
         hyper,
-        reads=reads_now(constrain)
+        reads=any(map(reads_now, of_player.values()))
         or callable(terms)
         or any(hypers.is_of(*one) for one in parts_of_hyper.values()),
         what="the loss, the penalty, terms or augment must be a function hyper -> it, got none",
@@ -180,7 +184,6 @@ def adversarial(
         name: str,
         loss: Callable[[Components, Mapping[str, Any]], MeanLoss],
         steps: int,
-        constrain: Any = None,
     ) -> Role:
         return Role(
             name,
@@ -189,7 +192,7 @@ def adversarial(
             f"{name}_loss",
             getattr(optimizer, name),
             steps=steps,
-            constrain=constraint(constrain),
+            constrain=constraint(of_player.get(name)),
             whole_batch=whole_batch,
             report=report and prefixed(name, report),
             gradient=f"{name}_gradient",
@@ -197,7 +200,7 @@ def adversarial(
 
     # The generator plays against the discriminator that has just been updated.
     roles = (
-        role("discriminator", discriminator_loss, discriminator_steps, constrain),
+        role("discriminator", discriminator_loss, discriminator_steps),
         role("generator", generator_loss, generator_steps),
     )
 

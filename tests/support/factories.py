@@ -90,6 +90,22 @@ TABLE = {
             nets.r3gan_discriminator(widths=(2, 2), group_width=2, classes=CLASSES)
         ),
     },
+    "nets.biggan_generator": {
+        "": of_latent(
+            nets.biggan_generator((8, 8, 1), widths=(2, 8), attention=8), looks=LOOKS["batch"]
+        ),
+        " with labels": net(
+            nets.biggan_generator((8, 8, 1), widths=(2, 2), classes=CLASSES, embedding_dim=2),
+            take=lambda d: (d.z, d.label),
+            looks=LOOKS["batch"],
+        ),
+    },
+    "nets.biggan_discriminator": {
+        "": net(nets.biggan_discriminator(widths=(8, 8), halvings=1, attention=2)),
+        " with labels": of_label(
+            nets.biggan_discriminator(widths=(2, 2), halvings=1, classes=CLASSES)
+        ),
+    },
     "nets.from_linen": of_latent(
         nets.from_linen(nets.BatchNorm(), standing=True), looks=LOOKS["batch"]
     ),
@@ -288,6 +304,7 @@ EXCEPTIONS = {
     "gan.moving_probability": "moves memory: tests/data/test_adaptive.py",
     **dict.fromkeys(("nets.conv", "nets.conv_transpose"), "layers of the dcgan networks"),
     "nets.conv_grouped": "a layer of the r3gan networks",
+    "nets.SelfAttention": "a layer of the biggan networks",
     **dict.fromkeys(
         ("nets.enlarged", "nets.reduced"), "no parameters: tests/nets/test_resampling.py"
     ),
