@@ -92,7 +92,7 @@ TABLE = {
     },
     "nets.biggan_generator": {
         "": of_latent(
-            nets.biggan_generator((8, 8, 1), widths=(2, 8), attention=8), looks=LOOKS["batch"]
+            nets.biggan_generator((8, 8, 1), widths=(8, 8), attention=8), looks=LOOKS["batch"]
         ),
         " with labels": net(
             nets.biggan_generator((8, 8, 1), widths=(2, 2), classes=CLASSES, embedding_dim=2),
