@@ -138,7 +138,9 @@ def build(config: Config) -> Experiment:
         epochs=config.epochs,
         evaluate=evaluation,
         observe=observe.samples(learner, images),
-        latents=Latents(config.noise_dim + codes.size, learner.decoder),
+        latents=Latents(
+            config.noise_dim + codes.size, learner.decoder, standard_normal_prior=False
+        ),
         figures=figures,
         test=test,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from genmod import checks, data, evaluate, report, train
+from genmod import checks, data, evaluate, report, rng, train
 from genmod.data import Dataset
 from genmod.train import Learner
 from genmod.types import Array, BatchAt, Key, Keys
@@ -385,7 +385,12 @@ class Experiment:
         conditional = self.learner.conditions is not None
         # Of test images only the labels are known, no other conditions.
         if latents.encode is None or self.test is None or (conditional > self.is_given_labels):
-            return report.generator_figures(self.dataset.images, samples, columns=columns)
+            figures = report.generator_figures(self.dataset.images, samples, columns=columns)
+            if latents.standard_normal_prior and conditional <= self.is_given_labels:
+                z = jax.random.normal(rng.stream(key, "paths"), (20, latents.dim))
+                decode = jax.jit(latents.decoder(key, state))
+                figures |= report.prior_figures(np.asarray(z), decode, labels=self.labels)
+            return figures
         return report.autoencoder_figures(
             self.dataset,
             self.test,

@@ -23,6 +23,7 @@ from genmod.report.latents import (
     latent_plane,
     manifold_points,
 )
+from genmod.report.paths import prior_figures
 from genmod.report.planes import plane, planes
 
 __all__ = [
@@ -46,5 +47,6 @@ __all__ = [
     "picture",
     "plane",
     "planes",
+    "prior_figures",
     "save_grid",
 ]

@@ -665,3 +665,8 @@ def test_test_images_are_reconstructed_only_if_their_condition_is_known(are_labe
     figures = built.final_figures(rng.root(3), state)
     known = {"reconstructions", "latents", "manifold", "interpolations"} if are_labels else set()
     assert set(figures) == {"data", "samples"} | known
+    # Without an encoder, paths lead through the prior; other conditions than labels are not known.
+    alone = built.latents._replace(encode=None)
+    paths = {"interpolations", "truncation"} if are_labels else set()
+    without = dataclasses.replace(built, latents=alone)
+    assert set(without.final_figures(rng.root(3), state)) == {"data", "samples"} | paths
