@@ -17,10 +17,7 @@ import numpy as np
 
 
 def positive_integer(name: str, value: Any) -> int:
-    """Returns `value` as an int, or refuses it.
-
-    Accepts whole numbers of at least 1, but no bool.
-    """
+    """Returns `value` as an int, or refuses it if it is not a whole number of at least 1."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -42,14 +39,21 @@ def not_negative(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
+def probability(name: str, value: Any) -> None:
+    """Refuses anything but a number in [0, 1]."""
+    if not 0 <= _as_number(name, value) <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+
+
 def _as_number(name: str, value: Any) -> float:
     """Returns a finite number as a float, anything else as NaN.
 
     A function (a schedule) is refused, with a hint on how to pass it.
     """
     if callable(value):
+        called = getattr(value, "__qualname__", type(value).__name__)
         raise ValueError(
-            f"{name} must be a number, got the function {_called(value)}; to follow a "
+            f"{name} must be a number, got the function {called}; to follow a "
             "schedule, give the learner hyper={'name': schedule} and a function of its value, "
             "such as lambda hyper: vae.elbo(model, beta=hyper['name'])"
         )
@@ -64,15 +68,10 @@ def is_finite_number(value: Any) -> bool:
         return False
 
 
-def _called(function: Any) -> str:
-    return getattr(function, "__qualname__", type(function).__name__)
-
-
 def seed(name: str, value: Any) -> int:
     """Returns `value` as an int, or refuses it.
 
-    A seed is a whole number in [0, 2**32). Unlike `rng.root`, this function makes no key and so
-    does not start JAX: it also checks configurations.
+    A seed is a whole number in [0, 2**32). Unlike `rng.root`, this does not start JAX.
     """
     try:
         number = operator.index(value)

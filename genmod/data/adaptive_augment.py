@@ -72,9 +72,7 @@ def adaptive(
       (arXiv:2006.06676), appendix B.
     """
     if not isinstance(probability, jax.core.Tracer):
-        checks.not_negative("probability", probability)
-        if probability > 1:
-            raise ValueError(f"probability must be a number in [0, 1], got {probability!r}")
+        checks.probability("probability", probability)
     names = groups.split(",")
     for name in names:
         checks.known("group of augmentations", name, _GROUPS)

@@ -48,7 +48,7 @@ def translate(share: float = 1 / 8, *, fill: float = 0) -> Augmentation:
       ValueError: if share lies outside [0, 1] or fill is not finite; on use, if the images' dtype
         cannot represent fill.
     """
-    _check_share(share)
+    checks.probability("share", share)
     _check_fill(fill)
 
     def augment(keys: Keys, images: Array) -> Array:
@@ -86,7 +86,7 @@ def cutout(share: float = 1 / 2, *, fill: float = 0) -> Augmentation:
       ValueError: if share lies outside [0, 1] or fill is not finite; on use, if the images' dtype
         cannot represent fill.
     """
-    _check_share(share)
+    checks.probability("share", share)
     _check_fill(fill)
 
     def augment(keys: Keys, images: Array) -> Array:
@@ -248,11 +248,6 @@ def check_images(keys: Keys, images: Array, *, floating: bool = False) -> None:
     if floating and not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating, got {images.dtype} (scale the images first)")
     checks.keys(keys, len(images), of="image")
-
-
-def _check_share(share: float) -> None:
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be a number in [0, 1], got {share!r}")
 
 
 def _check_fill(fill: float, images: Array | None = None) -> None:

@@ -57,6 +57,7 @@ def adversarial(
     microbatches: int = 1,
     whole_batch: bool = False,
     augment: Augment | Callable[[Mapping[str, Array]], Augment] | None = None,
+    deception: float | Callable[[Mapping[str, Array]], Array] | None = None,
     as_images: Callable[[Array], Array] | None = None,
     report: Report | None = None,
 ) -> Learner:
@@ -117,6 +118,10 @@ def adversarial(
         them, in both players' updates and in penalties, with fresh noise for every example and use
         (Zhao et al. 2020). Gradients must pass through it. None leaves the images as they are;
         samples are never augmented.
+      deception: probability with which the discriminator is shown a generated image in place of a
+        real one, in its own turn alone (adaptive pseudo augmentation, Jiang et al. 2021), or a
+        function of hyper that returns it, such as `lambda now: now["probability"]` with
+        `gan.moving_probability`. None for never.
       as_images: function that `Learner.sample` applies to generated images. If None, images of the
         players' finite `image_range` are scaled to [0, 1].
       report: `(gradient, updates, params) -> metrics` of a player's update, such as norms of
@@ -165,16 +170,28 @@ def adversarial(
         check_order(order, name, steps)
     if unrolled is not None:
         unrolled.check()
+    if deception is not None and not callable(deception):
+        checks.probability("deception", deception)
     parts = Components(
-        players, loss, penalty, terms, augment, joint_batch, remember is not None, unrolled
+        players,
+        loss,
+        penalty,
+        terms,
+        augment,
+        joint_batch,
+        remember is not None,
+        unrolled,
+        deception,
     )
     parts_of_hyper = {"loss": (loss, 2), "penalty": (penalty, 4), "augment": (augment, 2)}
     hypers.check(
         hyper,
         reads=any(map(reads_now, of_player.values()))
         or callable(terms)
+        or callable(deception)
         or any(hypers.is_of(*one) for one in parts_of_hyper.values()),
-        what="the loss, the penalty, terms or augment must be a function hyper -> it, got none",
+        what="the loss, the penalty, terms, augment or deception must be a function hyper -> it, "
+        "got none",
     )
     if penalty is not None and not hypers.is_of(penalty, 4):
         penalty_terms(penalty)  # a name that clashes is refused now, not when the step is traced

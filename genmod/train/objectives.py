@@ -28,7 +28,10 @@ _NAMES = (
     "discriminator_gradient",
     "generator_gradient",
 )
-_STREAMS = ("latent", "augmentation of real", "augmentation of fake")
+_STREAMS = (
+    *("latent", "augmentation of real", "augmentation of fake"),
+    *("latent of deception", "deception"),
+)
 """Names that penalties must not have.
 
 `_NAMES` are the game's own metrics, `_STREAMS` the streams that its updates draw from.
@@ -79,6 +82,8 @@ class Components(NamedTuple):
       joint_batch: whether real and generated images are judged in one batch.
       noted: whether the discriminator's logits are handed on to `remember`.
       unrolled: further steps of the discriminator that the generator foresees; None for none.
+      deception: probability that the discriminator is shown a generated image for a real one, or a
+        function of hyper that returns it; None for never.
     """
 
     players: Players
@@ -88,7 +93,8 @@ class Components(NamedTuple):
     augment: Any
     joint_batch: bool
     noted: bool
-    unrolled: "Unrolled | None" = None
+    unrolled: Unrolled | None = None
+    deception: Any = None
 
     def at(self, now: Mapping[str, Any]) -> "Components":
         """Returns the parts at a step, by the values of hyper and memory."""
@@ -105,6 +111,7 @@ class Components(NamedTuple):
             penalty=hypers.resolve("penalty", self.penalty, 4, now),
             terms=check_terms(self.terms(now) if callable(self.terms) else self.terms),
             augment=hypers.resolve("augment", self.augment, 2, now),
+            deception=self.deception(now) if callable(self.deception) else self.deception,
         )
 
     def game(self, params: Any, keys: Keys, batch: Batch) -> Seen:
@@ -112,6 +119,8 @@ class Components(NamedTuple):
         real, condition = _split(self.players, batch)
         z = self.players.latent(rng.stream(keys, "latent"))
         fake = generated(self.players, params, z, condition)
+        if self.deception is not None:
+            real = self._deceiving(params, keys, real, condition)
         if self.augment is not None:
             real, fake = self._augmented(keys, "real", real), self._augmented(keys, "fake", fake)
 
@@ -127,6 +136,14 @@ class Components(NamedTuple):
             else (judge(real), judge(fake))
         )
         return Seen(real, fake, *outputs, z, condition, generate, judge)
+
+    def _deceiving(self, params: Any, keys: Keys, real: Array, condition: Any) -> Array:
+        """Returns real images of which some are replaced by other generated ones."""
+        z = self.players.latent(rng.stream(keys, "latent of deception"))
+        other = jax.lax.stop_gradient(generated(self.players, params, z, condition))
+        coins = jax.vmap(jax.random.uniform)(rng.stream(keys, "deception"))
+        shown = (coins < self.deception).reshape(-1, *[1] * (real.ndim - 1))
+        return jnp.where(shown, other, real)
 
     def _of_both(
         self, params: Any, real: Array, fake: Array, condition: Any
@@ -184,7 +201,7 @@ def generator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
     """Returns the generator's mean loss at a step, terms included."""
     foreseen = None if parts.unrolled is None else discriminator_loss(parts, now)
     unrolled = parts.unrolled
-    parts = parts._replace(penalty=None).at(now)
+    parts = parts._replace(penalty=None, deception=None).at(now)
 
     def mean_loss(keys: Keys, params: Any, batch: Batch) -> tuple[Array, Any]:
         if unrolled is not None and foreseen is not None:

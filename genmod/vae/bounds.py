@@ -158,10 +158,8 @@ def ciwae(model: Vae, *, num_samples: int, beta: float | Array) -> Objective:
       (arXiv:1802.04537), equation 13.
     """
     num_samples = checks.positive_integer("num_samples", num_samples)
-    if not isinstance(beta, jax.core.Tracer) and not (
-        checks.is_finite_number(beta) and 0 <= beta <= 1
-    ):
-        raise ValueError(f"beta must be a number in [0, 1], got {beta!r}")
+    if not isinstance(beta, jax.core.Tracer):
+        checks.probability("beta", beta)
 
     def combined(log_weights: Array) -> Array:
         return beta * log_weights.mean(0) + (1 - beta) * _log_mean(log_weights)

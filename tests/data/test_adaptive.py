@@ -206,7 +206,7 @@ def test_a_learner_moves_it():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: data.adaptive(-0.1), "probability must be a number of at least 0, got -0.1"),
+        (lambda: data.adaptive(-0.1), r"probability must be a number in \[0, 1\], got -0.1"),
         (lambda: data.adaptive(1.5), r"probability must be a number in \[0, 1\], got 1.5"),
         (lambda: data.adaptive(0.5, groups="blit,colour"), "unknown group .* 'colour'; did you"),
         (lambda: data.adaptive(0.5, image_range=(1, 0)), r"image_range must be .* got \(1, 0\)"),

@@ -499,3 +499,52 @@ def test_players_may_move_at_once(order):
 def test_what_cannot_be_foreseen_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
+
+
+# Deception
+
+
+def test_the_discriminator_is_shown_generated_images_for_real_ones():
+    """Adaptive pseudo augmentation (Jiang et al. 2021)."""
+    shown = []
+
+    def term(keys, seen):
+        jax.debug.callback(lambda real: shown.append(np.asarray(real)), seen.real)
+        return jnp.zeros(len(keys))
+
+    model, learner = small(deception=0.5, terms={"see": gan.Term(term, term)})
+    x, key = points(200), rng.root(1)
+    state = learner.init(rng.root(0), x)
+    _, metrics = jax.jit(learner.step)(key, state, x)
+    jax.effects_barrier()
+    (own,) = [real for real in shown if not np.array_equal(real, x)]  # the discriminator's turn
+    (other,) = [real for real in shown if np.array_equal(real, x)]  # the generator's
+    replaced = np.any(own != np.asarray(x), axis=1)
+    assert abs(replaced.mean() - 0.5) < 4 * 0.5 / np.sqrt(200)
+    keys = rng.per_example(rng.at_step(rng.stream(key, "discriminator"), 0), len(x))
+    fake = model.generate(state.params, model.latent(each(keys, "latent of deception")))
+    np.testing.assert_allclose(own[replaced], fake[replaced], rtol=1e-5)
+    beside = model.generate(state.params, model.latent(each(keys, "latent")))
+    assert not np.any(np.all(np.isclose(own, beside), axis=1))  # others than the fakes
+    assert other.shape == own.shape
+    assert np.isfinite(metrics["discriminator_loss"])
+
+
+def test_deception_follows_memory():
+    _, learner = small(
+        deception=lambda now: now["probability"],
+        memory={"probability": 0.0},
+        remember=gan.moving_probability(num_images=24),
+    )
+    x = points()
+    state = learner.init(rng.root(0), x)
+    after, metrics = jax.jit(learner.step)(rng.root(1), state, x)
+    _, plain = small()
+    _, expected = jax.jit(plain.step)(rng.root(1), plain.init(rng.root(0), x), x)
+    np.testing.assert_allclose(metrics["discriminator_loss"], expected["discriminator_loss"])
+    assert float(after.memory["probability"]) in (0.0, 0.5)
+
+
+def test_a_deception_that_is_no_probability_is_refused():
+    with pytest.raises(ValueError, match=r"deception must be a number in \[0, 1\], got 1.5"):
+        small(deception=1.5)
