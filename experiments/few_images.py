@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from genmod import checks, data, gan, nets, rng, train
+from genmod.data.dataset import chosen
 from genmod.experiment import Experiment, Latents, Observation, Settings
 from genmod.runs import observe
 
@@ -63,7 +64,7 @@ def build(config: Config) -> Experiment:
     places = data.fold(
         rng.stream(rng.root(0), "folds"), whole.labels, config.images_per_class, config.fold
     )
-    few = data.from_arrays(whole.images[places], whole.labels[places])
+    few = chosen(whole, places)
     model = gan.make(
         nets.dcgan_generator(
             few.images.shape[1:], width=config.width, norm="batch", output=jnp.tanh
@@ -73,6 +74,7 @@ def build(config: Config) -> Experiment:
         image_range=(-1, 1),
     )
     augment, adaptive = None, config.augment == "adaptive"
+    data.adaptive(0.0, groups=config.groups)  # refuses unknown groups now
     if config.augment == "diffaugment":
         augment = data.diffaugment("translation,cutout", fill=-1)
     elif adaptive:

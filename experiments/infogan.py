@@ -89,19 +89,28 @@ def build(config: Config) -> Experiment:
         outputs = model.outputs(params, data.signed_unit_interval(keys, x))
         return codes.read(outputs["codes"]).categorical[:, 0]
 
-    def read(state, of):
-        parts = np.split(of, range(500, len(of), 500))
-        return np.concatenate([categories(state.params, jnp.asarray(part)) for part in parts])
+    def read(name, state, of, num):
+        """Returns codes and labels of images of a data set, in random order.
+
+        They are read in batches, as in training: batch normalisation compares an image with others.
+        """
+        order = jax.random.permutation(rng.stream(rng.root(0), name), len(of.images))
+        places = np.asarray(order[:num])
+        parts = np.split(places, range(500, len(places), 500))
+        found = [categories(state.params, jnp.asarray(of.images[part])) for part in parts]
+        return np.concatenate(found), of.labels[places]
 
     many = observe.samples(learner, images, num=10_000)
 
     def evaluation(key, state):
         numbers = many(key, state).numbers
-        if images.labels is None:
+        if len(np.unique(images.labels)) == 1:  # as of data without labels
             return numbers
-        first = slice(0, MATCHED)
-        matched = evaluate.matched_classes(read(state, images.images[first]), images.labels[first])
-        found = evaluate.clustering_accuracy(read(state, test.images), test.labels, classes=matched)
+        seen = read("matched", state, images, MATCHED)
+        matched = evaluate.matched_classes(*seen, num=config.classes)
+        found = evaluate.clustering_accuracy(
+            *read("tested", state, test, len(test.images)), classes=matched
+        )
         return {**numbers, "code_error": 1 - found.value, "code_error_standard_error": found.error}
 
     def figures(key, state):

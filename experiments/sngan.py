@@ -49,9 +49,8 @@ class Config(Settings, data.Source):
 
 def build(config: Config) -> Experiment:
     images, test = config.train_and_test()
-    classes = None
-    if config.conditional:
-        classes = int(max(images.labels.max(), test.labels.max())) + 1
+    num = int(max(images.labels.max(), test.labels.max())) + 1
+    classes = num if config.conditional and num > 1 else None  # data without labels have one
     model = gan.make(
         nets.sngan_generator(images.images.shape[1:], width=config.width, classes=classes),
         nets.sngan_discriminator(width=config.discriminator_width, classes=classes),

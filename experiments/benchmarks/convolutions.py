@@ -26,24 +26,11 @@ threads spin while they wait for each other.
 """
 
 import dataclasses
-import functools
-import os
-import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from workers import (
-    Job,
-    Turns,
-    Worker,
-    has_module,
-    milliseconds,
-    package_versions,
-    run,
-    take_turns,
-    this_checkout,
-)
+from workers import Job, Turns, check_steps, compare_steps, run
 
 # The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
 
@@ -68,12 +55,7 @@ class Config:
     """Seconds to wait for one turn before a worker counts as dead."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.steps < 1:
-            raise ValueError(
-                f"rounds and steps must be positive, got {self.rounds} and {self.steps}"
-            )
-        if not set(self.only) <= set(LABELS):
-            raise ValueError(f"only must be among {', '.join(LABELS)}, got {self.only}")
+        check_steps(self, LABELS)
 
 
 # The workers.
@@ -225,41 +207,8 @@ def train_torch(turns: Turns, job: Job) -> None:
 
 def main(config: Config, console: Any) -> None:
     """Lets the workers take turns and prints the table."""
-    from rich.table import Table
-
-    def start(name: str) -> Worker:
-        python, variables = sys.executable, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        if name == "torch":
-            python = os.path.abspath(config.peers_python)
-        else:
-            variables |= this_checkout()
-        job = Job(name, "", steps=config.steps)
-        return Worker(python, "convolutions", job, variables, config.timeout)
-
-    starts = {name: functools.partial(start, name) for name in config.only}
-    if "torch" in starts and not has_module(os.path.abspath(config.peers_python), "torch"):
-        console.print(f"{LABELS['torch']}: not installed")
-        del starts["torch"]
-    answers = take_turns(starts, config.rounds)
-    rows = {name: milliseconds(found, config.steps) for name, found in answers.items()}
-    table = Table(title=f"A step of a DCGAN at batch size {BATCH_SIZE}, {config.rounds} rounds")
-    table.add_column("convolutions", no_wrap=True)
-    for heading in ("ms a step", "min-max", "times genmod", "loss"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, times in rows.items():
-        base = rows.get("genmod")
-        ratio = statistics.median(a / b for a, b in zip(times, base, strict=True)) if base else None
-        table.add_row(
-            LABELS[name],
-            f"{statistics.median(times):.0f}",
-            f"{min(times):.0f}-{max(times):.0f}",
-            "-" if ratio is None else f"{ratio:.2f}",
-            f"{answers[name][-1]['loss']:.4f}",
-        )
-    console.print(table)
-    versions = package_versions(sys.executable, ("jax", "jaxlib"))
-    versions |= package_versions(config.peers_python, ("torch",))
-    console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    title = f"A step of a DCGAN at batch size {BATCH_SIZE}"
+    compare_steps("convolutions", title, LABELS, config, console, of="convolutions")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def deviations(settings):
         "Distances are of the 128 features of genmod's judge of the data, between 10,000 samples "
         "and the 10,000 test images; published: Inception features.",
         f"One setting for all losses: {settings}; published: the best of 100 random settings each.",
-        "The generator's batch normalisation samples by standing statistics; BEGAN is left out, as "
-        "its discriminator is another network.",
+        "The discriminator has no batch normalisation, and that of the generator samples by "
+        "standing statistics. BEGAN is left out, as its discriminator is another network.",
     )
 
 
@@ -63,7 +63,7 @@ TABLE = Table(
             deviations=deviations("an epoch of small networks"),
         ),
         "short": Budget(
-            time="three hours on two cores",
+            time="some hours on two cores",
             cells=ON_MNIST,
             seeds=5,
             config={"epochs": 5, "width": 16, "hidden": 128},

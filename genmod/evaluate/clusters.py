@@ -4,23 +4,28 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize
 
+from genmod import checks
 from genmod.evaluate.averages import estimate
 from genmod.evaluate.results import Result
 
 
-def matched_classes(clusters: ArrayLike, labels: ArrayLike) -> np.ndarray:
+def matched_classes(
+    clusters: ArrayLike, labels: ArrayLike, *, num: int | None = None
+) -> np.ndarray:
     """Matches clusters to classes, one to one, so that most examples agree.
 
     Args:
       clusters: cluster of each example, whole numbers of at least 0, [N].
       labels: class of each example, likewise.
+      num: number of clusters, if some may have no example here; None for those that are seen.
 
     Returns:
       The class of each cluster, [number of clusters]; -1 for one that is left over, if there are
       more clusters than classes.
 
     Raises:
-      ValueError: if they are not whole numbers of at least 0, or not of the same examples.
+      ValueError: if they are not whole numbers of at least 0, or not of the same examples, or a
+        cluster is not below `num`.
 
     Examples:
       >>> from genmod import evaluate
@@ -32,11 +37,14 @@ def matched_classes(clusters: ArrayLike, labels: ArrayLike) -> np.ndarray:
         raise ValueError(
             f"clusters and labels must be of the same examples, got {len(found)} and {len(given)}"
         )
-    counts = np.zeros((found.max() + 1, given.max() + 1), np.int64)
+    rows = found.max() + 1 if num is None else checks.positive_integer("num", num)
+    if found.max() >= rows:
+        raise ValueError(f"num must be above {found.max()}, the largest cluster, got {num}")
+    counts = np.zeros((rows, given.max() + 1), np.int64)
     np.add.at(counts, (found, given), 1)
-    rows, columns = optimize.linear_sum_assignment(counts, maximize=True)
+    chosen, columns = optimize.linear_sum_assignment(counts, maximize=True)
     matched = np.full(len(counts), -1)
-    matched[rows] = columns
+    matched[chosen] = columns
     return matched
 
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genmod import checks, rng
 from genmod.gan.model import LatentPrior
@@ -52,6 +54,11 @@ class Codes:
     continuous: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.categorical, Sequence):
+            raise ValueError(
+                f"categorical must be a tuple, a number of classes for each code, got "
+                f"{self.categorical!r}"
+            )
         for number in self.categorical:
             checks.positive_integer("categorical", number)
         if self.continuous != 0:
@@ -100,12 +107,9 @@ class Codes:
             return jnp.concatenate([normal, *classes, numbers])
 
         def log_prob(z: Array) -> Array:
-            normal, *rest = self._cut(z.astype(checks.summed_as(z.dtype)))
-            numbers = rest.pop()
+            normal = self._cut(z.astype(checks.summed_as(z.dtype)))[0]
             found = -0.5 * (jnp.square(normal) + math.log(2 * math.pi)).sum(-1)
-            inside = jnp.all(jnp.abs(numbers) <= 1, axis=-1)
-            for one_hot in rest:
-                inside &= jnp.all((one_hot == 0) | (one_hot == 1), -1) & (one_hot.sum(-1) == 1)
+            inside = self._are_codes(z)
             share = sum(map(math.log, self.categorical)) + self.continuous * math.log(2)
             return jnp.where(inside, found - share, -jnp.inf)
 
@@ -160,7 +164,7 @@ class Codes:
         own = self.split(z)
         indices, numbers = own.categorical, own.continuous
         if categorical is not None:
-            indices = _shaped("categorical", categorical, indices)
+            indices = self._classes(_shaped("categorical", categorical, indices))
         if continuous is not None:
             numbers = _shaped("continuous", continuous, numbers)
         classes = [
@@ -172,7 +176,8 @@ class Codes:
     def log_posterior(self, outputs: Array, z: Array) -> Array:
         """Returns log Q(codes of z | outputs) in nats, [B].
 
-        Q is a categorical distribution of each class, and N(mean, 1) of each number.
+        Q is a categorical distribution of each class, and N(mean, 1) of each number. It is NaN of
+        latents that hold no codes, such as those of another distribution than `latent`.
 
         Args:
           outputs: output of the discriminator, [B, num_outputs].
@@ -188,7 +193,15 @@ class Codes:
         total = -0.5 * (jnp.square(codes.continuous - means) + math.log(2 * math.pi)).sum(-1)
         for place, of_code in enumerate(logits):
             total -= picked(of_code, codes.categorical[:, place])
-        return total
+        return jnp.where(self._are_codes(z), total, jnp.nan)
+
+    def _are_codes(self, z: Array) -> Array:
+        """Returns which latents hold one-hot vectors and numbers within [-1, 1], [B]."""
+        _, *rest = self._cut(z)
+        inside = jnp.all(jnp.abs(rest.pop()) <= 1, axis=-1)
+        for one_hot in rest:
+            inside &= jnp.all((one_hot == 0) | (one_hot == 1), -1) & (one_hot.sum(-1) == 1)
+        return inside
 
     def _cut(self, values: Array) -> list[Array]:
         """Returns [B, ...] as noise, the part of each categorical code, and the numbers."""
@@ -197,6 +210,19 @@ class Codes:
         for number in self.categorical:
             ends.append(ends[-1] + number)
         return jnp.split(values, ends, axis=-1)
+
+    def _classes(self, indices: Array) -> Array:
+        """Refuses indices of categorical codes that are known and out of range."""
+        if not jnp.issubdtype(indices.dtype, jnp.integer):
+            raise ValueError(f"categorical must be whole numbers, got {indices.dtype}")
+        if not isinstance(indices, jax.core.Tracer) and indices.size:
+            known, most = np.asarray(indices), np.array(self.categorical)
+            if (known < 0).any() or (known >= most[None]).any():
+                raise ValueError(
+                    f"categorical must be in [0, number of classes) of {self.categorical}, got "
+                    f"values from {known.min()} to {known.max()}"
+                )
+        return indices
 
     def _check(self, outputs: Array) -> None:
         if outputs.ndim != 2 or outputs.shape[1] != self.num_outputs:

@@ -192,6 +192,11 @@ def of_examples(values: Array, num: int) -> Array:
     return values if len(values) == num else jnp.repeat(values, num // len(values))
 
 
+def wide(values: Array) -> Array:
+    """Returns values in float32 at least, the type in which they are summed."""
+    return values.astype(checks.summed_as(values.dtype))
+
+
 def _norms_at(critic: Critic, x: Array) -> Array:
     """Returns |grad D| at each example, [B]; of packs, that of its pack."""
     return of_examples(_norms(_gradients_of_packs(critic, x)), len(x))

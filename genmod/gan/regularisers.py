@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from genmod import checks, devices, rng
 from genmod.gan.losses import AdversarialLoss, minimax, nonsaturating
-from genmod.gan.penalties import Critic, Penalty, of_examples, packs
+from genmod.gan.penalties import Critic, Penalty, of_examples, packs, wide
 from genmod.types import Array, Key, Keys
 
 Remember = Callable[[Key, Any, Any], Mapping[str, Any]]
@@ -70,7 +70,7 @@ def lecam(anchors: Anchors) -> Penalty:
 
     def lecam(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
         del keys
-        of_real, of_fake = _wide(critic(real)), _wide(critic(fake))
+        of_real, of_fake = wide(critic(real)), wide(critic(fake))
         packs(of_real, len(real))
         values = jnp.square(of_real - anchors.fake) + jnp.square(of_fake - anchors.real)
         return of_examples(values, len(real))
@@ -107,7 +107,7 @@ def moving_anchors(*, decay: float = 0.99, name: str = "anchors") -> Remember:
             raise ValueError(
                 f"the memory must hold gan.Anchors() as {name!r}, got {checks.described(before)}"
             )
-        now = Anchors(*(_wide(notes[f"{kind}_logits"]).mean() for kind in Anchors._fields))
+        now = Anchors(*(wide(notes[f"{kind}_logits"]).mean() for kind in Anchors._fields))
 
         def moved(old: Array, new: Array) -> Array:
             return (decay * old + (1 - decay) * new).astype(jnp.result_type(old))
@@ -127,7 +127,8 @@ def moving_probability(
     r is the share of real images with a positive logit, less that of others: 1 if the discriminator
     knows all of them, 0 if it knows nothing. Above the target it overfits, and p rises; it takes
     `num_images` real images from 0 to 1. The mean is over all B real images of a step: devices and
-    updates of the discriminator. With a loss of pairs or averages, such as `relativistic`, logits
+    updates of the discriminator; packs count as one image each, and images of `deception` as real
+    ones. With a loss of pairs or averages, such as `relativistic`, logits
     have no zero, and so no r.
 
     Args:
@@ -149,7 +150,7 @@ def moving_probability(
         del key
         before = jnp.asarray(params[name])
         logits = notes["real_logits"]
-        sign = jnp.sign(jnp.sign(_wide(logits)).mean() - target)
+        sign = jnp.sign(jnp.sign(wide(logits)).mean() - target)
         moved = jnp.clip(before + sign * (logits.size / num_images), 0, 1)
         return {name: moved.astype(before.dtype)}
 
@@ -220,7 +221,7 @@ def consistency(augment: Augment, *, on: Literal["real", "fake"]) -> Penalty:
         x = {"real": real, "fake": fake}[on]
         changed = augment(keys, x)
         checks.augmented(changed, x)
-        before, after = _wide(critic(x)), _wide(critic(changed))
+        before, after = wide(critic(x)), wide(critic(changed))
         packs(before, len(x))
         return of_examples(jnp.square(before - after), len(x))
 
@@ -357,10 +358,6 @@ def instance_noise(sigma: float | Array) -> Augment:
         return images + jnp.asarray(sigma, images.dtype) * jax.vmap(draw)(keys)
 
     return augment
-
-
-def _wide(logits: Array) -> Array:
-    return logits.astype(checks.summed_as(logits.dtype))
 
 
 def _check_loss(loss: Any) -> None:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import checks, devices
+from genmod.gan.penalties import wide
 from genmod.types import Array, Key, Keys, Seen
 
 OfPlayer = Callable[[Keys, Seen], Any]
@@ -253,11 +254,13 @@ def latent_consistency(
     """Returns the latent consistency regularisation (zCR).
 
         D: (D(G(z)) - D(G(z')))^2,    z' = z + sigma * n,    n ~ N(0, I)
-        G: -|G(z) - G(z')|^2
+        G: -|G(z) - G(z')|^2 / n
 
-    A small step in latent space must not change the discriminator's logit, but should change the
-    image. The generator's term has no bound: its weight must be small. With the augmentation
-    consistency of `consistency` on both kinds of images it is ICR. Images are not augmented here.
+    n is the number of values of an image (the paper writes the norm alone, re-implementations take
+    the mean). A small step in latent space must not change the discriminator's logit, but should
+    change the image. The generator's term has no bound: its weight must be small. With the
+    augmentation consistency of `consistency` on both kinds of images it is ICR. Images are not
+    augmented here.
 
     Args:
       sigma: standard deviation of the step, positive.
@@ -281,12 +284,12 @@ def latent_consistency(
         return seen.generate(z), seen.generate(z + sigma * noise)
 
     def discriminator(keys: Keys, seen: Seen) -> Array:
-        before, after = (_wide(seen.judge(x)["logit"]) for x in pair(keys, seen))
+        before, after = (wide(seen.judge(x)["logit"]) for x in pair(keys, seen))
         return jnp.square(before - after)
 
     def generator(keys: Keys, seen: Seen) -> Array:
         before, after = pair(keys, seen)
-        return -jnp.sum(jnp.square(_wide(before - after)), axis=tuple(range(1, before.ndim)))
+        return -jnp.mean(jnp.square(wide(before - after)), axis=tuple(range(1, before.ndim)))
 
     return Term(discriminator, generator, discriminator_weight, generator_weight)
 
@@ -326,7 +329,7 @@ def path_length(average: Array, *, weight: float | Array) -> Term:
         y = jax.vmap(lambda key: jax.random.normal(key, shape.shape[1:], shape.dtype))(keys)
         y = y / math.sqrt(math.prod(shape.shape[1:3]))
         slope = jax.grad(lambda z: jnp.sum(seen.generate(z) * y))(seen.latents)
-        squared = jnp.sum(jnp.square(_wide(slope)), axis=-1)
+        squared = jnp.sum(jnp.square(wide(slope)), axis=-1)
         # Where the gradient is zero, the length has none.
         lengths = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
         return jnp.square(lengths - average), {"path_lengths": jax.lax.stop_gradient(lengths)}
@@ -388,7 +391,7 @@ def output_of(outputs: Mapping[str, Array], name: str, seen: Seen) -> Array:
             f"the output {name!r} must have a row for each of {len(seen.real)} examples, got shape "
             f"{found.shape}"
         )
-    return _wide(found)
+    return wide(found)
 
 
 def _labels(seen: Seen, classes: int | None = None) -> Array:
@@ -404,6 +407,7 @@ def _labels(seen: Seen, classes: int | None = None) -> Array:
             f"the condition must be a label for each of {len(seen.real)} examples, as of a model "
             f"made with `condition`, got {checks.described(c)}"
         )
+    c = c.astype(jnp.int32)
     if classes is None:
         return c
     # In compiled code a label out of range cannot be refused: its loss is NaN.
@@ -427,7 +431,3 @@ def _unit(x: Array) -> Array:
     """Returns vectors [B, D] scaled to length 1; those of length 0 stay 0."""
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
-
-
-def _wide(values: Array) -> Array:
-    return values.astype(checks.summed_as(values.dtype))

@@ -56,9 +56,10 @@ def biggan_generator(
       classes: number of classes, for a conditional generator; None for one without a condition.
       embedding_dim: size of the shared embedding of a class.
       attention: height of the images with `SelfAttention`; None for none.
-      spectral: True normalises all kernels and the embedding (`nets.spectral`), but not the linear
-        functions of scale and bias. `nets.power_iteration` then must follow each update, as
-        `constrain={"generator": nets.power_iteration, ...}` of `train.adversarial`.
+      spectral: True normalises all kernels (`nets.spectral`), but not the embedding, nor the linear
+        functions of scale and bias (which the authors' code normalises). `nets.power_iteration`
+        must then follow each update of the generator: `constrain` of `train.adversarial` is
+        {"generator": nets.power_iteration, "discriminator": nets.power_iteration}.
       output: elementwise function of the last layer; None leaves it linear.
       kernel_init: initializer of all kernels; biases start at zero.
 
@@ -95,7 +96,7 @@ def biggan_generator(
         first, *parts = jnp.split(z, blocks + 1, axis=1)
         embedding = None
         if classes is not None:
-            embedding = Embedding(classes, embedding_dim, normal(1.0), name="classes")
+            embedding = Embedding(classes, embedding_dim, normal(1.0), "table", name="classes")
         shared = [] if embedding is None else [embedding(z, *c)]
         units = height * breadth * widths[0]
         x = linen.Dense(units, kernel_init=kernel_init, name="first")(first)

@@ -76,6 +76,7 @@ def dcgan_generator(
     if height % 4 or breadth % 4:
         raise ValueError(f"shape must have a height and a width divisible by 4, got {sizes}")
     checks.positive_integer("width", width)
+    _check_hidden(hidden)
     normalization.check(norm, groups, (*hidden, 2 * width, width))
     dense_layers = _hidden(hidden, norm, groups, activation, kernel_init)
 
@@ -145,6 +146,7 @@ def dcgan_discriminator(
     checks.positive_integer("width", width)
     if out is not None:
         checks.positive_integer("out", out)
+    _check_hidden(hidden)
     normalization.check(norm, groups, (*hidden, 2 * width))
     dense_layers = _hidden(hidden, norm, groups, activation, kernel_init)
 
@@ -171,8 +173,6 @@ def _hidden(
     kernel_init: WeightInit,
 ) -> Activation:
     """Returns dense layers, as part of the module that calls them."""
-    for width in widths:
-        checks.positive_integer("hidden", width)
 
     def layers(x: Array) -> Array:
         for index, width in enumerate(widths):
@@ -184,3 +184,10 @@ def _hidden(
         return x
 
     return layers
+
+
+def _check_hidden(hidden: Sequence[int]) -> None:
+    if not isinstance(hidden, Sequence):
+        raise ValueError(f"hidden must be a tuple of widths, got {hidden!r}")
+    for width in hidden:
+        checks.positive_integer("hidden", width)

@@ -146,17 +146,20 @@ class Embedding(linen.Module):
     Attributes:
       classes: number of classes.
       size: size of a vector.
-      kernel_init: initializer of the table, the parameter "embedding" [classes, size].
+      kernel_init: initializer of the table [classes, size].
+      table: name of the table among the parameters. Under its default name `nets.spectral`
+        normalises it.
     """
 
     classes: int
     size: int
     kernel_init: WeightInit
+    table: str = "embedding"
 
     @linen.compact
     def __call__(self, x: Array, c: Any) -> Array:
         """Returns vectors [B, size] of the labels c [B]; of x [B, ...] only B counts."""
-        table = self.param("embedding", self.kernel_init, (self.classes, self.size))
+        table = self.param(self.table, self.kernel_init, (self.classes, self.size))
         return conditions.of_class(table, c, len(x))
 
 
@@ -203,6 +206,7 @@ def _joined(
     """
     conditions.refuse_condition(features)
     inner = features.standing
+    standings = [top for top in tops.values() if top.standing is not None]
 
     def init(key: Key, x: Array, *condition: Any) -> Params:
         own = features.init(rng.stream(key, "features"), x)
@@ -224,11 +228,19 @@ def _joined(
         return output(h, {name: top(params[name], h, *condition) for name, top in tops.items()})
 
     def standing(params: Params, x: Array, *condition: Any) -> Params:
-        assert inner is not None
-        return {**params, "features": inner(params["features"], x)}
+        own = params["features"] if inner is None else inner(params["features"], x)
+        fixed = {**params, "features": own}
+        if standings:
+            h = jax.vmap(lambda batch: features.apply(own, batch))(x)
+            for name, top in tops.items():
+                if top.standing is not None:
+                    given = condition if top.needs_condition else ()
+                    fixed[name] = top.standing(params[name], h, *given)
+        return fixed
 
     # The signature says whether the network takes a condition: that of a top which needs one does.
     by = next((top.apply for top in tops.values() if top.needs_condition), features.apply)
+    some = inner is not None or bool(standings)
     return features._replace(
-        init=init, apply=functools.wraps(by)(apply), standing=inner and standing
+        init=init, apply=functools.wraps(by)(apply), standing=standing if some else None
     )

@@ -46,8 +46,8 @@ def spectral(net: Net) -> Net:
 
         train.adversarial(model, gan.hinge, optimizer, constrain=nets.power_iteration)
 
-    Without it, sigma falls behind as W moves. `constrain` is of the discriminator; a spectral
-    network of another player needs that of `train.Player`.
+    Without it, sigma falls behind as W moves. A function as `constrain` is of the discriminator
+    alone; a spectral generator needs one in a dict by player, and a player of `train.game` its own.
 
     Tables of the name "embedding" are normalised as well, as in the paper's code. Biases, and
     scales of a normalisation, are not. The norm is that of the matrix, which is not the norm of a

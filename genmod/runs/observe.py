@@ -109,7 +109,9 @@ def class_as_asked(
         judge = judges.that_reads(dataset)
         if judge is None:
             return {}
-        asked = np.tile(np.arange(len(judge.classes)), num_each)
+        assert learner.conditions is not None
+        assert learner.conditions.labels is not None
+        asked = np.tile(learner.conditions.labels, num_each)
         drawn = learner.sample(rng.stream(key, "samples"), state, len(asked), asked)
         return {"class_as_asked": float((judge.labels(drawn) == asked).mean())}
 

@@ -260,11 +260,11 @@ def published(
 def _ranks(values: Sequence[Value], source: str) -> dict[str, tuple[str, str]]:
     """Returns published and own rank of each cell with a published value, within its group.
 
-    The smallest value has rank 1.
+    The smallest value has rank 1. A cell whose value is not a number has no rank.
     """
     groups: dict[str, list[Value]] = {}
     for value in values:
-        if source in value.cell.published:
+        if source in value.cell.published and not np.isnan(value.mean.value):
             groups.setdefault(value.cell.group, []).append(value)
     found = {}
     for group in groups.values():

@@ -94,7 +94,7 @@ def adversarial(
       discriminator_steps: number of updates of the discriminator in a step.
       generator_steps: number of updates of the generator in a step.
       order: "in turn", "at once" or "extrapolated" (extra-gradient), as of `train.game`; the latter
-        two with one update of each player.
+        two with one update of each player. Schedules of "extrapolated" count two for a step.
       unrolled: further steps of the discriminator that the generator foresees; None for none.
       joint_batch: True judges real and generated images in one batch. This matters only to a
         discriminator that depends on batch statistics (batch normalisation).
@@ -109,10 +109,10 @@ def adversarial(
       microbatches: number of equal parts into which each update's batch is cut to save memory
         (gradient accumulation). The gradient is that of the whole batch. Parts whose examples
         interact, such as batch normalisation, refuse it.
-      whole_batch: whether a loss or a penalty of your own looks at its batch as a whole: whether an
-        example's value depends on other examples. Microbatches are then refused; under `pmap`,
-        every device computes the losses of the whole batch. Losses and penalties of `genmod.gan`
-        do not need it.
+      whole_batch: whether a loss, a penalty or a term of your own looks at its batch as a whole:
+        whether an example's value depends on other examples. Microbatches are then refused; under
+        `pmap`, every device computes the losses of the whole batch. Those of `genmod.gan` do not
+        need it.
       augment: function `(keys [B], images [B, ...]) -> images [B, ...]`, such as
         `data.diffaugment()`. It changes real and generated images before the discriminator sees
         them, in both players' updates and in penalties, with fresh noise for every example and use
@@ -121,7 +121,8 @@ def adversarial(
       deception: probability with which the discriminator is shown a generated image in place of a
         real one, in its own turn alone (adaptive pseudo augmentation, Jiang et al. 2021), or a
         function of hyper that returns it, such as `lambda now: now["probability"]` with
-        `gan.moving_probability`. None for never.
+        `gan.moving_probability`. None for never. Such images count as real ones everywhere, also in
+        metrics and notes.
       as_images: function that `Learner.sample` applies to generated images. If None, images of the
         players' finite `image_range` are scaled to [0, 1].
       report: `(gradient, updates, params) -> metrics` of a player's update, such as norms of
@@ -154,7 +155,7 @@ def adversarial(
         ("microbatches", microbatches),
     ):
         checks.positive_integer(name, value)
-    gradients.check_whole_batch("the loss or the penalty", whole_batch, microbatches)
+    gradients.check_whole_batch("the loss, the penalty or a term", whole_batch, microbatches)
     average = ema.check(ema_half_life, ema_ramp_up)
     of_player = constrain if isinstance(constrain, Mapping) else {"discriminator": constrain}
     for name in of_player:
@@ -169,7 +170,7 @@ def adversarial(
     for name, steps in (("discriminator", discriminator_steps), ("generator", generator_steps)):
         check_order(order, name, steps)
     if unrolled is not None:
-        unrolled.check()
+        unrolled.check(microbatches)
     if deception is not None and not callable(deception):
         checks.probability("deception", deception)
     parts = Components(

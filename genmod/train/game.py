@@ -106,7 +106,8 @@ def game(
       order: "in turn"; "at once": all gradients are taken at the same parameters; or
         "extrapolated", the extra-gradient method (Gidel et al. 2019, algorithm 4): all players move
         at once, by the gradients at the parameters to which a first round of updates leads, which
-        is then undone. The optimizers' states follow both rounds; each has noise of its own.
+        is then undone. Both rounds see the same batch, with noise of their own. The optimizers'
+        states follow both, so that a learning rate's schedule counts two for a step.
       sample: `(keys [num], params) -> images [num, H, W, C]`, for `Learner.sample`, or `(keys,
         params, condition) -> images`.
       conditions: conditions that occur in the data, as in `train.learner`.

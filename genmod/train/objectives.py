@@ -59,12 +59,18 @@ class Unrolled(NamedTuple):
     num: int
     rate: float
 
-    def check(self) -> None:
-        """Refuses numbers that are not positive.
+    def check(self, microbatches: int) -> None:
+        """Refuses numbers that are not positive, and microbatches.
 
         Raises:
-          ValueError: if num is not a positive whole number or rate not a positive number.
+          ValueError: if num is not a positive whole number or rate not a positive number, or there
+            are several microbatches.
         """
+        if microbatches > 1:
+            raise ValueError(
+                "an unrolled discriminator needs the gradient of the whole batch, so microbatches "
+                f"must be 1, got {microbatches}"
+            )
         checks.positive_integer("Unrolled.num", self.num)
         checks.positive("Unrolled.rate", self.rate)
 
@@ -191,8 +197,9 @@ def discriminator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
             total = total + weight * gradients.mean(found)
         more, further, notes = _of_terms(parts.terms, "discriminator", keys, seen)
         if parts.noted:
-            notes |= dict(zip(("real_logits", "fake_logits"), own, strict=True))
-        return total + more, ({**values, **further}, notes)
+            logits_of = dict(zip(("real_logits", "fake_logits"), own, strict=True))
+            notes = _joined("note", notes, logits_of)
+        return total + more, (_joined("metric", values, further), notes)
 
     return mean_loss
 
@@ -213,7 +220,7 @@ def generator_loss(parts: Components, now: Mapping[str, Any]) -> MeanLoss:
         values = {"generator_loss": _of_examples(losses, len(keys) * devices.count())}
         more, further, notes = _of_terms(parts.terms, "generator", keys, seen)
         total = gradients.mean(losses) + more
-        return total, ({**values, **further}, notes)
+        return total, (_joined("metric", values, further), notes)
 
     return mean_loss
 
@@ -247,8 +254,19 @@ def _of_terms(
         _check_losses(f"the {player}'s term {name}", found, (len(keys),))
         total = total + getattr(term, f"{player}_weight") * gradients.mean(found)
         values[f"{player}_{name}"] = found
-        notes |= noted
+        notes = _joined("note", notes, noted)
     return total, values, notes
+
+
+def _joined(what: str, some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns two sets of values by name.
+
+    Raises:
+      ValueError: if they share a name.
+    """
+    if twice := sorted(some.keys() & others.keys()):
+        raise ValueError(f"terms and penalties must name each {what} differently, got {twice[0]!r}")
+    return {**some, **others}
 
 
 def _split(players: Players, batch: Batch) -> tuple[Array, Any]:

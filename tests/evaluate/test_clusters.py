@@ -32,6 +32,15 @@ def test_the_matching_may_be_of_other_examples():
     assert found.error == pytest.approx(evaluate.estimate(np.array([0.0, 0, 1, 1])).error)
 
 
+def test_clusters_without_an_example_may_come_later():
+    seen = matched_classes([0, 0, 1, 1], [1, 1, 0, 0], num=4)
+    assert seen[:2].tolist() == [1, 0]
+    assert len(seen) == 4
+    assert clustering_accuracy([3, 0], [1, 1], classes=seen).value == 0.5
+    with pytest.raises(ValueError, match="num must be above 1, the largest cluster, got 1"):
+        matched_classes([0, 1], [0, 1], num=1)
+
+
 def test_a_cluster_too_many_is_no_class():
     assert sorted(matched_classes([0, 1, 2], [0, 0, 1]).tolist()) == [-1, 0, 1]
 

@@ -102,6 +102,14 @@ def test_the_term_is_of_both_players_and_of_generated_images_alone(z):
     assert (term.discriminator_weight, term.generator_weight) == (0.5, 0.5)
 
 
+def test_latents_without_codes_have_no_information(z):
+    outputs = jnp.zeros((4, CODES.num_outputs))
+    latents = np.array(z[:4])
+    latents[1] = 0.3  # as of N(0, I)
+    found = CODES.log_posterior(outputs, jnp.asarray(latents))
+    assert np.isnan(found).tolist() == [False, True, False, False]
+
+
 def test_they_are_the_latents_of_a_model():
     judge = nets.heads(nets.mlp((), 4, output=jnp.tanh), codes=nets.mlp((), CODES.num_outputs))
     model = gan.make(nets.mlp((), (3, 2)), judge, latent_dim=DIM, latent=CODES.latent)
@@ -116,6 +124,15 @@ def test_they_are_the_latents_of_a_model():
         (gan.Codes, "codes must have at least one categorical or continuous code, got none"),
         (lambda: gan.Codes(categorical=(0,)), "categorical must be a positive whole number, got 0"),
         (lambda: gan.Codes(continuous=-1), "continuous must be a positive whole number, got -1"),
+        (lambda: gan.Codes(categorical=10), "categorical must be a tuple, .* got 10"),
+        (
+            lambda: CODES.replaced(jnp.zeros((1, DIM)), categorical=jnp.array([[3, 0]])),
+            r"categorical must be in \[0, number of classes\) of \(3, 2\), got values from 0 to 3",
+        ),
+        (
+            lambda: CODES.replaced(jnp.zeros((1, DIM)), categorical=jnp.zeros((1, 2))),
+            "categorical must be whole numbers, got float32",
+        ),
         (lambda: CODES.latent(6), "latent_dim must be at least 7, the size of the codes, got 6"),
         (
             lambda: CODES.split(jnp.zeros((2, 6))),

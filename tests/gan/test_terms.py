@@ -127,7 +127,7 @@ def test_latent_consistency_is_of_images_and_of_logits():
         z = seen().latents
         noise = np.stack([jax.random.normal(key, (2,), z.dtype) for key in keys()])
     before, after = (np.asarray(each @ MATRIX) for each in (z, z + 0.3 * noise))
-    np.testing.assert_allclose(generator, -np.square(before - after).sum(1), rtol=1e-10)
+    np.testing.assert_allclose(generator, -np.square(before - after).mean(1), rtol=1e-10)
     logits = [np.square(each).sum(1) for each in (before, after)]
     np.testing.assert_allclose(discriminator, np.square(logits[0] - logits[1]), rtol=1e-10)
 
@@ -325,6 +325,28 @@ def test_a_label_out_of_range_makes_its_loss_nan(wrong):
     labels[1] = wrong
     found, _ = values(gan.auxiliary_classifier(), condition=labels)
     assert np.isnan(found).tolist() == [False, True, False, False, False]
+
+
+def test_narrow_labels_do_not_wrap():
+    logits = np.zeros((2, 300), np.float32)
+    logits[0, 270] = 9
+    what = seen(condition=None, num=2)._replace(condition=np.array([120, 3], np.uint8))
+    found = gan.discriminative_classifier().discriminator(
+        keys(2), what._replace(real_outputs={"class": logits}, fake_outputs={"class": logits})
+    )
+    as_real, as_fake = entropy(logits, [120, 3]), entropy(logits, [270, 153])
+    np.testing.assert_allclose(found, as_real + as_fake, rtol=1e-5)
+
+
+def test_names_that_clash_are_refused():
+    same = {"a": gan.path_length(0.0, weight=1.0), "b": gan.path_length(0.0, weight=1.0)}
+    memory = {"memory": {"p": 0.0}, "remember": lambda key, params, notes: {"p": params["p"]}}
+    with pytest.raises(ValueError, match="each note differently, got 'path_lengths'"):
+        stepped(same, **memory)
+    named = gan.Penalty.of(lambda keys, critic, real, fake: jnp.zeros(len(keys)), "discriminator_x")
+    term = gan.Term(lambda keys, seen: jnp.zeros(len(keys)))
+    with pytest.raises(ValueError, match="each metric differently, got 'discriminator_x'"):
+        stepped({"x": term}, penalty=named)
 
 
 def test_a_discriminator_of_several_outputs_needs_logits():

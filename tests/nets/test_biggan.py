@@ -141,6 +141,16 @@ def test_both_networks_may_be_spectral():
         # A right vector of one number is 1 or -1 for ever.
         for kernel, (u, _) in params.vectors.items():
             assert np.any(u != before[kernel][0]), (name, kernel)
+    # The generator's embedding of classes is not normalised, the discriminator's is.
+    tables = [
+        [
+            name
+            for name in getattr(state.params, player).vectors
+            if "embed" in name or "table" in name
+        ]
+        for player in players
+    ]
+    assert tables == [[], ["top.embedding"]]
     images = jax.jit(learner.sample, static_argnums=2)(rng.root(2), state, 5)
     assert images.shape == (5, 8, 8, 2)
     assert np.all(np.isfinite(images))

@@ -120,6 +120,13 @@ def test_heads_can_stand_and_be_normalised():
     params = jax.jit(net.init)(rng.root(0), X)
     fixed = jax.jit(net.standing)(params, X[None])
     assert set(fixed["features"]["norm_0"]) == {"scale", "bias", "mean", "variance"}
+    net = heads(FEATURES, digit=nets.mlp((4,), 2, norm="batch"), v=class_vectors(4, 2))
+    params = jax.jit(net.init)(rng.root(0), X, LABELS)
+    fixed = jax.jit(net.standing)(params, X[None], LABELS[None])
+    found, expected = (jax.jit(net.apply)(p, X, LABELS)["digit"] for p in (fixed, params))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    alone = jax.jit(net.apply)(fixed, X[:1], LABELS[:1])["digit"]
+    np.testing.assert_allclose(alone, found[:1], rtol=1e-5)
     normal = spectral(heads(FEATURES, digit=nets.mlp((), 2)))
     made = jax.jit(normal.apply)(jax.jit(normal.init)(rng.root(0), X), X)
     assert {name: value.shape for name, value in made.items()} == {

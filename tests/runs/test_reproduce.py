@@ -114,11 +114,13 @@ def test_values_of_other_protocols_are_compared_by_rank_alone(tmp_path):
         reproduce.Cell("d", {}, {"paper": 1.0}, "two"),
     ]
     ours = [300.0, 400.0, 1.0, 2.0]
+    cells.append(reproduce.Cell("e", {}, {"paper": 0.5}, "one"))
+    ours.append(float("nan"))  # of a generator whose samples are all the same
     values = [
         reproduce.Value(cell, np.array([value]), Result(value, 1.0))
         for cell, value in zip(cells, ours, strict=True)
     ]
-    budget = SMALL._replace(cells="abcd", orderings=())
+    budget = SMALL._replace(cells="abcde", orderings=())
     table = TABLE._replace(cells=cells, budgets={"small": budget}, ranked=True)
     shown = reproduce.published("a-table", table, "small", values, tmp_path)
     assert shown.columns == ["", "paper", "genmod", "published rank", "rank here"]
@@ -127,6 +129,7 @@ def test_values_of_other_protocols_are_compared_by_rank_alone(tmp_path):
         ["1 of 2", "2 of 2"],
         ["-", "-"],
         ["1 of 1", "1 of 1"],
+        ["-", "-"],
     ]
 
 

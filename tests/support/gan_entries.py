@@ -58,7 +58,8 @@ def term(made, **options):
         def generate(z):
             return JUDGED.generate(params, z, d.label)
 
-        seen = Seen(d.x, d.fake, judge(d.x), judge(d.fake), d.z, d.label, generate, judge)
+        z = CODES.replaced(jnp.asarray(d.z), categorical=jnp.asarray(d.label % 2)[:, None])
+        seen = Seen(d.x, d.fake, judge(d.x), judge(d.fake), z, d.label, generate, judge)
         sides = [each for each in (made.discriminator, made.generator) if each]
         found = [each(rng.at_step(keys, place), seen) for place, each in enumerate(sides)]
         return [each[0] if isinstance(each, tuple) else each for each in found]

@@ -170,7 +170,9 @@ def test_losses_that_look_at_their_batch_can_say_so(own):
         spread = train.over_devices(whole, how, jax.devices()[:2])
         found, _ = spread.step(rng.root(1), spread.init(rng.root(0), x), x)
         close(found, expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"the loss or the penalty looks at its batch .* got 2"):
+    with pytest.raises(
+        ValueError, match=r"the loss, the penalty or a term looks at its batch .* got 2"
+    ):
         small(**own, whole_batch=True, microbatches=2)
 
 
@@ -493,6 +495,10 @@ def test_players_may_move_at_once(order):
         ({"order": "at once", "generator_steps": 2}, "one step each, got 2 of generator"),
         ({"order": "backwards"}, "unknown order 'backwards'"),
         ({"unrolled": train.Unrolled(0, 0.1)}, "Unrolled.num must be a positive whole number"),
+        (
+            {"unrolled": train.Unrolled(2, 0.1), "microbatches": 2},
+            "unrolled discriminator needs .* microbatches must be 1, got 2",
+        ),
         ({"unrolled": train.Unrolled(2, 0.0)}, "Unrolled.rate must be a positive number, got 0.0"),
     ],
 )
