@@ -85,7 +85,7 @@ def test_the_generator_gives_each_block_its_latents_and_the_class(labels):
     first, part = np.split(Z.astype(np.float64), 2, axis=1)
     x = first @ p["first"]["kernel"] + p["first"]["bias"]
     if labels is not None:
-        part = np.concatenate([part, p["classes"]["embedding"][labels]], 1)
+        part = np.concatenate([part, p["classes"]["table"][labels]], 1)
     x = attended(p["attention"], up(p["block_0"], x.reshape(4, 4, 4, 3), part))
     x = np.maximum(p["norm"]["scale"] * normalised(x) + p["norm"]["bias"], 0)
     expected = np.tanh(convolved(p["output"], x))
