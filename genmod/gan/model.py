@@ -44,10 +44,8 @@ class Gan(NamedTuple):
     Attributes:
       init: initial parameters, `(key, batch) -> GanParams`, after a check that all shapes fit.
       generate: the generator, `(params, z [B, L], c=None) -> images [B, ...]`.
-      discriminate: the discriminator, `(params, x [B, ...], c=None) -> logits [B]`; logits [B /
-        num] if it judges packs of `num`.
-      outputs: all outputs of the discriminator by name, `(params, x [B, ...], c=None) -> dict`, of
-        which `logit` are the logits.
+      outputs: the discriminator, `(params, x [B, ...], c=None) -> outputs`, a dict of arrays by
+        name, of which `logit` are the logits [B]; [B / num] if it judges packs of `num`.
       latent: one draw per key, `keys [B] -> z [B, L]`.
       standing: function `(key, params, conditions=None, *, latent) -> params` that fixes the
         generator's batch-norm statistics for sampling. These standing statistics come from a
@@ -69,13 +67,18 @@ class Gan(NamedTuple):
 
     init: Callable[[Key, Batch], GanParams]
     generate: Callable[..., Array]
-    discriminate: Callable[..., Array]
     outputs: Callable[..., dict[str, Array]]
     latent: Latent
     standing: Callable[..., GanParams]
     check: Callable[[Batch], None]
     image_range: tuple[float, float] = (-math.inf, math.inf)
     condition: Condition = _unconditional
+
+    @property
+    def discriminate(self) -> Callable[..., Array]:
+        """The discriminator's logits, `(params, x [B, ...], c=None) -> [B]`; see `outputs`."""
+        outputs = self.outputs
+        return lambda params, x, c=None: outputs(params, x, c)["logit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +251,7 @@ def make(
             )
         judge = discriminator.initial(rng.stream(key, "discriminator"), x, c)
         params = GanParams(generator=own, discriminator=judge)
-        jax.eval_shape(discriminate, params, x, c)
+        jax.eval_shape(outputs, params, x, c)
         # A generator that does not support `standing` must raise its error before training.
         jax.eval_shape(standing, key, params, c)
         return params
@@ -269,9 +272,6 @@ def make(
                 f"{sorted(by_name)}"
             )
         return {**by_name, "logit": _one_per_example(by_name["logit"], x)}
-
-    def discriminate(params: GanParams, x: Array, c: Any = None) -> Array:
-        return outputs(params, x, c)["logit"]
 
     def standing(
         key: Key, params: GanParams, conditions: Any = None, *, latent: Latent = draw
@@ -295,7 +295,7 @@ def make(
             # A step sees traced values; here a network can refuse those of the condition.
             jax.eval_shape(lambda key: initial(key, images, c), rng.root(0))
 
-    return Gan(init, generate, discriminate, outputs, draw, standing, check, (low, high), split)
+    return Gan(init, generate, outputs, draw, standing, check, (low, high), split)
 
 
 def _one_per_example(logits: Array, x: Array) -> Array:

@@ -322,7 +322,7 @@ def test_chains_stay_where_uniform_latents_are():
 
 def test_metropolis_steps_leave_uniform_latents_uniform():
     model = linear(latent=gan.uniform_latent)._replace(
-        discriminate=lambda params, x, c=None: jnp.zeros(len(x))
+        outputs=lambda params, x, c=None: {"logit": jnp.zeros(len(x))}
     )
     drawn = walk(model, keys(2000), num_steps=20, step_size=0.5, metropolis=True)
     assert 0 < drawn.acceptance.mean() < 1
