@@ -205,6 +205,11 @@ def data_to_data(
     def of(outputs: Mapping[str, Array], seen: Seen) -> Array:
         devices.refuse_microbatch("data_to_data needs the embeddings")
         f, v = (_unit(output_of(outputs, name, seen)) for name in (embedding, proxy))
+        if f.shape != v.shape:
+            raise ValueError(
+                f"the outputs {embedding!r} and {proxy!r} must be vectors of one size, got "
+                f"{list(f.shape)} and {list(v.shape)}"
+            )
         labels = _labels(seen)
         others, other_labels = devices.gather(f), devices.gather(labels)
         to_proxy = jnp.minimum(jnp.sum(f * v, axis=-1) - positive_margin, 0) / temperature

@@ -311,6 +311,10 @@ def test_terms_of_the_whole_batch_refuse_microbatches(term):
             lambda: values(gan.discriminative_classifier()),
             "the output 'class' must have an even number of logits, .* got 3",
         ),
+        (
+            lambda: values(gan.data_to_data(proxy="class")),
+            r"the outputs 'embedding' and 'class' must be vectors of one size, got \[5, 4\] and",
+        ),
         (lambda: nets.heads(JUDGE, features=JUDGE), "outputs must not have the name 'features'"),
     ],
 )
