@@ -401,7 +401,7 @@ def test_other_shells_have_a_completion_too(genmod):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("smal",), "unknown experiment 'smal'; did you mean 'small'?"),
+        (("smll",), "unknown experiment 'smll'; did you mean 'small'?"),
         (("nowhere.py",), "experiment 'nowhere.py': there is no such file"),
         (("small", "--learning-rte", 3), "--learning-rate"),
         (("small", "--epochs", "many"), "many"),

@@ -208,7 +208,7 @@ def test_what_has_latents_is_seen_in_training(folder):
     with Image.open(looks[0]) as grid:
         assert grid.size == (16, 16), "64 images, pixel for pixel"
     assert {path.name for path in folder.pictures.glob("*.png")} == {
-        *("data.png", "samples.png", "curves.png")
+        *("data.png", "samples.png", "interpolations.png", "truncation.png", "curves.png")
     }
 
 

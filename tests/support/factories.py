@@ -304,7 +304,6 @@ EXCEPTIONS = {
     "gan.moving_probability": "moves memory: tests/data/test_adaptive.py",
     **dict.fromkeys(("nets.conv", "nets.conv_transpose"), "layers of the dcgan networks"),
     "nets.conv_grouped": "a layer of the r3gan networks",
-    "nets.SelfAttention": "a layer of the biggan networks",
     **dict.fromkeys(
         ("nets.enlarged", "nets.reduced"), "no parameters: tests/nets/test_resampling.py"
     ),
