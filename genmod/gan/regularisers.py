@@ -97,8 +97,7 @@ def moving_anchors(*, decay: float = 0.99, name: str = "anchors") -> Remember:
       Tseng et al., Regularizing Generative Adversarial Networks under Limited Data, 2021
       (arXiv:2104.03310), equation 4.
     """
-    if not (checks.is_finite_number(decay) and 0 <= decay < 1):
-        raise ValueError(f"decay must be a number in [0, 1), got {decay!r}")
+    check_decay(decay)
 
     def remember(key: Key, params: Any, notes: Any) -> dict[str, Anchors]:
         del key
@@ -358,6 +357,12 @@ def instance_noise(sigma: float | Array) -> Augment:
         return images + jnp.asarray(sigma, images.dtype) * jax.vmap(draw)(keys)
 
     return augment
+
+
+def check_decay(decay: Any) -> None:
+    """Refuses a share of an old average that is not in [0, 1)."""
+    if not (checks.is_finite_number(decay) and 0 <= decay < 1):
+        raise ValueError(f"decay must be a number in [0, 1), got {decay!r}")
 
 
 def _check_loss(loss: Any) -> None:

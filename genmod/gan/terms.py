@@ -18,10 +18,10 @@ import jax.numpy as jnp
 
 from genmod import checks, devices
 from genmod.gan.penalties import wide
+from genmod.gan.regularisers import Remember, check_decay
 from genmod.types import Array, Key, Keys, Seen
 
 OfPlayer = Callable[[Keys, Seen], Any]
-Remember = Callable[[Key, Any, Any], Mapping[str, Any]]
 
 
 class Term(NamedTuple):
@@ -354,8 +354,7 @@ def moving_length(*, decay: float = 0.99, name: str = "path_length") -> Remember
     Raises:
       ValueError: if decay lies outside [0, 1).
     """
-    if not (checks.is_finite_number(decay) and 0 <= decay < 1):
-        raise ValueError(f"decay must be a number in [0, 1), got {decay!r}")
+    check_decay(decay)
 
     def remember(key: Key, params: Any, notes: Any) -> dict[str, Array]:
         del key
