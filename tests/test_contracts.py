@@ -118,10 +118,10 @@ def pairs(found, expected):
     return zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
 
 
-def close(found, expected):
+def close(found, expected, error=1e-5):
     for one, other in pairs(found, expected):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(one, other, rtol=error, atol=error)
 
 
 def round_trips(tree):
@@ -158,7 +158,8 @@ def test_examples_do_not_interact_unless_it_is_told(name):
     found = compiled(name)(keys(), params(name), DATA)
     if not entry.regroups:
         moved = compiled(name)(keys()[order], params(name), taken(DATA, order))
-        close(moved, taken(found, order))
+        # The statistics of a batch are sums, which differ in the last digits with their order.
+        close(moved, taken(found, order), 1e-4 if entry.looks else 1e-5)
     others = np.array([0, 3, 3, 2, 6, 6, 5, 4])  # beside which the first example stays the same
     beside = compiled(name)(keys()[others], params(name), taken(DATA, others))
     same = [np.allclose(one[0], two[0], 1e-5, 1e-5) for one, two in pairs(beside, found)]

@@ -78,7 +78,7 @@ TABLE = Table(
     cells=CELLS,
     budgets={
         "smoke": shorter("a minute", FOUR[:2], 1, 2, 100, 200, SHORT_ORDERINGS[:1]),
-        "short": shorter("under two hours", FOUR, 4, 25, 5000, 2000, SHORT_ORDERINGS),
+        "short": shorter("under two hours", FOUR, 3, 25, 5000, 2000, SHORT_ORDERINGS),
         "full": Budget(
             time="for a GPU",
             cells=tuple(each.name for each in CELLS),

@@ -35,7 +35,9 @@ def evaluate(
     units, and the parts of the KL divergence. classes: what a classifier that comes with genmod
     sees in the samples, and how often it sees the class that was asked for. distances: Fréchet,
     kernel and sliced distance, precision, recall, density and coverage between samples and test
-    images. memorisation: whether samples are nearer to training images than test images are.
+    images. class_distances: the Fréchet distance of the samples of each class that was asked for,
+    and their mean. memorisation: whether samples are nearer to training images than test images
+    are.
 
     Args:
       runs: run folders, or folders of runs.

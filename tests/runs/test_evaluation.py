@@ -12,7 +12,7 @@ import pytest
 from commands import CONDITIONAL, refused
 
 from genmod import data, evaluate, rng, train
-from genmod.evaluate import judges
+from genmod.evaluate import features, judges
 from genmod.experiment import Experiment, drawn_from
 from genmod.runs import evaluation, gathered, loading, pages, redrawn, results
 from genmod.runs.folder import Folder
@@ -33,8 +33,8 @@ def evaluated(trained):
 
 def test_every_group_that_applies_is_computed_with_its_protocol(evaluated):
     _, notes, entries = evaluated
-    (note,) = notes
-    assert "classes is left out: the classifiers of genmod judge images [28, 28, 1]" in note
+    assert "classes is left out: the classifiers of genmod judge images [28, 28, 1]" in notes[0]
+    assert len(notes) == 1, notes
     by_group = {
         "likelihood": ["elbo", "log_likelihood", "effective_samples"],
         "posterior": [
@@ -45,6 +45,10 @@ def test_every_group_that_applies_is_computed_with_its_protocol(evaluated):
             *("frechet_distance", "kernel_distance", "sliced_distance"),
             *("precision", "recall", "density", "coverage"),
         ],
+        "class_distances": [
+            *(f"frechet_distance of {name}" for name in ("north", "east", "south", "west")),
+            "intra_frechet_distance",
+        ],
         "memorisation": ["authenticity", "nearer_to_training", "c_t"],
     }
     assert [name for name in evaluation.GROUPS if name != "classes"] == list(by_group)
@@ -52,11 +56,15 @@ def test_every_group_that_applies_is_computed_with_its_protocol(evaluated):
     for entry in entries:
         protocol = entry.protocol
         assert protocol["metric"] == entry.name
-        assert (protocol["split"], protocol["num_real"], protocol["seed"]) == ("test", 64, 0)
+        of_class = " of " in entry.name
+        assert (protocol["split"], protocol["seed"]) == ("test", 0)
+        assert protocol["num_real"] == (16 if of_class else 64)
         assert protocol["data"].startswith("sha256:")
         assert protocol["matmul_precision"] == "highest"
-        compared = entry.name in [*by_group["distances"], *by_group["memorisation"]]
-        assert compared == (protocol.get("features") == "pixels" and protocol["num_fake"] == 40)
+        compared = protocol.get("features") == "pixels"
+        groups = ("distances", "class_distances", "memorisation")
+        assert compared == any(entry.name in by_group[group] for group in groups)
+        assert not compared or of_class or protocol["num_fake"] == 40
         assert compared == math.isfinite(entry.runs[0].floor)
 
 
@@ -138,6 +146,7 @@ def test_what_does_not_apply_is_left_out_with_its_reason(trained):
     assert [note.split(": ")[1] for note in notes] == [
         "posterior is left out",
         "classes is left out",
+        "class_distances is left out",
     ]
     assert "the condition of this run is not the label" in notes[0]
     with pytest.raises(ValueError, match="posterior does not apply: the condition of this run"):
@@ -308,6 +317,38 @@ def test_perfect_samples_score_as_their_floor_by_the_classifier(mnist_test):
     assert 0 < divergence.value < 4 * divergence.floor
 
 
+def test_a_class_that_is_drawn_wrong_is_found_by_its_distance(mnist_test):
+    first, second = (
+        data.Dataset(mnist_test.images[some], mnist_test.labels[some], "part")
+        for some in (slice(600), slice(600, 1200))
+    )
+    images = jnp.asarray(
+        np.stack([first.images[first.labels == digit][:40] for digit in range(10)]) / 255.0
+    )
+    asked_for_three = lambda labels: jnp.where(labels == 3, 8, labels)  # noqa: E731
+
+    def sample(keys, params, labels):
+        return images[asked_for_three(labels), one_of(keys, 40)]
+
+    own = subject(sample, first, second, first.labels, num=300)
+    found = evaluation.class_distances(own)
+    names = [f"frechet_distance of {digit}" for digit in range(10)]
+    assert list(found) == [*names, "intra_frechet_distance"]
+    worst = max(names, key=lambda name: found[name].value)
+    assert worst == "frechet_distance of 3"
+    others = [found[name] for name in names if name != worst]
+    assert found[worst].value > 3 * max(other.value for other in others)
+    for other in others:
+        assert abs(other.value - other.floor) < 0.5 * other.floor + 4 * other.error
+    mean = found["intra_frechet_distance"]
+    assert mean.value == pytest.approx(np.mean([found[name].value for name in names]))
+    assert mean.floor == pytest.approx(np.mean([found[name].floor for name in names]))
+    sizes = [found[name].protocol["num_fake"] for name in names]
+    assert sum(sizes) == mean.protocol["num_fake"] == 300
+    num_real = [found[name].protocol["num_real"] for name in names]
+    assert num_real == np.bincount(second.labels, minlength=10).tolist()
+
+
 def test_samples_that_ignore_their_label_are_found(mnist_test):
     ones = jnp.asarray(mnist_test.images[mnist_test.labels == 1][:50]) / 255.0
 
@@ -340,4 +381,4 @@ def test_points_are_their_own_features():
     with pytest.raises(evaluation.NotApplicable, match=r"judge images \[28, 28, 1\]"):
         evaluation.classes(own)
     with pytest.raises(ValueError, match="must not be given for points, got 'pixels'"):
-        evaluation.features.named("pixels", points)
+        features.named("pixels", points)
