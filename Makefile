@@ -11,10 +11,12 @@ demo: $(VENV)/demo
 	$(BIN)/genmod train article_vae
 	$(BIN)/genmod report runs/article_vae/seed-0
 
-# What one needs to trust a change. `make test LINT=` leaves the lint out.
+# What one needs to trust a change. `make test LINT=` leaves the lint out, and
+# OPTIONS are pytest's.
 LINT := lint
+OPTIONS ?=
 test: $(LINT) $(VENV)/dev
-	$(BIN)/pytest $(PARALLEL) -m "not slow and not end_to_end"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not end_to_end" $(OPTIONS)
 
 # Notebooks, the commands of README and docs, processes and what may befall them.
 test-end-to-end: $(VENV)/dev

@@ -22,9 +22,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from genmod import checks, data, devices, evaluate, experiment, rng, train
+from genmod import checks, data, devices, evaluate, rng, train
 from genmod._host import machine
-from genmod.runs import catalogue
+from genmod.runs import catalogue, several
 
 GAMES: dict[str, dict[str, Any]] = {
     "nonsaturating": {"loss": "nonsaturating", "r1": 0.0, "r2": 0.0},
@@ -66,7 +66,7 @@ def scores(mixture: str, flags: dict[str, Any], options: Options) -> tuple[list[
         mixture=mixture, epochs=options.epochs, decay_epochs=options.epochs, **flags
     )
     built = file.build(config)
-    learner = experiment.over(built, 0, options.seeds, jax.devices()).learner
+    learner = several.over(built, 0, options.seeds, jax.devices()).learner
     began = time.perf_counter()
     (*_, end) = train.run(learner, rng.root(0), built.batch_at, num_steps=built.num_steps)
     samples = jax.jit(learner.sample, static_argnums=2)(rng.root(1), end.state, SAMPLES)

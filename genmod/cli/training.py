@@ -152,10 +152,9 @@ def _built(module: Any, config: Any, options: RunOptions, chosen: Sequence[Any])
 
     It is checked here, before a run folder is made.
     """
-    from genmod import experiment
-    from genmod.runs import runner
+    from genmod.runs import runner, several
 
-    built = experiment.over(module.build(config), config.seed, options.seeds, chosen, options.how)
+    built = several.over(module.build(config), config.seed, options.seeds, chosen, options.how)
     runner.check(built, config.seed)
     return built
 

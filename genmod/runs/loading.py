@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genmod import checks, train
-from genmod import experiment as experiments
 from genmod.errors import DataError
 from genmod.experiment import Experiment
-from genmod.runs import catalogue, configs, goals, kept_sources, naming, record, runner
+from genmod.runs import catalogue, configs, goals, kept_sources, naming, record, runner, several
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 from genmod.types import Key, Keys
@@ -53,7 +52,7 @@ def rebuild(folder: Folder, step: int | None = None) -> Rebuilt:
     module = catalogue.load(folder.path / kept_sources.of_step(recorded, step))
     config = configs.from_json(module.Config, recorded["config"])
     single = _built(module, config, recorded.get("directory"))
-    whole = experiments.over(single, config.seed, recorded.get("seeds", 1))
+    whole = several.over(single, config.seed, recorded.get("seeds", 1))
     added = configs.defaults(module.Config, recorded["config"])
     remarks = [f"{folder.path}: {record.without(name, value)}" for name, value in added.items()]
     if step is None:

@@ -1,4 +1,4 @@
-"""Metrics of the samples of a run: what a classifier sees in them, distances, memorisation."""
+"""Metrics of a run's samples: classes, distances, memorisation."""
 
 import functools
 import math
@@ -101,7 +101,7 @@ def _compared(
     perfect: np.ndarray | None,
     progress: bool,
 ) -> list[Result]:
-    """Returns the numbers of a measure of features, with errors and floors but without protocol.
+    """Returns the numbers of a measure, with errors and floors.
 
     Numbers that cannot be computed, as of a generator whose samples are all the same, are NaN.
     """
@@ -116,7 +116,7 @@ def _compared(
 
 
 def class_distances(subject: Subject) -> dict[str, Result]:
-    """Returns the Fréchet distance of the samples of each class, and their mean (intra-FID).
+    """Returns Fréchet distances of the classes, and their mean (intra-FID).
 
     Samples that were asked for a class are compared with the test images of it. The mean is that of
     Miyato & Koyama (2018, arXiv:1802.05637), section 4.1, on other features.
@@ -149,7 +149,7 @@ def class_distances(subject: Subject) -> dict[str, Result]:
 
 
 def _perfect_of_classes(subject: Subject) -> dict[int, np.ndarray | None]:
-    """Returns features of training images in place of the samples of each class, by label.
+    """Returns features of training images in place of samples, by label.
 
     They are as many as the samples of the class; None if there are fewer.
     """

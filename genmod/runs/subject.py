@@ -1,4 +1,4 @@
-"""What `genmod evaluate` looks at: a trained run, and what several of its metrics use."""
+"""Trained runs as metrics see them."""
 
 import dataclasses
 import functools

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genmod import evaluate, rng
-from genmod.experiment import Goal, Observation, Patience, over_seeds
-from genmod.runs import goals, loading, logs, pages, record, replay, runner, verify
+from genmod.experiment import Goal, Observation, Patience
+from genmod.runs import goals, loading, logs, pages, record, replay, runner, several, verify
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
@@ -188,7 +188,7 @@ def test_an_evaluation_on_test_data_is_a_validation(folder):
 def test_what_is_no_validation_is_refused_before_the_first_step(folder, given, said, seeds):
     made = built(validate=lambda key, state: given)
     if seeds > 1:
-        made = over_seeds(made, 0, seeds)
+        made = several.over_seeds(made, 0, seeds)
         said = said.replace(r"\[3\]", r"\[2, 3\]").replace("'good'", "an array <U4")
     with pytest.raises(ValueError, match=said):
         run(made, folder)
@@ -264,7 +264,7 @@ def test_of_several_seeds_the_mean_decides(folder):
         first = bool((jax.random.key_data(key) == jax.random.key_data(FIRST)).all())
         return {"x": {10: 1.0 if first else 9.0, 20: 3.0, 30: 5.0}.get(int(state), 0.0)}
 
-    made = over_seeds(built(3, validate=validate, until=Patience("x", 1), best="x"), 0, 2)
+    made = several.over_seeds(built(3, validate=validate, until=Patience("x", 1), best="x"), 0, 2)
     assert run(made, folder).step == 30
     rows = logs.read_metrics(folder)
     assert [row["seeds"]["x"] for row in rows] == [[1, 9], [3, 3], [5, 5]]
@@ -298,7 +298,7 @@ def test_the_number_of_a_goal_is_shown_beside_the_losses(folder, capsys):
 def test_a_number_that_is_not_logged_is_refused(folder, goal, seeds, parts, steps):
     aim = Patience("test_los", 2) if goal == "until" else "test_los"
     made = built(**{goal: aim}, **parts)
-    made = made if seeds == 1 else over_seeds(made, 0, seeds)
+    made = made if seeds == 1 else several.over_seeds(made, 0, seeds)
     names = ["a_loss", "b_loss"]
     names += ["draw", "seen"] * ("observe" in parts) + ["test_loss"] * ("validate" not in parts)
     said = f"unknown logged number of Experiment.{goal} 'test_los'; .*is: {', '.join(names)}$"

@@ -12,7 +12,7 @@ from commands import SMALL, load_once, over_seeds_once, small_run
 from PIL import Image
 
 from genmod import data, experiment, gan, nets, rng, train, vae
-from genmod.runs import catalogue, loading, logs, record, replay
+from genmod.runs import catalogue, loading, logs, record, replay, several
 from genmod.runs.folder import Folder
 
 
@@ -20,7 +20,7 @@ from genmod.runs.folder import Folder
 def built_once(monkeypatch):
     """An experiment that is opened again is not compiled again."""
     monkeypatch.setattr(catalogue, "load", load_once)
-    monkeypatch.setattr(experiment, "over_seeds", over_seeds_once)
+    monkeypatch.setattr(several, "over_seeds", over_seeds_once)
 
 
 def norm(tree):

@@ -13,8 +13,8 @@ from counting import experiment, look
 from PIL import Image
 
 from genmod import report, rng, train
-from genmod.experiment import Latents, over_seeds
-from genmod.runs import logs, runner
+from genmod.experiment import Latents
+from genmod.runs import logs, runner, several
 from genmod.runs.folder import Folder
 
 
@@ -166,7 +166,7 @@ def test_a_logger_is_a_function_of_a_step_and_its_numbers(folder):
 
 def test_a_logger_of_several_seeds_gets_means_and_their_errors(folder):
     seen = {}
-    many = over_seeds(experiment(1, observe=look), 0, 3)
+    many = several.over_seeds(experiment(1, observe=look), 0, 3)
     run(many, folder, loggers=[seen.__setitem__])
     assert seen[10]["seen"] == 10
     assert seen[10]["draw_se"] > 0

@@ -18,7 +18,7 @@ from commands import refused
 from genmod import data, evaluate, train
 from genmod._host import environment, source
 from genmod.cli import pictures
-from genmod.experiment import Experiment, Observation, over_seeds
+from genmod.experiment import Experiment, Observation
 from genmod.runs import (
     catalogue,
     configs,
@@ -30,6 +30,7 @@ from genmod.runs import (
     record,
     replay,
     runner,
+    several,
     verify,
 )
 from genmod.runs.folder import Folder
@@ -306,7 +307,7 @@ def test_numbers_of_looks_and_evaluations_are_neither_lost_nor_replace_others(
         observe=lambda key, state: Observation(mine),
         evaluate=lambda key, state: {"seeds": 5.0, "loss_se": 6.0, "loss": 7.0},
     )
-    built = built if seeds == 1 else over_seeds(built, 0, seeds)
+    built = built if seeds == 1 else several.over_seeds(built, 0, seeds)
     runner.run(built, folder, seed=0, progress=False)
     (row,) = logs.read_metrics(folder)
     assert (row["step"], row["loss"]) == (4, 2.5)
@@ -363,7 +364,7 @@ def test_what_is_not_finite_is_printed_kept_and_drawn(genmod, tmp_path, capsys, 
         observe=lambda key, state: Observation({"seen": value}),
         evaluate=lambda key, state: {"divergence": value, "good": 1.0},
     )
-    built = built if seeds == 1 else over_seeds(built, 0, seeds)
+    built = built if seeds == 1 else several.over_seeds(built, 0, seeds)
     runner.run(built, folder, seed=0, progress=False)
     said = capsys.readouterr().out
     assert f"divergence: {value}" in said

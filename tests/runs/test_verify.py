@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from commands import load_once, over_seeds_once, small_run
 
-from genmod import experiment, rng, train
+from genmod import rng, train
 from genmod._host import disk
-from genmod.runs import catalogue, loading, logs, record, runner, verify
+from genmod.runs import catalogue, loading, logs, record, runner, several, verify
 from genmod.runs.folder import Folder
 from genmod.train import checkpoint
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.end_to_end
 def built_once(monkeypatch):
     """An experiment that is opened again is not compiled again."""
     monkeypatch.setattr(catalogue, "load", load_once)
-    monkeypatch.setattr(experiment, "over_seeds", over_seeds_once)
+    monkeypatch.setattr(several, "over_seeds", over_seeds_once)
 
 
 @pytest.fixture(scope="module")

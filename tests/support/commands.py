@@ -19,9 +19,8 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as orbax
 
-from genmod import experiment
 from genmod.cli import main as cli
-from genmod.runs import catalogue, configs, record, recorded, runner
+from genmod.runs import catalogue, configs, record, recorded, runner, several
 from genmod.train import NonFiniteError, checkpoint
 
 # Where archives of Fashion-MNIST may lie. Debian has packed them again, without the names in them:
@@ -222,7 +221,7 @@ def altered(tmp_path):
     return write
 
 
-_load, _over_seeds = catalogue.load, experiment.over_seeds
+_load, _over_seeds = catalogue.load, several.over_seeds
 _many = {}
 
 
@@ -240,7 +239,7 @@ def load_once(path):
 
 
 def over_seeds_once(built, seed, num):
-    """`experiment.over_seeds`, of what `load_once` has built."""
+    """`several.over_seeds`, of what `load_once` has built."""
     key = id(built.learner.step), seed, num
     if key not in _many:
         _many[key] = _over_seeds(built, seed, num)
