@@ -25,37 +25,17 @@ convolutions 2,500. On a busy machine PyTorch is slower by a factor of two to te
 threads spin while they wait for each other.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from workers import Job, Turns, check_steps, compare_steps, run
+from workers import Job, Steps, Turns, compare_steps, run
 
 # The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
 
 BATCH_SIZE = 128
 LATENTS = 100
 LABELS = {"genmod": "genmod", "lax": "XLA's convolutions", "torch": "torch, eager"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Options of the benchmark."""
-
-    peers_python: str = sys.executable
-    """Interpreter that has torch."""
-    rounds: int = 5
-    """Turns of each worker, after one to warm up."""
-    steps: int = 5
-    """Steps per turn."""
-    only: tuple[str, ...] = tuple(LABELS)
-    """Rows to measure: genmod, lax, torch."""
-    timeout: float = 600.0
-    """Seconds to wait for one turn before a worker counts as dead."""
-
-    def __post_init__(self) -> None:
-        check_steps(self, LABELS)
 
 
 # The workers.
@@ -205,11 +185,11 @@ def train_torch(turns: Turns, job: Job) -> None:
 # The measurement.
 
 
-def main(config: Config, console: Any) -> None:
+def main(config: Steps, console: Any) -> None:
     """Lets the workers take turns and prints the table."""
     title = f"A step of a DCGAN at batch size {BATCH_SIZE}"
     compare_steps("convolutions", title, LABELS, config, console, of="convolutions")
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, Config, __doc__))
+    sys.exit(run(main, Steps, __doc__))

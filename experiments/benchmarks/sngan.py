@@ -15,11 +15,10 @@ resamplings are separate layers, as in its public implementations.
 Method: as in convolutions.py.
 """
 
-import dataclasses
 import sys
 from typing import Any
 
-from workers import Job, Turns, check_steps, compare_steps, run
+from workers import Job, Steps, Turns, compare_steps, run
 
 # The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
 
@@ -27,25 +26,6 @@ BATCH_SIZE = 64
 LATENTS = 128
 WIDTH = 64
 LABELS = {"genmod": "genmod", "torch": "torch, eager"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Options of the benchmark."""
-
-    peers_python: str = sys.executable
-    """Interpreter that has torch."""
-    rounds: int = 5
-    """Turns of each worker, after one to warm up."""
-    steps: int = 5
-    """Steps per turn."""
-    only: tuple[str, ...] = tuple(LABELS)
-    """Rows to measure: genmod, torch."""
-    timeout: float = 600.0
-    """Seconds to wait for one turn before a worker counts as dead."""
-
-    def __post_init__(self) -> None:
-        check_steps(self, LABELS)
 
 
 # The workers.
@@ -171,11 +151,11 @@ def train_torch(turns: Turns, job: Job) -> None:
 # The measurement.
 
 
-def main(config: Config, console: Any) -> None:
+def main(config: Steps, console: Any) -> None:
     """Lets the workers take turns and prints the table."""
     title = f"A step of an SNGAN of {WIDTH} channels at batch size {BATCH_SIZE}"
     compare_steps("sngan", title, LABELS, config, console, of="framework")
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, Config, __doc__))
+    sys.exit(run(main, Steps, __doc__))

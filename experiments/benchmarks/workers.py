@@ -294,8 +294,29 @@ def milliseconds(answers: list[dict[str, Any]], steps: int) -> list[float]:
     return [1e3 * answer["seconds"] / steps for answer in answers]
 
 
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Options of a benchmark of steps."""
+
+    peers_python: str = sys.executable
+    """Interpreter that has torch."""
+    rounds: int = 5
+    """Turns of each worker, after one to warm up."""
+    steps: int = 5
+    """Steps per turn."""
+    only: tuple[str, ...] = ()
+    """Rows to measure, such as genmod and torch; all if none is given."""
+    timeout: float = 600.0
+    """Seconds to wait for one turn before a worker counts as dead."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
 def compare_steps(
-    module: str, title: str, labels: Mapping[str, str], config: Any, console: Any, *, of: str
+    module: str, title: str, labels: Mapping[str, str], config: Steps, console: Any, *, of: str
 ) -> None:
     """Lets the variants of a module take turns, and prints milliseconds a step.
 
@@ -304,11 +325,14 @@ def compare_steps(
             interpreter of the peers, all others under this one.
         title: title of the table.
         labels: text of a variant in the table, by name; that of genmod is `genmod`.
-        config: flags, with `peers_python`, `rounds`, `steps`, `only` and `timeout`.
+        config: flags.
         console: console to print to.
         of: heading of the variants.
     """
     from rich.table import Table
+
+    if not set(config.only) <= set(labels):
+        raise ValueError(f"only must be among {', '.join(labels)}, got {config.only}")
 
     def start(name: str) -> Worker:
         python, variables = sys.executable, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -319,7 +343,7 @@ def compare_steps(
         job = Job(name, "", steps=config.steps)
         return Worker(python, module, job, variables, config.timeout)
 
-    starts = {name: functools.partial(start, name) for name in config.only}
+    starts = {name: functools.partial(start, name) for name in config.only or labels}
     if "torch" in starts and not has_module(os.path.abspath(config.peers_python), "torch"):
         console.print(f"{labels['torch']}: not installed")
         del starts["torch"]
@@ -343,16 +367,6 @@ def compare_steps(
     versions = package_versions(sys.executable, ("jax", "jaxlib"))
     versions |= package_versions(config.peers_python, ("torch",))
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
-
-
-def check_steps(config: Any, labels: Mapping[str, str]) -> None:
-    """Refuses flags of `compare_steps` that are out of range."""
-    if config.rounds < 1 or config.steps < 1:
-        raise ValueError(
-            f"rounds and steps must be positive, got {config.rounds} and {config.steps}"
-        )
-    if not set(config.only) <= set(labels):
-        raise ValueError(f"only must be among {', '.join(labels)}, got {config.only}")
 
 
 def this_checkout() -> dict[str, str]:

@@ -79,12 +79,7 @@ def biggan_generator(
       >>> net.apply(net.init(rng.root(0), z, labels), z, labels).shape
       (3, 28, 28, 1)
     """
-    height, breadth, blocks, channels = first_images(shape)
-    if len(widths) != blocks + 1:
-        raise ValueError(
-            f"widths must hold {blocks + 1} numbers for images of {shape[0]} x {shape[1]} pixels, "
-            f"which are doubled {blocks} times, got {tuple(widths)}"
-        )
+    height, breadth, blocks, channels = first_images(shape, widths)
     _check(widths, classes, embedding_dim, attention, [height * 2**i for i in range(1, blocks + 1)])
 
     def images(z: Array, *c: Any) -> Array:

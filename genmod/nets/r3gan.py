@@ -82,12 +82,7 @@ def r3gan_generator(
       >>> net.apply(net.init(rng.root(0), z), z).shape
       (3, 8, 8, 3)
     """
-    height, breadth, doublings, channels = first_images(shape)
-    if len(widths) != doublings + 1:
-        raise ValueError(
-            f"widths must hold {doublings + 1} numbers for images of {shape[0]} x {shape[1]} "
-            f"pixels, which are doubled {doublings} times, got {tuple(widths)}"
-        )
+    height, breadth, _, channels = first_images(shape, widths)
     cell = _cell(widths, cells, expansion, group_width)
     _check_classes(classes)
 

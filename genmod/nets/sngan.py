@@ -237,11 +237,14 @@ def _conv1(channels: int, kernel_init: WeightInit, name: str) -> Convolution:
     return Convolution(channels, conv, kernel_init, window=1, stride=1, name=name)
 
 
-def first_images(shape: Sequence[int]) -> tuple[int, int, int, int]:
+def first_images(
+    shape: Sequence[int], widths: Sequence[int] | None = None
+) -> tuple[int, int, int, int]:
     """Returns height and width of a generator's first images, its doublings, and the channels.
 
     Raises:
-      ValueError: if the shape is not (H, W, C) with H and W from 4 to 7 times one power of 2.
+      ValueError: if the shape is not (H, W, C) with H and W from 4 to 7 times one power of 2, or
+        there are widths, but not one for the first images and for each doubling.
     """
     sizes = tuple(shape)
     if len(sizes) != 3:
@@ -254,6 +257,11 @@ def first_images(shape: Sequence[int]) -> tuple[int, int, int, int]:
         raise ValueError(
             f"shape must have a height and a width of {_LEAST} to {_MOST} times one power of 2, "
             f"such as 28, 32, 48 or 64, got {sizes}, which halves to {height} x {breadth}"
+        )
+    if widths is not None and len(widths) != blocks + 1:
+        raise ValueError(
+            f"widths must hold {blocks + 1} numbers for images of {sizes[0]} x {sizes[1]} pixels, "
+            f"which are doubled {blocks} times, got {tuple(widths)}"
         )
     return height, breadth, blocks, channels
 
