@@ -81,7 +81,7 @@ class Config(Settings, data.Source):
 
 def build(config: Config) -> Experiment:
     whole, test = config.train_and_test()
-    classes = int(whole.labels.max()) + 1
+    classes = data.num_classes(whole)
     places = data.fold(
         rng.stream(rng.root(0), "folds"), whole.labels, config.images_per_class, config.fold
     )

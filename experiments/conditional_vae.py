@@ -39,7 +39,7 @@ class Config(Settings, data.Source):
 
 def build(config: Config) -> Experiment:
     images, test = config.train_and_test()
-    classes = int(max(images.labels.max(), test.labels.max())) + 1
+    classes = data.num_classes(images, test)
     decoder = nets.mlp(
         config.hidden[::-1],
         images.images.shape[1:],

@@ -83,7 +83,6 @@ def build(config: Config) -> Experiment:
         augment=augmentation(config.augment),
     )
 
-    many = observe.samples(learner, images, num=10_000)
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -91,7 +90,7 @@ def build(config: Config) -> Experiment:
         ),
         dataset=images,
         epochs=config.epochs,
-        evaluate=lambda key, state: many(key, state).numbers,
+        evaluate=observe.scores(learner, images),
         observe=observe.samples(learner, images),
         latents=Latents(config.latent_dim, learner.decoder),
         test=test,

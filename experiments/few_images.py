@@ -107,7 +107,6 @@ def build(config: Config) -> Experiment:
         numbers = {**found.numbers, "probability": probability}
         return found._replace(numbers=numbers, warnings=warnings)
 
-    many = observe.samples(learner, few, num=10_000)
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -115,7 +114,7 @@ def build(config: Config) -> Experiment:
         ),
         dataset=few,
         epochs=config.epochs,
-        evaluate=lambda key, state: many(key, state).numbers,
+        evaluate=observe.scores(learner, few),
         observe=look,
         observe_every=1000,
         latents=Latents(config.latent_dim, learner.decoder),

@@ -80,7 +80,6 @@ def build(config: Config) -> Experiment:
         constrain=gan.weight_clipping(config.clip) if clipped else None,
     )
 
-    many = observe.samples(learner, images, num=10_000)
     return Experiment(
         learner=learner,
         batch_at=data.batches(
@@ -88,7 +87,7 @@ def build(config: Config) -> Experiment:
         ),
         dataset=images,
         epochs=config.epochs,
-        evaluate=lambda key, state: many(key, state).numbers,
+        evaluate=observe.scores(learner, images),
         observe=observe.samples(learner, images),
         latents=Latents(config.latent_dim, learner.decoder, standard_normal_prior=False),
         test=test,

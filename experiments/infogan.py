@@ -100,10 +100,10 @@ def build(config: Config) -> Experiment:
         found = [categories(state.params, jnp.asarray(of.images[part])) for part in parts]
         return np.concatenate(found), of.labels[places]
 
-    many = observe.samples(learner, images, num=10_000)
+    scores = observe.scores(learner, images)
 
     def evaluation(key, state):
-        numbers = many(key, state).numbers
+        numbers = scores(key, state)
         if len(np.unique(images.labels)) == 1:  # as of data without labels
             return numbers
         seen = read("matched", state, images, MATCHED)

@@ -53,7 +53,7 @@ class Config(Settings, data.Source):
 
 def build(config: Config) -> Experiment:
     images, test = config.train_and_test()
-    classes = int(images.labels.max()) + 1
+    classes = data.num_classes(images)
     places = data.fold(
         rng.stream(rng.root(0), "folds"), images.labels, config.images_per_class, config.fold
     )

@@ -49,8 +49,8 @@ class Config(Settings, data.Source):
 
 def build(config: Config) -> Experiment:
     images, test = config.train_and_test()
-    num = int(max(images.labels.max(), test.labels.max())) + 1
-    classes = num if config.conditional and num > 1 else None  # data without labels have one
+    num = data.num_classes(images, test)
+    classes = num if config.conditional and num > 1 else None
     model = gan.make(
         nets.sngan_generator(images.images.shape[1:], width=config.width, classes=classes),
         nets.sngan_discriminator(width=config.discriminator_width, classes=classes),
@@ -69,12 +69,6 @@ def build(config: Config) -> Experiment:
         ema_half_life=config.ema_half_life,
     )
 
-    many = observe.samples(learner, images, num=10_000)
-    asked = observe.class_as_asked(learner, images)
-
-    def evaluation(key, state):
-        return {**many(key, state).numbers, **(asked(key, state) if classes else {})}
-
     examples, prepare = images.images, data.signed_unit_interval
     if classes:
         examples, prepare = {"image": examples, "label": images.labels}, {"image": prepare}
@@ -83,7 +77,7 @@ def build(config: Config) -> Experiment:
         batch_at=data.batches(examples, batch_size=config.batch_size, prepare=prepare),
         dataset=images,
         epochs=config.epochs,
-        evaluate=evaluation,
+        evaluate=observe.scores(learner, images),
         observe=observe.samples(learner, images),
         latents=Latents(config.latent_dim, learner.decoder),
         test=test,

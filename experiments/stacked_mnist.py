@@ -50,7 +50,10 @@ class Config(Settings):
     width: checks.Count = 32
     """Channels at 14 x 14; twice as many at 7 x 7, and of R3GAN's half as many at 28 x 28."""
     learning_rate: checks.Positive = 2e-4
-    """Adam's learning rate."""
+    """Adam's learning rate at first."""
+    decay_epochs: checks.Index = 0
+    """Epochs until learning rate and penalties have fallen on a cosine to a quarter and a tenth.
+    If it is 0 they stay as they are."""
     b1: checks.Weight = 0.0
     """Adam's momentum."""
     ema_half_life: checks.Positive = 20_000.0
@@ -83,11 +86,16 @@ def build(config: Config) -> Experiment:
         latent_dim=config.latent_dim,
         image_range=(-1, 1),
     )
+    penalty = gan.weighted((config.r1, gan.r1), (config.r2, gan.r2))
+    steps = max(1, config.decay_epochs * len(stacks.images) // config.batch_size)
+    falls = config.decay_epochs > 0
+    rate = optax.cosine_decay_schedule(config.learning_rate, steps, alpha=0.25 if falls else 1.0)
     learner = train.adversarial(
         model,
         gan.LOSSES[config.loss],
-        optax.adam(config.learning_rate, b1=config.b1, b2=0.99),
-        penalty=gan.weighted((config.r1, gan.r1), (config.r2, gan.r2)),
+        optax.adam(rate, b1=config.b1, b2=0.99),
+        penalty=lambda hyper: hyper["decay"] * penalty,
+        hyper={"decay": optax.cosine_decay_schedule(1.0, steps, alpha=0.1 if falls else 1.0)},
         ema_half_life=config.ema_half_life,
     )
 

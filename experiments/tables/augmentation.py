@@ -133,7 +133,7 @@ def missing(
 
     test = config().load("val") if options.held_out else config().train_and_test()[1]
     built = [file.build(config(fold)) for fold in range(options.folds)]
-    classes = int(built[0].dataset.labels.max()) + 1
+    classes = data.num_classes(built[0].dataset)
     recipe, classic = config().recipe(classes), config().classic()
     keys = rng.of_seeds(rng.root(0), options.folds)
     batch_at = _stacked([one.batch_at for one in built])

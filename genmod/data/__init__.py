@@ -22,7 +22,7 @@ from genmod.data.batches import (
 )
 from genmod.data.cache import fingerprint
 from genmod.data.classes import fold
-from genmod.data.dataset import Dataset, from_arrays
+from genmod.data.dataset import Dataset, from_arrays, num_classes
 from genmod.data.factors import (
     Factors,
     factor_dataset,
@@ -103,6 +103,7 @@ __all__ = [
     "load",
     "mean_image",
     "mixture_dataset",
+    "num_classes",
     "padded",
     "placement",
     "pooled",

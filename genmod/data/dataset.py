@@ -88,6 +88,24 @@ def select(name: str, parts: Mapping[str, Part], split: str) -> Dataset:
     return of_arrays(images, labels, pieces[0][0].classes)._replace(files=own)
 
 
+def num_classes(*datasets: Dataset) -> int:
+    """Returns the number of classes of data sets, 1 more than their largest label.
+
+    It is 1 for data without labels.
+
+    Args:
+      *datasets: data sets with the same classes, such as those of training and testing.
+
+    Example:
+      >>> import numpy as np
+      >>> from genmod import data
+      >>> images = np.zeros((2, 28, 28), np.uint8)
+      >>> data.num_classes(data.from_arrays(images, [0, 2]), data.from_arrays(images))
+      3
+    """
+    return 1 + max(int(dataset.labels.max()) for dataset in datasets)
+
+
 def chosen(whole: Dataset, index: Any) -> Dataset:
     """Returns the examples at an index."""
     labels = whole.labels[index]

@@ -91,6 +91,28 @@ def samples(
     return look
 
 
+def scores(
+    learner: Learner, dataset: data.Dataset, *, num: int = 10_000
+) -> Callable[[Key, Any], dict[str, float]]:
+    """Returns a function `(key, state) -> numbers` of many samples, for `Experiment.evaluate`.
+
+    The numbers are those of `samples`, and `class_as_asked` of a learner that is given the labels.
+
+    Args:
+      learner: learner that draws images.
+      dataset: real images with their labels.
+      num: number of samples.
+    """
+    many, asked = samples(learner, dataset, num=num), class_as_asked(learner, dataset)
+    conditions = learner.conditions
+    given = conditions is not None and conditions.are(dataset.labels)
+
+    def evaluation(key: Key, state: Any) -> dict[str, float]:
+        return {**many(key, state).numbers, **(asked(key, state) if given else {})}
+
+    return evaluation
+
+
 def class_as_asked(
     learner: Learner, dataset: data.Dataset, *, num_each: int = 1000
 ) -> Callable[[Key, Any], dict[str, float]]:

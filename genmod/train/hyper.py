@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from genmod import checks
 from genmod.types import Array
 
-Schedule = Callable[[Array], Array]
+Schedule = Callable[[Array], Any]
 Hyper = Mapping[str, float | Schedule]
 
 

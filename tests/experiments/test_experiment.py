@@ -311,6 +311,7 @@ COUNTS = {
     "pacgan_mixtures": ["epochs", "batch_size", "packing"],
     "pictures": ["epochs", "batch_size", "latent_dim", "width", "decay_epochs"],
     "priors": ["epochs", "batch_size", "components", "layers", "latent_dim", "decay_epochs"],
+    "r3gan": ["epochs", "batch_size", "latent_dim", "width", "cells", "decay_epochs"],
     "semi_supervised": ["epochs", "batch_size", "latent_dim", "decay_epochs"],
     "sngan": [
         *("epochs", "batch_size", "latent_dim", "width", "discriminator_width"),
@@ -337,6 +338,7 @@ WEIGHTS = {
     "pacgan_mixtures": ["b1"],
     "pictures": ["beta"],
     "priors": [],
+    "r3gan": ["r1", "r2"],
     "semi_supervised": ["alpha"],
     "sngan": ["b1"],
     "stacked_mnist": ["r1", "r2", "b1"],
@@ -361,6 +363,7 @@ SHAPES = {
     "pacgan_mixtures": ((2,), (-5, 5), 400_000),
     "pictures": ((28, 28, 1), (0, 1), 4_688),
     "priors": ((28, 28, 1), (0, 1), 30_000),
+    "r3gan": ((28, 28, 1), (-1, 1), 9_375),
     "semi_supervised": ((28, 28, 1), (0, 1), 15_000),
     "sngan": ((28, 28, 1), (-1, 1), 9_375),
     "stacked_mnist": ((28, 28, 3), (-1, 1), 3_840),

@@ -84,20 +84,19 @@ def test_stacked_digits_have_networks_of_either_kind(net):
     assert ("stage_2_cell_0" in made[0]) == (net == "r3gan")
 
 
-def test_sngan_draws_the_class_that_is_asked_for(archive):
-    file = catalogue.load(EXPERIMENTS / "sngan.py")
-    config = file.Config(
-        dataset=archive,
-        batch_size=12,
-        latent_dim=2,
-        width=2,
-        discriminator_width=2,
-        discriminator_steps=2,
-    )
-    built = file.build(config)
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("sngan", {"width": 2, "discriminator_width": 2, "discriminator_steps": 2}),
+        ("r3gan", {"width": 8}),
+    ],
+)
+def test_a_conditional_game_draws_the_class_that_is_asked_for(name, flags, archive):
+    file = catalogue.load(EXPERIMENTS / f"{name}.py")
+    built = file.build(file.Config(dataset=archive, batch_size=12, latent_dim=2, **flags))
     state = trained(built, 2)
     assert built.labels.tolist() == list(range(CLASSES))
     asked = jnp.repeat(jnp.arange(CLASSES), 2)
     assert built.sample(rng.root(1), state, len(asked), asked).shape == (2 * CLASSES, 8, 8, 1)
-    plain = file.build(file.Config(dataset=archive, conditional=False, width=2))
+    plain = file.build(file.Config(dataset=archive, conditional=False, **flags))
     assert plain.learner.conditions is None
