@@ -1,7 +1,7 @@
 """Stacked-MNIST: images with one MNIST digit in each channel.
 
 The three digits of a stack define 1,000 modes, which can be counted (Metz et al. 2017, "Unrolled
-generative adversarial networks", section 3.3.2). The protocol of PacGAN (Lin et al. 2018, section
+generative adversarial networks", section 3.3.1). The protocol of PacGAN (Lin et al. 2018, section
 4.2) uses all 70,000 digits and draws 128,000 stacks once. A stack is represented by three indices,
 so only the digits (55 MB) and the indices are kept, not the stacks.
 """

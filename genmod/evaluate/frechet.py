@@ -100,7 +100,7 @@ def frechet_distance(
 
     References:
       Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
-      Equilibrium, NeurIPS 2017 (arXiv:1706.08500), section 4.
+      Equilibrium, NeurIPS 2017 (arXiv:1706.08500).
 
     Example:
       >>> import numpy as np

@@ -117,7 +117,7 @@ def authenticity(train: Any, samples: Any, *, progress: bool = True) -> Estimate
         training images have the same features.
 
     References:
-      Alaa et al., How Faithful is your Synthetic Data?, ICML 2022 (arXiv:2102.08921), section 3.
+      Alaa et al., How Faithful is your Synthetic Data?, ICML 2022 (arXiv:2102.08921).
 
     Example:
       >>> import numpy as np
@@ -182,7 +182,7 @@ def copying(
 
     References:
       Meehan et al., A Non-Parametric Test to Detect Data-Copying in Generative Models, AISTATS 2020
-      (arXiv:2004.05675), sections 3.1 and 4.
+      (arXiv:2004.05675).
 
     Example:
       >>> import numpy as np

@@ -53,8 +53,7 @@ def directions(weight: Array | np.ndarray) -> Directions:
       ValueError: if weight is not finite floating numbers [L, M].
 
     References:
-      Shen & Zhou, Closed-Form Factorization of Latent Semantics in GANs, 2021 (arXiv:2007.06600),
-      section 3.2.
+      Shen & Zhou, Closed-Form Factorization of Latent Semantics in GANs, 2021 (arXiv:2007.06600).
 
     Examples:
       >>> import jax.numpy as jnp
@@ -147,9 +146,9 @@ def project(
 
     References:
       Creswell & Bharath, Inverting The Generator Of A Generative Adversarial Network, 2016
-      (arXiv:1611.05644), algorithm 1, for the minimisation with the prior's weight.
-      Bora et al., Compressed Sensing using Generative Models, 2017 (arXiv:1703.03208), section 6,
-      for several starts.
+      (arXiv:1611.05644), algorithm 1, for the minimisation.
+      Bora et al., Compressed Sensing using Generative Models, 2017 (arXiv:1703.03208), for several
+      starts.
 
     Examples:
       >>> import optax

@@ -170,7 +170,7 @@ def least_squares() -> AdversarialLoss:
 
     References:
       Mao et al., Least Squares Generative Adversarial Networks, 2017 (arXiv:1611.04076),
-      equation 2.
+      equations 2 and 9.
     """
     return AdversarialLoss(
         discriminator=lambda real, fake: 0.5 * jnp.square(real - 1) + 0.5 * jnp.square(fake),

@@ -338,7 +338,7 @@ def dragan(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
     moves only a random part of the way to that point; the paper and this penalty do not.)
 
     References:
-      Kodali et al., On Convergence and Stability of GANs, 2017 (arXiv:1705.07215), equation 1.
+      Kodali et al., On Convergence and Stability of GANs, 2017 (arXiv:1705.07215).
     """
     del fake
     noise = _uniform(keys, real, real.shape[1:])

@@ -61,7 +61,7 @@ def lecam(anchors: Anchors) -> Penalty:
 
     References:
       Tseng et al., Regularizing Generative Adversarial Networks under Limited Data, 2021
-      (arXiv:2104.03310), equations 3 and 4; code https://github.com/google/lecam-gan.
+      (arXiv:2104.03310); code https://github.com/google/lecam-gan.
     """
     if not isinstance(anchors, Anchors):
         raise ValueError(
@@ -95,7 +95,7 @@ def moving_anchors(*, decay: float = 0.99, name: str = "anchors") -> Remember:
 
     References:
       Tseng et al., Regularizing Generative Adversarial Networks under Limited Data, 2021
-      (arXiv:2104.03310), equation 4.
+      (arXiv:2104.03310).
     """
     check_decay(decay)
 

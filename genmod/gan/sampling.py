@@ -29,7 +29,7 @@ from genmod.gan.model import Gan, GanParams, LatentPrior, truncated_latent
 from genmod.types import Array, Keys
 
 _EPSILON = 1e-8
-"""The number epsilon of equation 8 in Azadi et al., for numerical stability."""
+"""The number epsilon of Azadi et al., for numerical stability."""
 
 
 def truncated(model: Gan, *, limit: float) -> Gan:
@@ -123,7 +123,7 @@ def acceptance(logits: Array | np.ndarray, *, percentile: float | None = 80.0) -
       ValueError: if logits are not finite numbers [N], or the percentile is out of range.
 
     References:
-      Azadi et al., Discriminator Rejection Sampling, 2019 (arXiv:1810.06758), equations 7 and 8.
+      Azadi et al., Discriminator Rejection Sampling, 2019 (arXiv:1810.06758).
 
     Examples:
       >>> import jax.numpy as jnp

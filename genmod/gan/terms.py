@@ -103,7 +103,7 @@ def twin_classifier(
         the condition is no label of their classes for each example.
 
     References:
-      Gong et al., Twin Auxiliary Classifiers GAN, 2019 (arXiv:1907.02690), section 3.
+      Gong et al., Twin Auxiliary Classifiers GAN, 2019 (arXiv:1907.02690).
     """
 
     def discriminator(keys: Keys, seen: Seen) -> Array:
@@ -135,7 +135,7 @@ def discriminative_classifier(*, output: str = "class", weight: float | Array = 
 
     References:
       Hou et al., Conditional GANs with Auxiliary Discriminative Classifier, 2022
-      (arXiv:2107.10060), section 4.
+      (arXiv:2107.10060).
     """
 
     def shared(outputs: Mapping[str, Array], seen: Seen, *, as_real: bool) -> Array:
@@ -198,7 +198,7 @@ def data_to_data(
 
     References:
       Kang et al., Rebooting ACGAN: Auxiliary Classifier GANs with Stable Training, 2021
-      (arXiv:2111.01118), equation 8.
+      (arXiv:2111.01118), section 3.
     """
     checks.positive("temperature", temperature)
 

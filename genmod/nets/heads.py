@@ -75,7 +75,7 @@ def projection(features: Net, classes: int) -> Net:
         called, if the features are not [B, D], or labels not whole numbers in [0, classes).
 
     References:
-      Miyato & Koyama, cGANs with Projection Discriminator, 2018 (arXiv:1802.05637), equation 4.
+      Miyato & Koyama, cGANs with Projection Discriminator, 2018 (arXiv:1802.05637), equation 3.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -105,7 +105,7 @@ def projected(classes: int) -> Net:
         numbers in [0, classes).
 
     References:
-      Miyato & Koyama, cGANs with Projection Discriminator, 2018 (arXiv:1802.05637), equation 4.
+      Miyato & Koyama, cGANs with Projection Discriminator, 2018 (arXiv:1802.05637), equation 3.
     """
     checks.positive_integer("classes", classes)
 

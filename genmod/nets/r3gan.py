@@ -8,7 +8,7 @@ the number of cells (fix-up initialisation), so that deep networks train without
 
 References:
   Huang et al., The GAN is dead; long live the GAN! A Modern GAN Baseline, 2024 (arXiv:2501.05441),
-  section 4, configuration E; code https://github.com/brownvc/R3GAN.
+  section 3, configuration E; code https://github.com/brownvc/R3GAN.
 """
 
 import math

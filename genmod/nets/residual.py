@@ -10,7 +10,7 @@ networks train without normalisation.
 References:
   He et al., Identity Mappings in Deep Residual Networks, 2016 (arXiv:1603.05027).
   Child, Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images, 2021
-  (arXiv:2011.10650), section 3.
+  (arXiv:2011.10650), section 4.1.
 """
 
 import functools

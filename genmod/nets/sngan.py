@@ -153,7 +153,7 @@ def sngan_discriminator(
     References:
       Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018
       (arXiv:1802.05957), table 4.
-      Miyato & Koyama, cGANs with Projection Discriminator, 2018 (arXiv:1802.05637), equation 4.
+      Miyato & Koyama, cGANs with Projection Discriminator, 2018 (arXiv:1802.05637), equation 3.
 
     Examples:
       >>> import jax.numpy as jnp

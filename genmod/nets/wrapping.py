@@ -133,7 +133,7 @@ def with_scale(net: Net, *, initial: float = 1.0) -> Net:
       ValueError: if initial is not positive.
 
     References:
-      Dai & Wipf, Diagnosing and Enhancing VAE Models, 2019 (arXiv:1903.05789), section 4.
+      Dai & Wipf, Diagnosing and Enhancing VAE Models, 2019 (arXiv:1903.05789), section 3.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -119,7 +119,7 @@ def class_distances(subject: Subject) -> dict[str, Result]:
     """Returns Fréchet distances of the classes, and their mean (intra-FID).
 
     Samples that were asked for a class are compared with the test images of it. The mean is that of
-    Miyato & Koyama (2018, arXiv:1802.05637), section 4.1, on other features.
+    Miyato & Koyama (2018, arXiv:1802.05637), section 5.1, on other features.
     """
     built, found = subject.built, {}
     labels = np.unique(built.dataset.labels)

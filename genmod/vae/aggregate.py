@@ -226,7 +226,7 @@ def mmd(
     References:
       Tolstikhin et al., Wasserstein Auto-Encoders, 2018 (arXiv:1711.01558), algorithm 2 and section
       4. Zhao et al., InfoVAE: Balancing Learning and Inference in Variational Autoencoders, 2019
-      (arXiv:1706.02262), equation 6.
+      (arXiv:1706.02262).
     """
     check_weight("weight", weight)
     check_weight("kl_weight", kl_weight)

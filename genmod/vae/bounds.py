@@ -60,8 +60,8 @@ def iwae(model: Vae, *, num_samples: int, estimator: Estimator = "standard") -> 
     References:
       Burda et al., Importance Weighted Autoencoders, 2016 (arXiv:1509.00519), equations 8 and 13.
       Roeder et al., Sticking the Landing, 2017 (arXiv:1703.09194). Tucker et al., Doubly
-      Reparameterized Gradient Estimators for Monte Carlo Objectives, 2019 (arXiv:1810.04152),
-      equation 8. Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018
+      Reparameterized Gradient Estimators for Monte Carlo Objectives, 2019 (arXiv:1810.04152).
+      Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018
       (arXiv:1802.04537).
 
     Examples:
@@ -100,7 +100,7 @@ def miwae(model: Vae, *, num_groups: int, num_samples: int) -> Objective:
 
     References:
       Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018
-      (arXiv:1802.04537), equation 12.
+      (arXiv:1802.04537), section 5.
     """
     num_groups = checks.positive_integer("num_groups", num_groups)
     num_samples = checks.positive_integer("num_samples", num_samples)
@@ -155,7 +155,7 @@ def ciwae(model: Vae, *, num_samples: int, beta: float | Array) -> Objective:
 
     References:
       Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018
-      (arXiv:1802.04537), equation 13.
+      (arXiv:1802.04537), section 5.
     """
     num_samples = checks.positive_integer("num_samples", num_samples)
     if not isinstance(beta, jax.core.Tracer):

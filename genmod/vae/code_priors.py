@@ -56,7 +56,7 @@ def code_prior(net: Net, *, grid: Sequence[int], num_codes: int) -> CodePrior:
         each image.
 
     References:
-      Hoogeboom et al., Autoregressive Diffusion Models, 2022 (arXiv:2110.02037), equation 3 and
+      Hoogeboom et al., Autoregressive Diffusion Models, 2022 (arXiv:2110.02037),
       algorithms 1 and 2.
 
     Examples:

@@ -28,7 +28,7 @@ def continuous_bernoulli() -> Likelihood:
 
     References:
       Loaiza-Ganem & Cunningham, The continuous Bernoulli: fixing a pervasive error in variational
-      autoencoders, 2019 (arXiv:1907.06845), equations 4 and 6.
+      autoencoders, 2019 (arXiv:1907.06845).
 
     Example:
       >>> import jax.numpy as jnp
@@ -134,7 +134,7 @@ def discretised_logistic(*, num_mixtures: int = 1) -> Likelihood:
 
     References:
       Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016
-      (arXiv:1606.04934), appendix C.6. Salimans et al., PixelCNN++, 2017 (arXiv:1701.05517),
+      (arXiv:1606.04934), appendix C.5. Salimans et al., PixelCNN++, 2017 (arXiv:1701.05517),
       equation 2.
 
     Example:
@@ -215,7 +215,7 @@ def categorical() -> Likelihood:
       ValueError: when called, if the output has another shape.
 
     References:
-      van den Oord et al., Pixel Recurrent Neural Networks, 2016 (arXiv:1601.06759), section 3.
+      van den Oord et al., Pixel Recurrent Neural Networks, 2016 (arXiv:1601.06759), section 2.2.
 
     Example:
       >>> import jax.numpy as jnp

@@ -235,7 +235,7 @@ def log_weight(model: Vae) -> Callable[[Keys, VaeParams, Batch], Array]:
       model: the VAE.
 
     References:
-      Burda et al., Importance Weighted Autoencoders, 2016 (arXiv:1509.00519), equation 7.
+      Burda et al., Importance Weighted Autoencoders, 2016 (arXiv:1509.00519), section 3.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -180,7 +180,7 @@ def flow_posterior(flow: Callable[[int], Flow]) -> Callable[[int], Posterior]:
 
     References:
       Rezende & Mohamed, Variational Inference with Normalizing Flows, 2015 (arXiv:1505.05770),
-      equation 13.
+      section 3.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -72,7 +72,7 @@ def make_categorical(
     References:
       Jang, Gu & Poole, Categorical Reparameterization with Gumbel-Softmax, 2017 (arXiv:1611.01144),
       equation 2 and section 2.2. Maddison, Mnih & Teh, The Concrete Distribution, 2017
-      (arXiv:1611.00712), equations 10 and 22.
+      (arXiv:1611.00712).
 
     Examples:
       >>> import jax.numpy as jnp
