@@ -106,6 +106,11 @@ def links(app, path, parent, content):
     content[0] = re.sub(r"(!?\[[^\]]*\])\(([^)#:]+)\)", link, content[0])
 
 
+def results_are_a_page(app, name, content):
+    """Points links to the experiments' README, which is a page here, to that page."""
+    content[0] = content[0].replace("](../experiments/README.md)", "](experiments/README.md)")
+
+
 def losses_are_data(app, name, content):
     """Shows a GAN's losses as the values that they are; their docstring stands on a function."""
     loss = r"\.\. py:function:: (\w+)\(\) -> [\w.]*AdversarialLoss"
@@ -149,6 +154,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", as_rst, priority=400)
     app.connect("include-read", links)
     app.connect("source-read", losses_are_data)
+    app.connect("source-read", results_are_a_page)
     app.connect("missing-reference", resolve)
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,7 +5,7 @@ XYSquares, three squares in places of a grid. They have 32 x 32 pixels, means of
 `--pooling 1` they have 64 x 64, and a run takes three times as long. Training draws from all of
 them. The scores compare the means of q(z|x) with the factors of 10,000 images: the mutual
 information gap (MIG) and the FactorVAE score, and with `--more-scores` DCI and SAP, which need
-`pip install 'genmod[metrics]'`.
+scikit-learn.
 
     genmod train disentanglement
     genmod train disentanglement --model beta --weight 8 --seeds 10

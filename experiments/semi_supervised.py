@@ -9,9 +9,9 @@ batch, 50 epochs.
     genmod train semi_supervised --images-per-class 100
 
 With 100 labels it ends at a test error of 13.3 +- .3 % (fold 0, seed 0; about an hour of one core).
-The error falls slowly: 18.2 % after 6 epochs, 15.5 after 15. The paper has 11.97 % for M2 (quoted
-from memory, unverified: context only). It weighs the classification by 0.1 times the number of
-examples; with that, the classes of these networks drift away from the labels in the first epochs
+The error falls slowly: 18.2 % after 6 epochs, 15.5 after 15. The paper has 11.97 +- 1.71 % for
+M2 (other networks and training: context only). It weighs the classification by 0.1 times the number
+of examples; with that, the classes of these networks drift away from the labels in the first epochs
 (an error of 50 % after 400 steps).
 """
 

@@ -2,8 +2,9 @@
 
     genmod reproduce lucic-ranking --budget smoke|short|full
 
-The cells are runs of experiments/gan_losses.py on MNIST and Fashion-MNIST. The published distances
-are of Inception features, ours of those of genmod's judges: only the rankings can be compared.
+The cells are runs of experiments/gan_losses.py on MNIST, those of the full budget on
+Fashion-MNIST too (`tfds:fashion_mnist`). The published distances are of Inception features, ours of
+those of genmod's judges: only the rankings can be compared.
 """
 
 from genmod.runs.evaluation import Options

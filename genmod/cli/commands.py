@@ -72,7 +72,8 @@ def data(
     number of images in each class. Draws some of its images.
 
     Args:
-      name: data set: mnist, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE, folder:DIR or call:FILE:F.
+      name: data set: mnist, xy_squares, sprites, tfds:NAME, idx:FOLDER, npz:FILE, npy:FILE,
+        folder:DIR or call:FILE:F.
       source: part of the data, and how they are read.
       num: number of images to draw, spread over all.
       out: the picture to write; its name ends in .png, .pdf or .svg.

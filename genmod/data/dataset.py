@@ -89,9 +89,9 @@ def select(name: str, parts: Mapping[str, Part], split: str) -> Dataset:
 
 
 def num_classes(*datasets: Dataset) -> int:
-    """Returns the number of classes of data sets, 1 more than their largest label.
+    """Returns the number of classes of data sets.
 
-    It is 1 for data without labels.
+    It is 1 more than the largest label, and 1 for data without labels.
 
     Args:
       *datasets: data sets with the same classes, such as those of training and testing.

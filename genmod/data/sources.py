@@ -157,7 +157,7 @@ def load(
           drawn when they are loaded (18,000 and 2,000 images [64, 64, 3]; 41,472 and 4,608 images
           [64, 64, 1]);
         - "tfds:NAME[/CONFIG][:VERSION]", a data set of tensorflow-datasets, which is prepared on
-          disk on first use if TensorFlow is installed (`genmod[tfds]`);
+          disk on first use if TensorFlow is installed;
         - "idx:FOLDER", the files of Fashion-MNIST, KMNIST, EMNIST or MNIST itself, gzipped or not;
           the images in files named `emnist-...`, which are stored rotated, are turned upright;
         - "npz:FILE" and "npy:FILE", arrays (`images`, `labels`, or Keras's `x_train` and others);

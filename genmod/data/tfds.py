@@ -82,7 +82,8 @@ def _open(tfds: Any, name: str, root: Path, manual_dir: str | None) -> Any:
     prepared first if possible.
     """
     prepare = (
-        "prepare it where TensorFlow is installed (pip install 'genmod[tfds]'):\n"
+        "prepare it where TensorFlow is installed "
+        "(pip install tensorflow-cpu importlib_resources):\n"
         "  import tensorflow_datasets as tfds\n"
         f"  tfds.builder({name!r}, data_dir={str(root)!r})"
         '.download_and_prepare(file_format="array_record")'

@@ -1,7 +1,7 @@
 """Disentanglement by classifiers and estimators that scikit-learn fits: SAP, DCI and InfoMEC.
 
-They need `pip install 'genmod[metrics]'`. Arguments and settings are those of the authors' code, so
-that scores can be compared with published ones.
+They need scikit-learn. Arguments and settings are those of the authors' code, so that scores can be
+compared with published ones.
 """
 
 import warnings
@@ -379,5 +379,5 @@ def _require_sklearn(metric: str) -> None:
         import sklearn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{metric} needs scikit-learn: pip install 'genmod[metrics]'"
+            f"{metric} needs scikit-learn: pip install 'scikit-learn>=1.9'"
         ) from error

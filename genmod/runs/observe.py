@@ -94,9 +94,9 @@ def samples(
 def scores(
     learner: Learner, dataset: data.Dataset, *, num: int = 10_000
 ) -> Callable[[Key, Any], dict[str, float]]:
-    """Returns a function `(key, state) -> numbers` of many samples, for `Experiment.evaluate`.
+    """Returns the scores of many samples, for `Experiment.evaluate`.
 
-    The numbers are those of `samples`, and `class_as_asked` of a learner that is given the labels.
+    It is a function `(key, state) -> numbers`. The numbers are those of `samples`, and `class_as_asked` of a learner that is given the labels.
 
     Args:
       learner: learner that draws images.

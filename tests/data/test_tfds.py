@@ -306,7 +306,7 @@ def test_not_prepared_says_where_and_how(prepared, name, folder, found):
         load(name, "train", prepared)
     first, *command = str(error.value).splitlines()
     assert f"{name!r} is not prepared in {prepared}/{folder} (found: {found})" in first
-    assert "where TensorFlow is installed (pip install 'genmod[tfds]')" in first
+    assert "where TensorFlow is installed (pip install tensorflow-cpu importlib_resources)" in first
     assert len(command) == 2
     assert f"tfds.builder({name!r}, data_dir={prepared!r})" in command[1]
     assert 'file_format="array_record"' in command[1]

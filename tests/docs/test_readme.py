@@ -1,5 +1,6 @@
 """Every command and code block of README and of the pages in docs/ runs."""
 
+import itertools
 import re
 import shlex
 import struct
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import few_digits as few_digits_of
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +23,10 @@ pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 # In the order in which the commands run: some read the runs of others.
-PAGES = ["runs", "evaluation", "data", "parallel", "extending", "performance", "reliability"]
+PAGES = [
+    *("runs", "evaluation", "data", "parallel", "extending", "family", "gans"),
+    *("performance", "reliability"),
+]
 TEXT = README + "".join((ROOT / "docs" / f"{page}.md").read_text() for page in PAGES)
 # What takes more than one process, or TensorFlow, has tests of its own.
 ELSEWHERE = {
@@ -72,6 +77,39 @@ def test_so_do_seeds_a_grid_and_devices():
     assert names["alone"].state.step == 200
     assert names["point"].metrics["loss"].shape == (4,)
     assert names["wide"].mesh.size > 1
+
+
+# Words that only one block of Python holds: of the tests above and below, and of others, which run
+# as they are, for fewer steps.
+TRIED = [
+    *("2 * vae.kl_divergence", "def small_logits", "train.over_grid", "class Residual"),
+    *("A VAE in a file of its own", "def load():", "recorded.train(", "jax.export.deserialize"),
+]
+OTHERS = [
+    ["evaluate.compare("],
+    ["evaluate.importance("],
+    ["def critic_loss"],
+    ["conditions=mnist.labels"],
+    ["Patience("],
+    ["vae.factor("],
+    ["nets.sngan_generator(", "judge = nets.heads("],
+]
+
+
+@pytest.mark.parametrize("words", OTHERS, ids=[words[0] for words in OTHERS])
+def test_the_other_blocks_run(words, few_digits):
+    names = {}
+    for word in words:
+        code = re.sub(r"num_steps=\d+", "num_steps=2", block(word)).replace("width=32", "width=2")
+        with jax.numpy_rank_promotion("allow"):  # as jax.scipy.stats does
+            exec(code, names)
+    if "point" in names:
+        assert names["point"].step == 2
+
+
+def test_no_block_is_left_out():
+    for code in blocks("python"):
+        assert any(word in code for word in [*TRIED, *itertools.chain(*OTHERS)]), code
 
 
 @pytest.fixture
