@@ -96,7 +96,8 @@ def scores(
 ) -> Callable[[Key, Any], dict[str, float]]:
     """Returns the scores of many samples, for `Experiment.evaluate`.
 
-    It is a function `(key, state) -> numbers`. The numbers are those of `samples`, and `class_as_asked` of a learner that is given the labels.
+    It is a function `(key, state) -> numbers`. The numbers are those of `samples`, and
+    `class_as_asked` of a learner that is given the labels.
 
     Args:
       learner: learner that draws images.
