@@ -1,8 +1,9 @@
 """A GAN of few images, with augmentation of what its discriminator sees, or without.
 
 DCGAN's nets at 28 x 28 on a few images of each class. A discriminator soon knows so few images by
-heart. DiffAugment (Zhao et al. 2020) shows it every image changed; ADA (Karras et al. 2020) changes
-images as often as the discriminator overfits.
+heart. DiffAugment (Zhao et al. 2020), here of translation and cutout, shows it every image changed;
+ADA (Karras et al. 2020) changes images as often as the discriminator overfits. R1 is taken at the
+images that the discriminator sees.
 
     genmod train few_images
     genmod train few_images --augment diffaugment

@@ -2,7 +2,8 @@
 
 Small nets of Huang et al. (2024) at the size of the data, for any images. As in the paper, weights
 of the penalties and learning rate fall on a cosine, to a tenth and a quarter, Adam has no momentum,
-and the class of an image, if there is one, is embedded in both networks.
+and the class of an image, if there is one, is embedded in both networks. Other than there, images
+end in a tanh, and the second moments of Adam have one decay.
 
     genmod train r3gan
     genmod train r3gan --dataset idx:FASHION_MNIST

@@ -36,7 +36,7 @@ class Config(Settings):
     loss: Literal[tuple(gan.LOSSES)] = "relativistic"  # pyrefly: ignore
     """Loss of both players."""
     r1: checks.Weight = 0.5
-    """Weight of R1 at real stacks: half of the papers' gamma."""
+    """Weight of R1 at real stacks: half of the papers' gamma, or of gamma times the packing."""
     r2: checks.Weight = 0.5
     """Weight of R2 at generated stacks."""
     packing: checks.Count = 1

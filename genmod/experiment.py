@@ -44,14 +44,6 @@ class Observation(NamedTuple):
     images: Mapping[str, Any] = MappingProxyType({})
 
 
-def drawn_from(state: Any) -> Any:
-    """Returns the parameters from which samples are drawn.
-
-    They are the moving average of the parameters if the state has one.
-    """
-    return getattr(state, "ema", ()) or state.params
-
-
 class Likelihood(NamedTuple):
     """Likelihood of a model with latents, for `genmod evaluate`.
 
@@ -103,13 +95,13 @@ class Latents(NamedTuple):
         """
 
         def decoder(key: Key, state: Any) -> Callable[..., Array]:
-            return lambda z, *c: model.likelihood.mean(model.decode(drawn_from(state), z, *c))
+            return lambda z, *c: model.likelihood.mean(model.decode(train.drawn_from(state), z, *c))
 
         def encode(state: Any, x: Array, *c: Any) -> Array:
-            return model.encode(drawn_from(state), x, *c)[0]
+            return model.encode(train.drawn_from(state), x, *c)[0]
 
         def posterior(state: Any, x: Array, *c: Any) -> tuple[Array, ...]:
-            return model.encode(drawn_from(state), x, *c)
+            return model.encode(train.drawn_from(state), x, *c)
 
         is_diagonal = getattr(model.posterior, "is_diagonal_normal", False)
         return cls(

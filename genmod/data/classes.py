@@ -29,7 +29,7 @@ def fold(key: Key, labels: np.ndarray, num: int, index: int) -> np.ndarray:
     if index < 0:
         raise ValueError(f"index must be a whole number of at least 0, got {index}")
     chosen = []
-    for label in range(int(np.max(labels)) + 1):
+    for label in np.unique(labels).tolist():
         indices = np.flatnonzero(labels == label)
         if len(indices) < (index + 1) * num:
             raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 from genmod import checks
 from genmod.data.protocols import Prepare, Preprocessing, as_function
 from genmod.evaluate import programs
+from genmod.train import drawn_from
 from genmod.types import Array, Batch, Key, Objective, Params
 
 
@@ -115,8 +116,10 @@ def on_test(
       loss: name of the loss, such as "negative_elbo".
 
     Returns:
-      A function `(key, state) -> numbers by name`, for `Experiment.evaluate`. They are `test_NAME`
-      for the loss and each aux value, a mean over the test data, and `test_LOSS_standard_error`.
+      A function `(key, state) -> numbers by name`, for `Experiment.evaluate`. The parameters are
+      those from which samples are drawn, so a moving average if there is one. The numbers are
+      `test_NAME` for the loss and each aux value, a mean over the test data, and
+      `test_LOSS_standard_error`.
 
     Raises:
       ValueError: at once if there are no examples; when called, as for `over_examples`.
@@ -124,7 +127,9 @@ def on_test(
     programs.number_of(examples)
 
     def evaluate(key: Key, state: Any) -> dict[str, float]:
-        values = over_examples(key, state.params, examples, objective=objective, prepare=prepare)
+        values = over_examples(
+            key, drawn_from(state), examples, objective=objective, prepare=prepare
+        )
         mean, error = estimate(values.pop("loss"))
         others = {f"test_{name}": estimate(value).mean for name, value in values.items()}
         return {f"test_{loss}": mean, **others, f"test_{loss}_standard_error": error}

@@ -119,8 +119,9 @@ def check_protocols(results: Sequence[Result]) -> None:
 def over_runs(results: Sequence[Result]) -> Result:
     """Returns the mean of the results of several runs, such as seeds.
 
-    The error is the standard error over the runs, which holds the error of each. The floor is the
-    mean of the floors. An interval is left out.
+    The error is the standard error over the runs. It holds the noise of each run's own draws, but
+    not that of the test data, which all runs share. The floor is the mean of the floors. An
+    interval is left out.
 
     Raises:
       ValueError: if there are no results, or their protocols differ.

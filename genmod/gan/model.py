@@ -300,14 +300,13 @@ def make(
 
 def _one_per_example(logits: Array, x: Array) -> Array:
     """Returns logits [B] or [B, 1] as [B], and refuses others."""
-    if logits.ndim == 2 and logits.shape[1] == 1:
-        return logits[:, 0]
-    if logits.ndim != 1:
+    found = logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
+    if found.ndim != 1 or not len(found) or len(x) % len(found):
         raise ValueError(
             "the discriminator must return logits [B] or [B, 1] for images "
-            f"{list(x.shape)}, got {list(logits.shape)}"
+            f"{list(x.shape)}, or one for each pack of equally many, got {list(logits.shape)}"
         )
-    return logits
+    return found
 
 
 def _check_range(images: Array, low: float, high: float) -> None:

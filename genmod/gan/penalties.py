@@ -228,7 +228,9 @@ def r1(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
 
         |grad D(x)|^2,    x real
 
-    The paper's weight is gamma / 2: gamma = 1 is `0.5 * r1`.
+    The paper's weight is gamma / 2: gamma = 1 is `0.5 * r1`. Of a pack (`gan.packed`) each image
+    has its own part of the gradient, so the mean over images is that over packs divided by their
+    size.
 
     References:
       Mescheder, Geiger & Nowozin, Which Training Methods for GANs do actually Converge?, 2018
@@ -244,7 +246,7 @@ def r2(keys: Keys, critic: Critic, real: Array, fake: Array) -> Array:
 
         |grad D(x)|^2,    x generated
 
-    The paper's weight is gamma / 2: gamma = 1 is `0.5 * r2`.
+    The paper's weight is gamma / 2: gamma = 1 is `0.5 * r2`. Packs count as those of `r1` do.
 
     References:
       Mescheder, Geiger & Nowozin, Which Training Methods for GANs do actually Converge?, 2018

@@ -127,8 +127,8 @@ def moving_probability(
     knows all of them, 0 if it knows nothing. Above the target it overfits, and p rises; it takes
     `num_images` real images from 0 to 1. The mean is over all B real images of a step: devices and
     updates of the discriminator; packs count as one image each, and images of `deception` as real
-    ones. With a loss of pairs or averages, such as `relativistic`, logits
-    have no zero, and so no r.
+    ones. The paper moves p every four batches, by the mean of all. With a loss of pairs or
+    averages, such as `relativistic`, logits have no zero, and so no r.
 
     Args:
       target: value of r to be held, in (0, 1].
@@ -136,7 +136,8 @@ def moving_probability(
       name: name of the probability in the learner's memory.
 
     Raises:
-      ValueError: if target lies outside (0, 1] or num_images is not positive.
+      ValueError: if target lies outside (0, 1] or num_images is not positive; when called, if the
+        memory has no field of this name.
 
     References:
       Karras et al., Training Generative Adversarial Networks with Limited Data, 2020
@@ -147,13 +148,24 @@ def moving_probability(
 
     def remember(key: Key, params: Any, notes: Any) -> dict[str, Array]:
         del key
-        before = jnp.asarray(params[name])
+        before = jnp.asarray(remembered(params, name, "a probability"))
         logits = notes["real_logits"]
         sign = jnp.sign(jnp.sign(wide(logits)).mean() - target)
         moved = jnp.clip(before + sign * (logits.size / num_images), 0, 1)
         return {name: moved.astype(before.dtype)}
 
     return remember
+
+
+def remembered(params: Any, name: str, what: str) -> Any:
+    """Returns a field of the memory.
+
+    Raises:
+      ValueError: if there is none of this name.
+    """
+    if name not in params:
+        raise ValueError(f"the memory must hold {what} as {name!r}, got none of this name")
+    return params[name]
 
 
 def remember_all(*remembers: Remember) -> Remember:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from genmod import checks, devices
 from genmod.gan.penalties import wide
-from genmod.gan.regularisers import Remember, check_decay
+from genmod.gan.regularisers import Remember, check_decay, remembered
 from genmod.types import Array, Key, Keys, Seen
 
 OfPlayer = Callable[[Keys, Seen], Any]
@@ -352,13 +352,14 @@ def moving_length(*, decay: float = 0.99, name: str = "path_length") -> Remember
       name: name of the average in the learner's memory.
 
     Raises:
-      ValueError: if decay lies outside [0, 1).
+      ValueError: if decay lies outside [0, 1); when called, if the memory has no field of this
+        name.
     """
     check_decay(decay)
 
     def remember(key: Key, params: Any, notes: Any) -> dict[str, Array]:
         del key
-        before = params[name]
+        before = remembered(params, name, "an average length")
         now = decay * before + (1 - decay) * notes["path_lengths"].mean()
         return {name: now.astype(jnp.result_type(before))}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from genmod import checks, evaluate, rng
-from genmod.evaluate import Result
-from genmod.experiment import drawn_from
+from genmod import checks, evaluate, rng, train
+from genmod.data.protocols import Prepare, as_function, name_of
+from genmod.evaluate import Result, features
 from genmod.runs import codes, loading, redrawn, results
 from genmod.runs.folder import Folder
 from genmod.runs.sample_metrics import class_distances, classes, distances, memorisation
@@ -26,11 +26,12 @@ def likelihood(subject: Subject) -> dict[str, Result]:
     if told is None:
         raise NotApplicable("the experiment names no likelihood (Experiment.likelihood)")
     num_draws = subject.options.num_draws
-    protocol = functools.partial(subject.protocol, unit="nats")
+    prepared = {} if told.prepare is None else {"prepare": _named(told.prepare)}
+    protocol = functools.partial(subject.protocol, unit="nats", **prepared)
     estimate = functools.partial(
         evaluate.importance,
         subject.key("likelihood"),
-        drawn_from(subject.state),
+        train.drawn_from(subject.state),
         jax.tree.map(lambda array: array[subject.first], told.examples),
         told.log_weight,
         prepare=told.prepare,
@@ -45,9 +46,17 @@ def likelihood(subject: Subject) -> dict[str, Result]:
         ),
         "effective_samples": Result(
             *evaluate.estimate(found.effective_samples),
-            protocol=subject.protocol("effective_samples", num_draws=num_draws),
+            protocol=subject.protocol("effective_samples", num_draws=num_draws, **prepared),
         ),
     }
+
+
+def _named(prepare: Prepare) -> str:
+    """Returns the name of a preprocessing function."""
+    found = name_of(as_function(prepare))
+    if isinstance(found, str):
+        return found
+    return ", ".join(f"{field}: {name}" for field, name in found.items())
 
 
 def posterior(subject: Subject) -> dict[str, Result]:
@@ -101,6 +110,8 @@ def evaluate_run(
 ) -> list[str]:
     """Evaluates the runs of a folder and adds the results to it.
 
+    Results of the other groups are written also if one fails.
+
     Args:
       path: the run folder.
       options: options of the metrics.
@@ -109,38 +120,59 @@ def evaluate_run(
       progress: whether to show progress bars on a terminal.
 
     Returns:
-      Notes on groups that do not apply, if none was asked for, and on metrics that are NaN.
+      Notes on groups that do not apply or fail, if none was asked for, and on metrics that are NaN.
 
     Raises:
-      ValueError: if a group is unknown or does not apply, or no group applies.
+      ValueError: if a group is unknown; at the end, if one that was asked for does not apply or
+        fails, or if none applies.
     """
     known = list(GROUPS) if options.ex_post is None else list(_OF_SAMPLES)
     for name in groups:
         checks.known("metrics" if options.ex_post is None else "metrics with ex_post", name, known)
     loaded = loading.load_runs(path, best=best)
+    if options.features is not None:
+        features.named(options.features, loaded.built.dataset)
+    if loaded.built.test is not None:
+        _ = Subject(loaded.built, None, options).test  # refuses more examples than there are
+    wanted = list(dict.fromkeys(groups or known))
     notes: list[str] = []
-    found: dict[str, list[Result]] = {}
-    for index, state in enumerate(loaded.states):
-        built, latents = loaded.built, {}
+    found: dict[str, dict[str, list[Result]]] = {name: {} for name in wanted}
+    failed: dict[str, ValueError] = {}
+    told = {"checkpoint": "best"} if best else {}
+    if options.ex_post is not None:
+        told["latents"] = f"a mixture of {options.ex_post} Gaussians fitted to the codes"
+    for state in loaded.states:
+        built = loaded.built
         if options.ex_post is not None:
             built = redrawn.ex_post(built, state, options.ex_post)
-            latents = {"latents": f"a mixture of {options.ex_post} Gaussians fitted to the codes"}
         subject = Subject(built, state, options, progress)
-        for name in groups or known:
+        for name in wanted:
+            if name in failed:
+                continue
             try:
                 with jax.default_matmul_precision("highest"):
                     own = GROUPS[name](subject)
-            except NotApplicable as reason:
-                if groups:
-                    raise ValueError(f"{path}: {name} does not apply: {reason}") from None
-                notes += [f"{path}: {name} is left out: {reason}"] * (index == 0)
+            except ValueError as reason:
+                failed[name] = reason
                 continue
             for metric, result in own.items():
-                told = result._replace(protocol={**result.protocol, **latents})
-                found.setdefault(metric, []).append(told)
+                protocol = {**result.protocol, **told}
+                found[name].setdefault(metric, []).append(result._replace(protocol=protocol))
         notes += [f"{path}: {remark}" for remark in subject.remarks]
-    if not found:
+    entries = [
+        results.Entry(metric, loaded.step, tuple(runs))
+        for name, metrics in found.items()
+        if name not in failed
+        for metric, runs in metrics.items()
+    ]
+    if entries:
+        results.write(Folder(Path(path)), entries)
+    for name, reason in failed.items():
+        applies = not isinstance(reason, NotApplicable)
+        if groups:
+            what = "fails" if applies else "does not apply"
+            raise ValueError(f"{path}: {name} {what}: {reason}") from reason
+        notes.append(f"{path}: {name} is left out{', as it fails' * applies}: {reason}")
+    if not entries:
         raise ValueError(f"{path}: no metrics apply: {'; '.join(notes)}")
-    entries = [results.Entry(name, loaded.step, tuple(runs)) for name, runs in found.items()]
-    results.write(Folder(Path(path)), entries)
     return notes

@@ -4,6 +4,7 @@ They show what the GAN generates, and warn of mode collapse. The losses do not s
 samples that repeat each other do, and modes of the data that no sample reaches.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from genmod import data, evaluate, report, rng
 from genmod.evaluate import judges
 from genmod.experiment import Observation
+from genmod.runs.samples import CHUNK
 from genmod.train import Learner
 from genmod.types import Key
 
@@ -66,12 +68,7 @@ def images(samples: Any, dataset: data.Dataset) -> Observation:
         as many samples as there are real images, at most a thousand.
       dataset: real images with their labels.
     """
-    samples, judge, scores = np.asarray(samples), judges.that_reads(dataset), None
-    if judge is not None and samples.shape[1:] == judges.SHAPE:
-        scores = evaluate.label_modes(
-            judge.labels(samples), len(judge.classes), judge=judge.fingerprint
-        )
-    return _images(samples, dataset.images, scores)
+    return _of_images(samples, dataset, _judge(dataset))
 
 
 def samples(
@@ -82,11 +79,13 @@ def samples(
     Args:
       learner: learner that draws images.
       dataset: real images, as for `images`.
-      num: number of samples.
+      num: number of samples. If no classifier recognises the data, a thousand are enough.
     """
+    judge = functools.cache(lambda: _judge(dataset))
 
     def look(key: Key, state: Any) -> Observation:
-        return images(learner.sample(key, state, num), dataset)
+        count = num if judge() is not None else min(num, _COMPARED)
+        return _of_images(_drawn(learner, key, state, count), dataset, judge())
 
     return look
 
@@ -129,13 +128,13 @@ def class_as_asked(
     """
 
     def evaluation(key: Key, state: Any) -> dict[str, float]:
-        judge = judges.that_reads(dataset)
+        judge = _judge(dataset)
         if judge is None:
             return {}
         assert learner.conditions is not None
         assert learner.conditions.labels is not None
         asked = np.tile(learner.conditions.labels, num_each)
-        drawn = learner.sample(rng.stream(key, "samples"), state, len(asked), asked)
+        drawn = _drawn(learner, rng.stream(key, "samples"), state, len(asked), asked)
         return {"class_as_asked": float((judge.labels(drawn) == asked).mean())}
 
     return evaluation
@@ -157,6 +156,39 @@ def stacked_digits(samples: Any, reference: np.ndarray, frequencies: np.ndarray)
     labels = data.stacked_modes(judge.labels_by_channel(samples))
     scores = evaluate.label_modes(labels, 1000, frequencies=frequencies, judge=judge.fingerprint)
     return _images(samples, reference, scores)
+
+
+def _judge(dataset: data.Dataset) -> judges.Judge | None:
+    """Returns the classifier that recognises a data set."""
+    return judges.that_reads(dataset) if dataset.images.shape[1:] == judges.SHAPE else None
+
+
+def _drawn(
+    learner: Learner, key: Key, state: Any, num: int, condition: np.ndarray | None = None
+) -> np.ndarray:
+    """Draws images in chunks.
+
+    All at once may take more memory than there is.
+    """
+    parts = []
+    for index, first in enumerate(range(0, num, CHUNK)):
+        some = None if condition is None else condition[first : first + CHUNK]
+        size = min(CHUNK, num - first)
+        parts.append(np.asarray(learner.sample(rng.at_step(key, index), state, size, some)))
+    return np.concatenate(parts)
+
+
+def _of_images(samples: Any, dataset: data.Dataset, judge: judges.Judge | None) -> Observation:
+    samples, scores = np.asarray(samples), None
+    if judge is not None and samples.shape[1:] == judges.SHAPE:
+        counts = np.bincount(dataset.labels, minlength=len(judge.classes))
+        scores = evaluate.label_modes(
+            judge.labels(samples),
+            len(counts),
+            frequencies=counts / counts.sum(),
+            judge=judge.fingerprint,
+        )
+    return _images(samples, dataset.images, scores)
 
 
 def _images(

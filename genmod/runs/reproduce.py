@@ -90,8 +90,8 @@ class Value(NamedTuple):
     Attributes:
       cell: the cell.
       runs: value of each seed.
-      mean: mean over the seeds, with its standard error; that over the test examples if there is
-        one seed.
+      mean: mean over the seeds, with its standard error; that of the evaluation if there is one
+        seed.
     """
 
     cell: Cell
@@ -152,7 +152,9 @@ def evaluation(table: Table, budget: Budget, folder: Path) -> list[str]:
     options = budget.options
     flags = ["--metrics", table.metric[0], "--num-draws", str(options.num_draws)]
     flags += ["--num", str(options.num)]
-    flags += [] if options.num_test is None else ["--num-test", str(options.num_test)]
+    for name in ("num_test", "features", "ex_post"):
+        value = getattr(options, name)
+        flags += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     return ["evaluate", str(folder), *flags, "--seed", str(options.seed)]
 
 
@@ -163,24 +165,34 @@ def value_of(table: Table, budget: Budget, cell: Cell, folder: Path) -> Value | 
     """
     if not Folder(folder).record.exists():
         return None
-    trained = record.read(Folder(folder))["config"]
+    recorded = record.read(Folder(folder))
     # The record holds JSON, where a tuple is a list.
     asked = json.loads(json.dumps({**budget.config, **cell.config}))
+    trained = recorded["config"]
     if any(trained.get(name) != value for name, value in asked.items()):
+        return None
+    if recorded.get("seeds", 1) != budget.seeds:
         return None
     saved = checkpoint.steps(Folder(folder).checkpoints)
     for entry in results.read(Folder(folder)):
-        options = budget.options
-        asked = {"num_draws": options.num_draws, "num_fake": options.num, "seed": options.seed}
-        if options.num_test is not None:
-            asked["num_real"] = options.num_test
-        # A likelihood has no number of samples, and a distance none of draws.
-        same = all(entry.protocol.get(name, value) == value for name, value in asked.items())
+        same = _is_asked(entry.protocol, budget.options)
         if entry.name == table.metric[1] and entry.step == max(saved, default=None) and same:
             runs = table.sign * np.array([run.value for run in entry.runs])
             mean = entry.mean._replace(value=float(runs.mean()), interval=None)
             return Value(cell, runs, mean)
     return None
+
+
+def _is_asked(protocol: Mapping[str, Any], options: Options) -> bool:
+    """Returns whether a protocol is that of the options."""
+    asked = {"num_draws": options.num_draws, "num_fake": options.num, "seed": options.seed}
+    if options.num_test is not None:
+        asked["num_real"] = options.num_test
+    # A likelihood has no number of samples, and a distance none of draws.
+    same = all(protocol.get(name, value) == value for name, value in asked.items())
+    mixture = ("latents" in protocol) == (options.ex_post is not None)
+    named = options.features in (None, protocol.get("features"))
+    return same and mixture and named and "checkpoint" not in protocol
 
 
 def counted(seeds: int) -> str:
@@ -242,15 +254,16 @@ def published(
         cells = [f"{given[each]:.2f}" if each in given else "-" for each in sources]
         rows.append([value.cell.name, *cells, str(ours), *compared])
     comparison = ["published rank", "rank here"] if table.ranked else [f"less {sources[0]}"]
-    examples = "the test examples of one seed"
-    over = examples if budget.seeds == 1 else counted(budget.seeds)
+    one = "of one seed: that of its evaluation"
+    over = one if budget.seeds == 1 else f"over {counted(budget.seeds)}"
     return Published(
         title=table.title,
         columns=["", *sources, "genmod", *comparison],
         rows=rows,
         notes=[
-            f"{table.quantity}. +- is the standard error over {over}.",
+            f"{table.quantity}. +- is the standard error {over}.",
             *map(str, orderings(budget, values)),
+            *_without_rank(table, values),
             *budget.deviations,
             shlex.join(["genmod", "reproduce", name, "--budget", chosen, "--out", str(out)]),
         ],
@@ -260,7 +273,8 @@ def published(
 def _ranks(values: Sequence[Value], source: str) -> dict[str, tuple[str, str]]:
     """Returns published and own rank of each cell with a published value, within its group.
 
-    The smallest value has rank 1. A cell whose value is not a number has no rank.
+    The smallest value has rank 1. A cell whose value is not a number has no rank: see
+    `_without_rank`.
     """
     groups: dict[str, list[Value]] = {}
     for value in values:
@@ -275,3 +289,11 @@ def _ranks(values: Sequence[Value], source: str) -> dict[str, tuple[str, str]]:
             published, here = (f"{place + 1} of {len(group)}" for place in places)
             found[value.cell.name] = (published, here)
     return found
+
+
+def _without_rank(table: Table, values: Sequence[Value]) -> list[str]:
+    """Returns a note on cells without rank."""
+    lost = [value.cell.name for value in values if np.isnan(value.mean.value)]
+    if not table.ranked or not lost:
+        return []
+    return [f"Without a value, and left out of both rankings: {', '.join(lost)}."]

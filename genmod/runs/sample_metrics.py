@@ -34,7 +34,7 @@ def classes(subject: Subject) -> dict[str, Result]:
         classifier_fingerprint=judge.fingerprint,
     )
 
-    def score(logits: np.ndarray) -> float:
+    def score(logits: np.ndarray) -> float:  # which is biased by their number
         return evaluate.classifier_score(logits, splits=1).mean
 
     own = evaluate.interval(
@@ -52,7 +52,10 @@ def classes(subject: Subject) -> dict[str, Result]:
     )
     found = {
         "classifier_score": Result(
-            own.value, own.error, score(real), protocol("classifier_score", splits=1, error=_ERROR)
+            own.value,
+            own.error,
+            score(real[: len(fake)]),
+            protocol("classifier_score", splits=1, error=_ERROR),
         ),
         "reverse_kl_of_classes": Result(
             modes.reverse_kl,
@@ -139,6 +142,9 @@ def class_distances(subject: Subject) -> dict[str, Result]:
         found[metric] = found[metric]._replace(protocol=protocol)
     values, errors, floors = np.array([result[:3] for result in found.values()]).T
     metric = "intra_frechet_distance"
+    missing = [name for name, result in found.items() if math.isnan(result.value)]
+    if missing:
+        subject.remarks.append(f"not a number: {metric}: {', '.join(missing)} is none")
     found[metric] = Result(
         float(values.mean()),
         float(np.sqrt(np.mean(errors**2) / len(errors))),
@@ -158,6 +164,8 @@ def _perfect_of_classes(subject: Subject) -> dict[int, np.ndarray | None]:
         own, num = np.flatnonzero(dataset.labels == label), np.sum(subject.drawn[1] == label)
         order = jax.random.permutation(subject.key(f"floor of class {label}"), len(own))
         places[label] = own[np.asarray(order[:num])] if num <= len(own) else own[:0]
+    if not any(map(len, places.values())):
+        return dict.fromkeys(places)
     of_all = subject.features_of(dataset.images[np.concatenate([*places.values()])])
     parts = np.split(of_all, np.cumsum([len(own) for own in places.values()])[:-1])
     return {label: part if len(part) else None for label, part in zip(places, parts, strict=True)}

@@ -43,6 +43,8 @@ class Options:
 
     def __post_init__(self):
         checks.fields(self)
+        if self.num < 4:
+            raise ValueError(f"num must be at least 4, as errors are of halves, got {self.num}")
         for name in ("num_test", "ex_post"):
             if getattr(self, name) is not None:
                 checks.positive_integer(name, getattr(self, name))

@@ -2,6 +2,7 @@
 
 from genmod.train.adversarial import adversarial
 from genmod.train.chunk import Carry
+from genmod.train.drawn import drawn_from
 from genmod.train.finite import NonFiniteError
 from genmod.train.game import GameState, Player, game
 from genmod.train.learner import (
@@ -47,6 +48,7 @@ __all__ = [
     "advance",
     "adversarial",
     "combinations",
+    "drawn_from",
     "fit",
     "game",
     "learner",

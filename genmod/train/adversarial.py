@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
 
 from genmod import checks, rng
@@ -38,7 +39,9 @@ _PLAYERS = ("generator", "discriminator")
 def adversarial(
     players: Players,
     loss: Loss | Callable[[Mapping[str, Array]], Loss],
-    optimizers: optax.GradientTransformation | Optimizers,
+    optimizers: optax.GradientTransformation
+    | Optimizers
+    | Mapping[str, optax.GradientTransformation],
     *,
     penalty: PenaltyFunction | Callable[[Mapping[str, Array]], PenaltyFunction] | None = None,
     terms: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
@@ -73,7 +76,8 @@ def adversarial(
       players: the model, as from `gan.make`. A conditional model judges and generates images with
         the conditions of the batch: generated images have those of the real ones beside them.
       loss: losses of both players, such as `gan.nonsaturating`.
-      optimizers: one optax transformation for both, or `Optimizers(generator, discriminator)`.
+      optimizers: one optax transformation for both, or `Optimizers(generator, discriminator)`, or a
+        dict with these names.
       penalty: function `(keys, critic, real, fake) -> [B]`, added to the discriminator's loss. A
         sum such as `0.5 * gan.r1 + 0.5 * gan.r2` is logged term by term; the terms' names must
         differ from the metrics below.
@@ -135,19 +139,20 @@ def adversarial(
 
     Returns:
       A Learner whose state is an AdversarialState. Its metrics are means over a step's updates:
-      `discriminator_loss` (without penalties) and `generator_loss`; the health of the game, taken
-      before each update of the discriminator: `real_probability` and `fake_probability` (mean
-      probability of being real; the article's equilibrium is 0.5 for both), `accuracy` (share of
-      images that the discriminator classifies correctly, at a threshold of 0.5);
-      `discriminator_gradient` and `generator_gradient` (norms); each penalty by name; and each term
-      as `discriminator_NAME` or `generator_NAME`. Penalties and terms are unweighted.
+      `discriminator_loss` and `generator_loss`, without penalties and terms; the health of the
+      game, taken before each update of the discriminator: `real_probability` and
+      `fake_probability` (mean probability of being real; the article's equilibrium is 0.5 for
+      both), `accuracy` (share of images that the discriminator classifies correctly, at a threshold
+      of 0.5); `discriminator_gradient` and `generator_gradient` (norms); each penalty by name; and
+      each term as `discriminator_NAME` or `generator_NAME`. Penalties and terms are unweighted.
 
     Raises:
       ValueError: if a number of steps or of microbatches, or a half-life, is not positive, a
-        penalty or a term has the name of a metric or a stream of the game, hyper is given but
-        nothing is a function of it, or memory and `remember` are not given together; when traced,
-        if the batch cannot be cut evenly, a loss, a penalty, a term or augmented images have
-        another shape than above, or a loss is not of a floating type.
+        penalty or a term has the name of a metric of the game, hyper is given but nothing is a
+        function of it, memory and `remember` are not given together, or the optimizers, the loss
+        or the penalty are none; in `init`, if samples need `conditions` and there are none; when
+        traced, if the batch cannot be cut evenly, a loss, a penalty, a term or augmented images
+        have another shape than above, or a loss is not of a floating type.
     """
     for name, value in (
         ("discriminator_steps", discriminator_steps),
@@ -160,11 +165,17 @@ def adversarial(
     of_player = constrain if isinstance(constrain, Mapping) else {"discriminator": constrain}
     for name in of_player:
         checks.known("player of constrain", name, _PLAYERS)
-    optimizer = (
-        Optimizers(optimizers, optimizers)
-        if isinstance(optimizers, optax.GradientTransformation)
-        else Optimizers(*optimizers)
-    )
+    optimizer = _of_players(optimizers)
+    if not (hasattr(loss, "discriminator") or (callable(loss) and checks.takes(loss, 1))):
+        raise ValueError(
+            "loss must be an AdversarialLoss such as gan.hinge, or a function hyper -> it, got "
+            f"{checks.described(loss)}"
+        )
+    if penalty is not None and not any(checks.takes(penalty, num) for num in (4, 1)):
+        raise ValueError(
+            "penalty must be a function (keys, critic, real, fake) -> [B], or a function "
+            f"hyper -> it, got {checks.described(penalty)}"
+        )
     if not callable(terms):
         check_terms(terms)
     for name, steps in (("discriminator", discriminator_steps), ("generator", generator_steps)):
@@ -264,14 +275,16 @@ def adversarial(
             fields,
         )
 
+    known = Conditions.of(conditions)
     form = Form(rules_of, read, write, lambda params, found: params._replace(**found))
 
     def init(key: Key, batch: Batch) -> AdversarialState:
         params = players.init(key, batch)
+        if known is None:  # a generator that normalises over its batch may need them to sample
+            jax.eval_shape(lambda own: players.standing(rng.root(0), own), params)
         own = {name: getattr(params, name) for name in _PLAYERS}
         return engine.begin(form, params, {**own, **start_memory}, batch)
 
-    known = Conditions.of(conditions)
     to_images = _to_unit_interval(players) if as_images is None else as_images
 
     def decoder(key: Key, state: AdversarialState) -> Callable[..., Array]:
@@ -296,6 +309,33 @@ def adversarial(
         decoder=decoder,
         conditions=known,
     )
+
+
+def _of_players(
+    optimizers: optax.GradientTransformation
+    | Optimizers
+    | Mapping[str, optax.GradientTransformation],
+) -> Optimizers:
+    """Returns the optimizer of each player.
+
+    Raises:
+      ValueError: if they are neither one transformation nor one for each player.
+    """
+    if isinstance(optimizers, optax.GradientTransformation):
+        return Optimizers(optimizers, optimizers)
+    found = optimizers
+    if isinstance(found, tuple) and len(found) == len(_PLAYERS):
+        found = Optimizers(*found)._asdict()
+    if (
+        not isinstance(found, Mapping)
+        or set(found) != set(_PLAYERS)
+        or not all(isinstance(one, optax.GradientTransformation) for one in found.values())
+    ):
+        raise ValueError(
+            "optimizers must be one optax transformation, or one for each of generator and "
+            f"discriminator, got {checks.described(optimizers)}"
+        )
+    return Optimizers(**found)
 
 
 def _check_memory(

@@ -206,7 +206,13 @@ def step(form: Form, key: Key, state: Any, batch: Batch) -> tuple[Any, Metrics]:
     rules, at = form.rules(state.params), form.read(state)
 
     def summary(role: Role, update: _Update) -> tuple[Metrics, dict[str, Any]]:
-        metrics = {**gradients.means(update.terms), **update.metrics}
+        metrics = gradients.means(update.terms)
+        own = (*metrics, role.loss_name, role.gradient)
+        if twice := [name for name in update.metrics if name in own]:
+            raise ValueError(
+                f"report of {role.name} must not return the metric {twice[0]!r}, which the game has"
+            )
+        metrics |= update.metrics
         if role.loss_name not in metrics:  # the loss of several parts is the sum of theirs
             metrics[role.loss_name] = devices.mean(update.loss)
         if role.gradient is not None:

@@ -68,9 +68,10 @@ class Conditions:
         )
 
     def check(self, condition: Any) -> None:
-        """Refuses a condition of another form.
+        """Refuses a condition of another form, and labels that are not in the data.
 
         Its arrays must have the structure of the data's and their shapes, but for the first axis.
+        Traced labels are not checked.
         """
 
         def form(tree: Any) -> Any:
@@ -80,6 +81,14 @@ class Conditions:
             raise ValueError(
                 f"condition must have the form of the learner's conditions, "
                 f"{form(self.examples)}, got {form(condition)}"
+            )
+        if self.labels is None or isinstance(condition, jax.core.Tracer):
+            return
+        unknown = np.setdiff1d(condition, self.labels)
+        if len(unknown):
+            raise ValueError(
+                f"condition must hold labels of the data, {len(self.labels)} from "
+                f"{self.labels.min()} to {self.labels.max()}, got {unknown[0]}"
             )
 
 

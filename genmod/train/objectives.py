@@ -28,14 +28,7 @@ _NAMES = (
     "discriminator_gradient",
     "generator_gradient",
 )
-_STREAMS = (
-    *("latent", "augmentation of real", "augmentation of fake"),
-    *("latent of deception", "deception"),
-)
-"""Names that penalties must not have.
-
-`_NAMES` are the game's own metrics, `_STREAMS` the streams that its updates draw from.
-"""
+"""Names of the game's own metrics, which penalties must not have."""
 
 
 class Unrolled(NamedTuple):
@@ -299,12 +292,10 @@ def penalty_terms(penalty: Any) -> list[tuple[str, Any, PenaltyFunction]]:
     single = ((getattr(penalty, "__name__", "penalty"), 1.0, penalty),)
     terms = list(getattr(penalty, "terms", single))
     for name, _, _ in terms:
-        if name in (*_NAMES, *_STREAMS):
-            kind = "metrics" if name in _NAMES else "streams"
+        if name in _NAMES:
             raise ValueError(
-                f"a penalty must not have the name {name!r}: the game's own {kind} are "
-                f"{', '.join(_NAMES if name in _NAMES else _STREAMS)}; "
-                "gan.Penalty.of(function, name) gives it another"
+                f"a penalty must not have the name {name!r}: the game's own metrics are "
+                f"{', '.join(_NAMES)}; gan.Penalty.of(function, name) gives it another"
             )
     return terms
 

@@ -30,3 +30,9 @@ def test_folds_are_disjoint_and_balanced_and_the_key_alone_decides():
 def test_a_fold_that_cannot_be_is_refused(num, index, message):
     with pytest.raises(ValueError, match=message):
         data.fold(rng.root(0), np.repeat(np.arange(4), 60), num, index)
+
+
+def test_labels_may_have_gaps():
+    labels = np.array([0, 5, 5, 0, 5])
+    found = data.fold(rng.root(0), labels, 2, 0)
+    assert sorted(labels[found]) == [0, 0, 5, 5]

@@ -402,3 +402,9 @@ def test_devices_do_not_change_them(how):
         states.append(point.state)
     for one, other in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_that_is_not_there_is_named():
+    remember = gan.moving_probability()
+    with pytest.raises(ValueError, match="the memory must hold a probability as 'probability'"):
+        remember(rng.root(0), {}, {})

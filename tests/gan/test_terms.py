@@ -358,3 +358,9 @@ def test_a_discriminator_of_several_outputs_needs_logits():
     model = gan.make(nets.mlp((), (3, 2)), net, latent_dim=2)
     with pytest.raises(ValueError, match=r"must have the output 'logit', got \['digit'\]"):
         model.init(rng.root(0), X)
+
+
+def test_memory_that_is_not_there_is_named():
+    remember = gan.moving_length()
+    with pytest.raises(ValueError, match="the memory must hold an average length as 'path_length'"):
+        remember(rng.root(0), {}, {})

@@ -13,7 +13,7 @@ from commands import CONDITIONAL, refused
 
 from genmod import data, evaluate, rng, train
 from genmod.evaluate import features, judges
-from genmod.experiment import Experiment, drawn_from
+from genmod.experiment import Experiment
 from genmod.runs import evaluation, gathered, loading, pages, redrawn, results
 from genmod.runs.folder import Folder
 
@@ -74,7 +74,7 @@ def test_likelihoods_are_those_of_the_function(evaluated):
     own = evaluation.Subject(built, state, FEW)
     found = evaluate.importance(
         own.key("likelihood"),
-        drawn_from(state),
+        train.drawn_from(state),
         built.likelihood.examples,
         built.likelihood.log_weight,
         num_samples=7,
@@ -155,7 +155,27 @@ def test_what_does_not_apply_is_left_out_with_its_reason(trained):
         evaluation.evaluate_run(path, FEW, ["distance"], progress=False)
 
 
-@pytest.mark.parametrize("change", [{"num": 0}, {"num_draws": 1.5}, {"seed": -1}, {"ex_post": 0}])
+def test_a_group_that_fails_leaves_the_others_their_results(trained, monkeypatch):
+    path = trained()
+
+    def fail(subject):
+        raise ValueError("it broke")
+
+    monkeypatch.setitem(evaluation.GROUPS, "memorisation", fail)
+    options = evaluation.Options(num=12, num_draws=2)
+    notes = evaluation.evaluate_run(path, options, progress=False)
+    assert f"{path}: memorisation is left out, as it fails: it broke" in notes
+    other = evaluation.Options(num=13)
+    with pytest.raises(ValueError, match="memorisation fails: it broke"):
+        evaluation.evaluate_run(path, other, ["memorisation", "distances"], progress=False)
+    for num in (12, 13):
+        kept = [e.name for e in results.read(Folder(path)) if e.protocol.get("num_fake") == num]
+        assert "recall" in kept
+
+
+@pytest.mark.parametrize(
+    "change", [{"num": 3}, {"num": 0}, {"num_draws": 1.5}, {"seed": -1}, {"ex_post": 0}]
+)
 def test_options_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
         evaluation.Options(**change)
@@ -347,6 +367,28 @@ def test_a_class_that_is_drawn_wrong_is_found_by_its_distance(mnist_test):
     assert sum(sizes) == mean.protocol["num_fake"] == 300
     num_real = [found[name].protocol["num_real"] for name in names]
     assert num_real == np.bincount(second.labels, minlength=10).tolist()
+
+
+def test_classes_of_too_few_training_images_have_no_floor(mnist_test):
+    few = data.Dataset(mnist_test.images[:200], mnist_test.labels[:200], "few")
+    images = jnp.asarray(few.images[:100]) / 255.0
+
+    def sample(keys, params, labels):
+        return images[one_of(keys, 100)]
+
+    own = subject(sample, few, mnist_test, few.labels, num=1000)
+    found = evaluation.class_distances(own)
+    assert all(math.isnan(result.floor) for result in found.values())
+    assert math.isfinite(found["intra_frechet_distance"].value)
+    # A class that no test image shows has no distance, and neither have all of them together.
+    rest = mnist_test.labels != 3
+    lacking = data.Dataset(mnist_test.images[rest], mnist_test.labels[rest], "lacking")
+    own = subject(sample, few, lacking, few.labels, num=200)
+    found = evaluation.class_distances(own)
+    assert math.isnan(found["intra_frechet_distance"].value)
+    assert own.remarks[-1] == (
+        "not a number: intra_frechet_distance: frechet_distance of 3 is none"
+    )
 
 
 def test_samples_that_ignore_their_label_are_found(mnist_test):

@@ -84,6 +84,34 @@ def test_missing_classes_and_copies_are_a_collapse(judge):
     ]
 
 
+def test_classes_that_the_data_lack_are_not_missed(judge):
+    images = real(200)
+    labels = np.where(np.arange(200) % 2, 5, 0)
+    images[:, 0, 0, 0] = labels * 25
+    samples = noisy(200)
+    samples[:, 0, 0, 0] = labels / 10
+    seen = observe.images(samples, data.from_arrays(images, labels))
+    assert seen.numbers["modes"] == 2
+    assert list(seen.warnings) == []
+
+
+def test_many_samples_are_drawn_in_chunks_and_few_if_nothing_reads_them(judge):
+    drawn = []
+
+    class Drawing:
+        conditions = None
+
+        def sample(self, key, state, num, condition=None):
+            drawn.append(num)
+            return noisy(num)
+
+    numbers = observe.scores(Drawing(), digits(200), num=1200)(rng.root(0), None)
+    assert (drawn, numbers["modes"]) == ([500, 500, 200], 10)
+    drawn.clear()
+    observe.scores(Drawing(), data.from_arrays(real(200)), num=5000)(rng.root(0), None)
+    assert sum(drawn) == 1000
+
+
 def test_images_that_are_no_digits_are_compared_with_each_other(judge):
     samples = noisy(200)[:, :20]
     reference = data.from_arrays(real(200)[:, :20])

@@ -55,16 +55,16 @@ def test_every_cell_of_every_table_is_an_experiment_with_its_flags(name, tmp_pat
         assert {one for pair in budget.orderings for one in pair} <= set(budget.cells)
 
 
-def written(folder, cell, values, step=30, num_draws=7, num_real=20, config=None):
+def written(folder, cell, values, *, step=30, config=None, seeds=2, **told):
     """Writes what `genmod train` and `genmod evaluate` leave in a folder."""
     saved = folder / "checkpoints" / f"{step:09d}"
     saved.mkdir(parents=True)
     (saved / manifest.MANIFEST).touch()
     recorded = {"config": {**SMALL.config, **cell.config, "batch_size": 50, **(config or {})}}
     recorded |= dict.fromkeys(("experiment", "data", "command", "created"), "")
-    recorded |= {"versions": {}, "device": {}}
+    recorded |= {"versions": {}, "device": {}, "seeds": seeds}
     (folder / "record.json").write_text(json.dumps(recorded))
-    protocol = {"metric": "log_likelihood", "num_draws": num_draws, "num_real": num_real, "seed": 0}
+    protocol = {"metric": "log_likelihood", "num_draws": 7, "num_real": 20, "seed": 0, **told}
     runs = tuple(Result(value, 0.5, protocol=protocol) for value in values)
     results.write(Folder(folder), [results.Entry("log_likelihood", 30, runs)])
 
@@ -80,12 +80,32 @@ def test_a_cell_has_the_values_of_its_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", [{"step": 60}, {"num_draws": 8}, {"num_real": 30}, {"config": {"epochs": 4}}]
+    "other",
+    [
+        {"step": 60},
+        {"num_draws": 8},
+        {"num_real": 30},
+        {"config": {"epochs": 4}},
+        {"seeds": 3},
+        {"latents": "a mixture of 10 Gaussians fitted to the codes"},
+        {"checkpoint": "best"},
+    ],
 )
 def test_values_of_another_length_or_evaluation_do_not_count(other, tmp_path):
     plain = TABLE.cells[0]
     written(tmp_path / "plain", plain, [-91.0, -93.0], **other)
     assert reproduce.value_of(TABLE, SMALL, plain, tmp_path / "plain") is None
+
+
+def test_features_that_a_table_names_are_asked_for_and_needed(tmp_path):
+    plain = TABLE.cells[0]
+    pixels = SMALL._replace(options=Options(num_draws=7, num_test=20, features="pixels", ex_post=3))
+    command = reproduce.evaluation(TABLE, pixels, tmp_path)
+    assert command[-8:-2] == ["--num-test", "20", "--features", "pixels", "--ex-post", "3"]
+    written(tmp_path / "judge", plain, [1.0, 2.0], features="mnist", latents="a mixture")
+    assert reproduce.value_of(TABLE, pixels, plain, tmp_path / "judge") is None
+    written(tmp_path / "pixels", plain, [1.0, 2.0], features="pixels", latents="a mixture")
+    assert reproduce.value_of(TABLE, pixels, plain, tmp_path / "pixels") is not None
 
 
 def test_the_table_has_published_values_ours_and_the_difference(tmp_path):
@@ -131,6 +151,7 @@ def test_values_of_other_protocols_are_compared_by_rank_alone(tmp_path):
         ["1 of 1", "1 of 1"],
         ["-", "-"],
     ]
+    assert "Without a value, and left out of both rankings: e." in shown.notes
 
 
 def test_a_distance_counts_if_it_is_of_as_many_samples(tmp_path):

@@ -294,6 +294,7 @@ EXCEPTIONS = {
     "vae.cyclical": "a schedule",
     "nets.mlp_chain": "lists of networks",
     "gan.LOSSES": "the losses by name",
+    "train.drawn_from": "a part of a state",
     "gan.weight_clipping": "moves parameters, and sees no batch",
     "gan.acceptance": "numbers of many draws, not a batch",
     "gan.directions": "directions of one weight, not a batch",

@@ -554,3 +554,77 @@ def test_deception_follows_memory():
 def test_a_deception_that_is_no_probability_is_refused():
     with pytest.raises(ValueError, match=r"deception must be a number in \[0, 1\], got 1.5"):
         small(deception=1.5)
+
+
+def test_optimizers_may_be_a_dict_of_both_players():
+    _, learner = small(optimizers={"discriminator": optax.sgd(0.0), "generator": optax.sgd(0.1)})
+    state = learner.init(rng.root(0), points())
+    after, _ = jax.jit(learner.step)(rng.root(1), state, points())
+    assert bits(after.params.discriminator) == bits(state.params.discriminator)
+    assert bits(after.params.generator) != bits(state.params.generator)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizers": {"generator": optax.sgd(0.1)}}, "one for each of generator and"),
+        ({"optimizers": (optax.sgd(0.1),) * 3}, "one for each of generator and"),
+        ({"optimizers": 1e-3}, "optimizers must be one optax transformation"),
+        ({"loss": "hinge"}, "loss must be an AdversarialLoss such as gan.hinge"),
+        ({"penalty": 0.5}, r"penalty must be a function \(keys, critic, real, fake\) -> \[B\]"),
+        ({"penalty": lambda a, b: a}, "penalty must be a function"),
+    ],
+)
+def test_what_is_no_part_of_a_game_is_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        small(**options)
+
+
+def test_logits_of_another_number_of_images_are_refused():
+    judge = nets.mlp((8,), 3)
+    patches = judge._replace(apply=lambda params, x: judge.apply(params, x).reshape(-1))
+    model = gan.make(nets.mlp((8,), 2), patches, latent_dim=3)
+    learner = train.adversarial(model, gan.nonsaturating, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"or one for each pack of equally many, got \[36\]"):
+        learner.init(rng.root(0), points())
+
+
+def test_a_report_must_not_take_the_names_of_the_game():
+    _, learner = small(report=lambda gradient, updates, params: {"loss": jnp.zeros(())})
+    state = learner.init(rng.root(0), points())
+    with pytest.raises(ValueError, match="must not return the metric 'discriminator_loss'"):
+        jax.eval_shape(learner.step, rng.root(1), state, points())
+
+
+def test_conditions_that_samples_need_are_asked_for_before_training():
+    pair = lambda batch: (batch["x"], batch["c"])  # noqa: E731
+    model = gan.make(
+        nets.conditional(nets.mlp((8,), 2, norm="batch"), 3),
+        nets.conditional(nets.mlp((8,), 1), 3),
+        latent_dim=3,
+        condition=pair,
+    )
+    batch = {"x": points(), "c": jnp.arange(12) % 3}
+    learner = train.adversarial(model, gan.nonsaturating, optax.sgd(0.1))
+    with pytest.raises(ValueError, match="conditions must be given"):
+        learner.init(rng.root(0), batch)
+    learner = train.adversarial(
+        model, gan.nonsaturating, optax.sgd(0.1), conditions=np.arange(12) % 3
+    )
+    state = learner.init(rng.root(0), batch)
+    with pytest.raises(ValueError, match="labels of the data, 3 from 0 to 2, got 7"):
+        learner.sample(rng.root(1), state, 2, jnp.array([0, 7]))
+
+
+def test_samples_are_drawn_from_averages():
+    _, learner = small(ema_half_life=10.0)
+    state = learner.init(rng.root(0), points())
+    marked = state._replace(ema="average")
+    assert train.drawn_from(marked) == state.params._replace(generator="average")
+    _, plain = small()
+    state = plain.init(rng.root(0), points())
+    assert train.drawn_from(state) is state.params
+    game = train.GameState(0, {"a": 1, "b": 2}, {}, {}, {"b": 3})
+    assert train.drawn_from(game) == {"a": 1, "b": 3}
+    one = train.TrainState(0, jnp.ones(2), (), {}, jnp.zeros(2))
+    assert train.drawn_from(one) is one.ema
