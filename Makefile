@@ -21,7 +21,8 @@ test: $(LINT) $(VENV)/dev
 # Notebooks, the commands of README and docs, processes and what may befall them.
 test-end-to-end: $(VENV)/dev
 	$(BIN)/pytest $(PARALLEL) -m "end_to_end and not fused and not slow"
-	GENMOD_TESTS_XLA=fused $(BIN)/pytest -n auto -m "fused and not slow"
+	GENMOD_TESTS_XLA=fused $(BIN)/pytest -m "fused and not slow" \
+		$$(grep -rl "mark.fused" tests --include='test_*.py')
 
 test-all: lint
 	GENMOD_TESTS_XLA=usual $(BIN)/pytest $(PARALLEL)

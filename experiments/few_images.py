@@ -120,4 +120,5 @@ def build(config: Config) -> Experiment:
         observe_every=1000,
         latents=Latents(config.latent_dim, learner.decoder),
         test=test,
+        reference=whole,
     )

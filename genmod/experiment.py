@@ -238,6 +238,8 @@ class Experiment:
       latents: latent space of the model, if it makes images of it.
       test: test data, for pictures of reconstructions and codes, and for `genmod evaluate`.
       likelihood: likelihood of the model, for `genmod evaluate`.
+      reference: images of which the floors of distances are taken, such as all of which the
+        training data are a few; the training data if None.
 
     Raises:
       ValueError: if batch_size is not that of batch_at, or batch_at does not say it; if until, best
@@ -261,6 +263,7 @@ class Experiment:
     latents: Latents | None = None
     test: Dataset | None = None
     likelihood: Likelihood | None = None
+    reference: Dataset | None = None
 
     def __post_init__(self):
         num = len(self.dataset.images)

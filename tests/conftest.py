@@ -1,8 +1,10 @@
 """Strict rules for all tests: four CPU devices, no silent broadcasting, no key used twice."""
 
 import importlib.metadata
+import math
 import os
 import time
+from pathlib import Path
 
 # Compiling takes most of the tests' time, and two thirds of it are for speed that they do not need.
 # GENMOD_TESTS_XLA says how programs are compiled: "quick"; "fused", which is not optimised either,
@@ -56,11 +58,23 @@ settings.register_profile("genmod", deadline=None, max_examples=50, derandomize=
 settings.load_profile("genmod")
 
 
+_MOST = 1.5e9
+"""Resident bytes of a process above which it forgets its compiled programs."""
+
+
+def resident() -> float:
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return math.inf
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget():
     """Compiled programs are not kept for ever: those of all tests take gigabytes."""
     yield
-    jax.clear_caches()
+    if resident() > _MOST:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -29,10 +29,11 @@ def imported_by(code):
         ),
         # What every process that decodes imports.
         ("import genmod._host.decoding", {"jax", "flax", "PIL", "tensorflow_datasets"}),
-        (
+        pytest.param(
             "from genmod import data, evaluate, experiment, nets, report, rng, train, types, vae;"
             "from genmod.runs import record, runner",
             {"matplotlib", "sklearn", "tensorflow", "tensorflow_datasets"},
+            marks=pytest.mark.end_to_end,
         ),
     ],
 )

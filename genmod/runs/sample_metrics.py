@@ -159,8 +159,8 @@ def _perfect_of_classes(subject: Subject) -> dict[int, np.ndarray | None]:
 
     They are as many as the samples of the class; None if there are fewer.
     """
-    dataset, places = subject.built.dataset, {}
-    for label in np.unique(dataset.labels):
+    dataset, places = subject.reference, {}
+    for label in np.unique(subject.built.dataset.labels):
         own, num = np.flatnonzero(dataset.labels == label), np.sum(subject.drawn[1] == label)
         order = jax.random.permutation(subject.key(f"floor of class {label}"), len(own))
         places[label] = own[np.asarray(order[:num])] if num <= len(own) else own[:0]

@@ -113,6 +113,11 @@ class Subject:
         """Samples as files hold them, uint8 [num, H, W, C]; points [num, D]."""
         return self.drawn[0]
 
+    @property
+    def reference(self) -> Dataset:
+        """Images of which floors are taken."""
+        return self.built.reference or self.built.dataset
+
     @functools.cached_property
     def extractor(self) -> features.Features:
         """Feature function of the distances."""
@@ -136,7 +141,7 @@ class Subject:
     @functools.cached_property
     def perfect_features(self) -> np.ndarray | None:
         """Features of training images in place of samples, [num, D]; None if there are fewer."""
-        images, num = self.built.dataset.images, self.options.num
+        images, num = self.reference.images, self.options.num
         if len(images) < num:
             return None
         order = jax.random.permutation(self.key("floor"), len(images))

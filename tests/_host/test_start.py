@@ -219,7 +219,11 @@ def test_a_run_goes_on_without_its_streams(genmod, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "where", [">&-", ">&- 2>&-", "2>&1 | head -n 1", "> /dev/full 2> /dev/full", "<&- >&- 2>&-"]
+    "where",
+    [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", ">&- 2>&-")),
+        *("2>&1 | head -n 1", "> /dev/full 2> /dev/full", "<&- >&- 2>&-"),
+    ],
 )
 @pytest.mark.reliability(35)
 def test_a_run_ends_well_whatever_its_streams_are(plainly, tmp_path, where):

@@ -192,7 +192,7 @@ def test_a_learner_moves_it():
         model,
         gan.nonsaturating,
         optax.sgd(0.1),
-        augment=lambda now: data.adaptive(now["probability"]),
+        augment=lambda now: data.adaptive(now["probability"], groups="blit"),
         memory={"probability": 0.5},
         remember=gan.moving_probability(num_images=100),
     )

@@ -33,7 +33,10 @@ FEWER = {
     "num_steps=500": "num_steps=100",
 }
 # Those whose parts are tried by other tests of `make test-end-to-end`.
-SLOWEST = {"00_the_article", "04_seeds_and_error_bars", "05_many_devices"}
+SLOWEST = {
+    *("00_the_article", "03_gan_on_a_ring", "04_seeds_and_error_bars", "05_many_devices"),
+    "07_evaluate_any_model",
+}
 LARGEST = 300_000  # bytes: what a reader waits for, and what a repository keeps of every change
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:[\w.-]+/)+[\w.-]+|[A-Z]:\\\w")
 

@@ -39,7 +39,9 @@ def dataset(name):
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "mnist")) for n in NAMES]
+)
 def test_a_judge_reads_its_data_as_well_as_its_file_says(name):
     test, judge = data.load(dataset(name), "test"), judges.classifier(name)
     # Another kind of processor may see a few images at a boundary otherwise.

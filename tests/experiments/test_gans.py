@@ -50,7 +50,9 @@ def test_infogan_reads_codes_off_images(archive):
     assert set(built.figures(rng.root(2), state)) == {"samples", "number_1"}
 
 
-@pytest.mark.parametrize("augment", ["none", "diffaugment", "adaptive"])
+@pytest.mark.parametrize(
+    "augment", [pytest.param("none", marks=pytest.mark.slow), "diffaugment", "adaptive"]
+)
 def test_few_images_are_augmented_as_asked(archive, augment):
     file = catalogue.load(EXPERIMENTS / "few_images.py")
     config = file.Config(
@@ -88,7 +90,7 @@ def test_stacked_digits_have_networks_of_either_kind(net):
     ("name", "flags"),
     [
         ("sngan", {"width": 2, "discriminator_width": 2, "discriminator_steps": 2}),
-        ("r3gan", {"width": 8}),
+        ("r3gan", {"width": 8, "r2": 0.0}),
     ],
 )
 def test_a_conditional_game_draws_the_class_that_is_asked_for(name, flags, archive):

@@ -15,7 +15,7 @@ NETS = {
     "dcgan_discriminator": (nets.dcgan_discriminator(width=8), X),
     "dcgan_generator": (nets.dcgan_generator((8, 8, 1), width=8, norm="batch"), Z),
     "residual": (nets.residual_encoder(6, widths=(8,)), X),
-    "r3gan": (nets.r3gan_discriminator(widths=(16, 16)), X),
+    "r3gan": (nets.r3gan_discriminator(widths=(16, 16), cells=1), X),
 }
 
 

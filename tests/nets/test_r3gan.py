@@ -96,24 +96,24 @@ def test_networks_are_their_loops(labels):
 
 
 def test_cells_begin_as_the_identity_and_variances_are_kept():
-    net = r3gan_generator((8, 8, 2), widths=(128, 128), group_width=64)
+    net = r3gan_generator((8, 8, 2), widths=(128, 128), cells=1, group_width=64)
     z = np.random.default_rng(3).normal(size=(64, 32)).astype(np.float32)
     params = jax.jit(net.init)(rng.root(0), z)
-    assert not np.any(params["stage_1_cell_1"]["narrow"]["kernel"])
+    assert not np.any(params["stage_1_cell_0"]["narrow"]["kernel"])
     one = params["stage_0_cell_0"]
-    gain = np.sqrt(2 / 1.04) * 4 ** (-1 / 4)  # four cells of three layers
+    gain = np.sqrt(2 / 1.04) * 2 ** (-1 / 4)  # two cells of three layers
     np.testing.assert_allclose(np.std(one["wide"]["kernel"]), gain / np.sqrt(128), rtol=0.02)
     np.testing.assert_allclose(np.std(one["kernel"]), gain / np.sqrt(9 * 64), rtol=0.02)
     # A product of two normal numbers a value, summed over the channels with weights 1 / 128.
     x = np.asarray(jax.jit(net.apply)(params, z))[:, 2:-2, 2:-2]
     assert 0.3 < np.std(x) < 1.2
-    judge = r3gan_discriminator(widths=(128, 128), group_width=64)
+    judge = r3gan_discriminator(widths=(128, 128), cells=1, group_width=64)
     weights = jax.jit(judge.init)(rng.root(0), X)["pixels"]["weights"]
     np.testing.assert_allclose(np.std(weights), 1 / 4, rtol=0.05)  # of 4 x 4 pixels
 
 
 def test_they_play_the_relativistic_game():
-    small = {"widths": (2, 2), "cells": 1, "group_width": 2}
+    small = {"widths": (2, 2), "cells": 1, "group_width": 4}
     model = gan.make(GENERATOR(**small), DISCRIMINATOR(**small), latent_dim=3)
     penalty = 0.5 * gan.r1 + 0.5 * gan.r2
     learner = train.adversarial(model, gan.relativistic, optax.adam(1e-3), penalty=penalty)

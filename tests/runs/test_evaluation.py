@@ -1,5 +1,6 @@
 """Metrics of trained runs: what is computed, kept, shown and compared."""
 
+import dataclasses
 import json
 import math
 from typing import Any, NamedTuple
@@ -380,6 +381,9 @@ def test_classes_of_too_few_training_images_have_no_floor(mnist_test):
     found = evaluation.class_distances(own)
     assert all(math.isnan(result.floor) for result in found.values())
     assert math.isfinite(found["intra_frechet_distance"].value)
+    floors = dataclasses.replace(own.built, reference=mnist_test)
+    found = evaluation.distances(evaluation.Subject(floors, own.state, own.options, False))
+    assert math.isfinite(found["frechet_distance"].floor)
     # A class that no test image shows has no distance, and neither have all of them together.
     rest = mnist_test.labels != 3
     lacking = data.Dataset(mnist_test.images[rest], mnist_test.labels[rest], "lacking")

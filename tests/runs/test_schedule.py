@@ -206,7 +206,7 @@ def full(*_, **__):
     raise OSError(28, "No space left on device")
 
 
-@settings(max_examples=12, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=8, phases=[Phase.explicit, Phase.generate])
 @SCHEDULES
 @pytest.mark.reliability(32)
 def test_no_schedule_of_crashes_changes_a_bit(**schedule):

@@ -1,5 +1,7 @@
 """An experiment that only counts its steps, for tests of what is around the steps."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from genmod import data, report, train
 from genmod.experiment import Experiment, Observation
 
 
+@functools.cache
 def counting():
     """A learner whose only number is its step."""
 

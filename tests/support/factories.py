@@ -78,16 +78,16 @@ TABLE = {
         " with labels": of_label(nets.sngan_discriminator(width=2, classes=CLASSES)),
     },
     "nets.r3gan_generator": {
-        "": of_latent(nets.r3gan_generator((8, 8, 1), widths=(2, 2), group_width=2)),
+        "": of_latent(nets.r3gan_generator((8, 8, 1), widths=(2, 2), cells=1, group_width=2)),
         " with labels": net(
-            nets.r3gan_generator((8, 8, 1), widths=(2, 2), group_width=2, classes=CLASSES),
+            nets.r3gan_generator((8, 8, 1), widths=(2, 2), cells=1, group_width=2, classes=CLASSES),
             take=lambda d: (d.z, d.label),
         ),
     },
     "nets.r3gan_discriminator": {
-        "": net(nets.r3gan_discriminator(widths=(2, 2), group_width=2)),
+        "": net(nets.r3gan_discriminator(widths=(2, 2), cells=1, group_width=2)),
         " with labels": of_label(
-            nets.r3gan_discriminator(widths=(2, 2), group_width=2, classes=CLASSES)
+            nets.r3gan_discriminator(widths=(2, 2), cells=1, group_width=2, classes=CLASSES)
         ),
     },
     "nets.biggan_generator": {
@@ -250,7 +250,6 @@ LEARNERS = {
         memory={"path_length": 0.0},
         remember=gan.moving_length(),
         conditions=DATA.label,
-        order="extrapolated",
     ),
     "train.adversarial unrolled": case(
         DATA.x,
@@ -261,13 +260,13 @@ LEARNERS = {
         unrolled=train.Unrolled(1, 0.1),
         looks="foresees a step of the discriminator on the whole batch",
     ),
-    # The players of train.adversarial have turns: these move at once.
+    # The players of train.adversarial have turns: these move by gradients at one point.
     "train.game": case(
         DATA.z,
         train.game,
         lambda key, batch: {"a": point(key, batch), "b": jnp.ones(L), "mean": jnp.zeros(L)},
         PLAYERS,
-        order="at once",
+        order="extrapolated",
         remember=lambda key, params, notes: {"mean": notes["a"].mean(0) + notes["b"].mean(0)},
         ema_half_life={"b": 30.0},
     ),

@@ -79,7 +79,7 @@ def test_one_two_and_four_devices_give_the_same_run(name, how, num):
         assert leaf.is_fully_replicated
 
 
-@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("sequential", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_seeds_are_spread_over_devices(sequential):
     learner = train.over_seeds(autoencoder(), 4, sequential=sequential)
     alone = curve(learner, 50)
