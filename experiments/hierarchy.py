@@ -36,11 +36,16 @@ class Config(Settings, data.Source):
     net: Literal["one-layer", "two-layer", "ladder"] = "ladder"
     """One layer of 50 latents, two of 100 and 50, or four in a convolutional ladder."""
     free_nats: checks.Weight = 0.0
-    """KL divergence of each layer that costs nothing, in nats."""
+    """KL divergence of each layer of the ladder that costs nothing, in nats."""
     learning_rate: checks.Positive = 2e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 50
     """Epochs until the learning rate has reached zero."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        # One draw of the KL divergence, as of a chain, may be negative.
+        self.refuse_unused(("free_nats", self.net == "ladder", f"the net {self.net}"))
 
 
 def chain_of(dims, hidden, output_bias) -> vae.Vae:

@@ -49,6 +49,13 @@ class Config(Settings, data.Source):
     decay_epochs: checks.Count = 50
     """Epochs until the learning rate has reached zero."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.refuse_unused(
+            ("components", self.prior in ("mixture", "vampprior"), f"the prior {self.prior}"),
+            ("layers", self.prior == "flow", f"the prior {self.prior}"),
+        )
+
 
 def coupling_net(width: int) -> nets.Net:
     """Returns the network of a coupling layer."""
@@ -85,7 +92,9 @@ def build(config: Config) -> Experiment:
     decay_steps = max(1, round(config.decay_epochs * epoch))
 
     def warm_up(step):
-        return jnp.minimum(1.0, step / max(1, config.warm_up_epochs * epoch))
+        if not config.warm_up_epochs:
+            return jnp.ones(())
+        return jnp.minimum(1.0, step / (config.warm_up_epochs * epoch))
 
     learner = train.learner(
         model.init,

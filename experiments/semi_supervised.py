@@ -1,6 +1,6 @@
 """Few labels beside many images: model M2 on MNIST (Kingma et al. 2014, arXiv:1406.5298).
 
-A conditional VAE and a classifier, of ten labelled images a class and all others without labels,
+A conditional VAE and a classifier, of ten labelled images a class and all images without labels,
 whose class the bound sums over. Pixels are binarised dynamically. 784-500-50 ReLU and its mirror,
 the classifier 784-500-10 ReLU, Adam on a cosine from 1e-3, 200 images and 100 labelled ones in a
 batch, 50 epochs.
@@ -8,11 +8,11 @@ batch, 50 epochs.
     genmod train semi_supervised
     genmod train semi_supervised --images-per-class 100
 
-With 100 labels it ends at a test error of 13.3 +- .3 % (fold 0, seed 0; about an hour of one core).
-The error falls slowly: 18.2 % after 6 epochs, 15.5 after 15. The paper has 11.97 +- 1.71 % for
-M2 (other networks and training: context only). It weighs the classification by 0.1 times the number
-of examples; with that, the classes of these networks drift away from the labels in the first epochs
-(an error of 50 % after 400 steps).
+With 100 labels it ends at a test error of 13.3 +- .3 % (of grey images; one set of labels, the
+error over test images; about an hour of one core). It falls slowly: 18.2 % after 6 epochs, 15.5
+after 15. The paper has 11.97 +- 1.71 % for M2 (other networks and training: context only). It
+weighs the classification by 0.1 times the number of examples; with that, the classes of these
+networks drift away from the labels in the first epochs (an error of 50 % after 400 steps).
 """
 
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -129,6 +130,18 @@ class Settings:
 
     def __post_init__(self):
         checks.fields(self)
+
+    def refuse_unused(self, *flags: tuple[str, bool, str]) -> None:
+        """Refuses flags that are given, but not used.
+
+        Args:
+          *flags: name of a flag, whether it is used, and the name of what does not use it.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, used, what in flags:
+            value = getattr(self, name)
+            if not used and value != defaults[name]:
+                raise ValueError(f"{name} is not used by {what}, got {value}")
 
 
 @dataclass(frozen=True)

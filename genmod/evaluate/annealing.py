@@ -266,22 +266,27 @@ def _bounds(
             begin = rng.stream(key, "forward")
             forward = run(begin, path=path, chains=chains, step_sizes=steps)
             log_weights = forward.log_weights
-            bad = ~(log_weights < np.inf).all(1)
-            if bad.any():
-                raise ValueError(
-                    "log_likelihood must be below infinity and not NaN, got such a value for the "
-                    f"example {index[bad.argmax()]}"
-                )
+            _check_finite(log_weights, index)
             upper = np.full(size, np.nan)
             if latents is not None:
                 end, back = rng.stream(key, "reverse"), path[::-1]
                 reverse = run(end, path=back, chains=chains, z=z, step_sizes=steps[::-1])
+                _check_finite(reverse.log_weights, index)
                 upper = -_log_mean(-reverse.log_weights)
             lower = _log_mean(log_weights)
             error, effective = _spread(log_weights)
             last = np.asarray(steps[-1])
             found.append(Interval(lower, upper, error, effective, forward.acceptance, last))
     return Interval(*(np.concatenate(parts)[:num] for parts in zip(*found, strict=True)))
+
+
+def _check_finite(log_weights: np.ndarray, index: np.ndarray) -> None:
+    bad = ~(log_weights < np.inf).all(1)
+    if bad.any():
+        raise ValueError(
+            "log_likelihood must be below infinity and not NaN, got such a value for the "
+            f"example {index[bad.argmax()]}"
+        )
 
 
 def _log_mean(log_weights: np.ndarray) -> np.ndarray:

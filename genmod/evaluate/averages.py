@@ -12,7 +12,6 @@ import numpy as np
 from genmod import checks
 from genmod.data.protocols import Prepare, Preprocessing, as_function
 from genmod.evaluate import programs
-from genmod.train import drawn_from
 from genmod.types import Array, Batch, Key, Objective, Params
 
 
@@ -106,6 +105,7 @@ def on_test(
     *,
     prepare: Prepare | None = None,
     loss: str = "loss",
+    part: str = "test",
 ) -> Callable[[Key, Any], dict[str, float]]:
     """Returns the evaluation of an experiment by an objective on test data.
 
@@ -114,12 +114,14 @@ def on_test(
       examples: test data, as for `over_examples`.
       prepare: preprocessing, as for `over_examples`.
       loss: name of the loss, such as "negative_elbo".
+      part: part of the data that the examples are, such as "val" for those on which a model is
+        chosen.
 
     Returns:
       A function `(key, state) -> numbers by name`, for `Experiment.evaluate`. The parameters are
       those from which samples are drawn, so a moving average if there is one. The numbers are
-      `test_NAME` for the loss and each aux value, a mean over the test data, and
-      `test_LOSS_standard_error`.
+      `test_NAME` for the loss and each aux value, a mean over the examples, and
+      `test_LOSS_standard_error`, with the name of the part for "test".
 
     Raises:
       ValueError: at once if there are no examples; when called, as for `over_examples`.
@@ -127,12 +129,13 @@ def on_test(
     programs.number_of(examples)
 
     def evaluate(key: Key, state: Any) -> dict[str, float]:
-        values = over_examples(
-            key, drawn_from(state), examples, objective=objective, prepare=prepare
-        )
+        from genmod.train import drawn_from  # now: most who import this module train nothing
+
+        params = drawn_from(state)
+        values = over_examples(key, params, examples, objective=objective, prepare=prepare)
         mean, error = estimate(values.pop("loss"))
-        others = {f"test_{name}": estimate(value).mean for name, value in values.items()}
-        return {f"test_{loss}": mean, **others, f"test_{loss}_standard_error": error}
+        others = {f"{part}_{name}": estimate(value).mean for name, value in values.items()}
+        return {f"{part}_{loss}": mean, **others, f"{part}_{loss}_standard_error": error}
 
     return evaluate
 

@@ -48,14 +48,14 @@ class AggregatePosterior(NamedTuple):
         at most log N.
       total_correlation: KL(q(z) || prod_j q(z_j)), the dependence between units.
       dimension_wise_kl: sum_j KL(q(z_j) || p(z_j)).
-      unit_kl: its term of each unit, [L].
+      unit_marginal_kl: its term of each unit, [L].
     """
 
     kl: Estimate
     mutual_information: Estimate
     total_correlation: Estimate
     dimension_wise_kl: Estimate
-    unit_kl: np.ndarray
+    unit_marginal_kl: np.ndarray
 
 
 def active_units(mean: Array | np.ndarray, *, threshold: float = 0.01) -> ActiveUnits:
@@ -253,7 +253,7 @@ def _parts(
         mutual_information=estimate(own - joint),
         total_correlation=estimate(total_correlation),
         dimension_wise_kl=estimate(per_unit.sum(axis=1)),
-        unit_kl=per_unit.mean(axis=0),
+        unit_marginal_kl=per_unit.mean(axis=0),
     )
 
 

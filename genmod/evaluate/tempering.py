@@ -133,6 +133,11 @@ def sampler(
             "exactly one of latent_dim and prior must be given, got latent_dim="
             f"{latent_dim!r} and prior={'None' if prior is None else 'another'}"
         )
+    if prior is not None and (not isinstance(prior, tuple) or len(prior) != 2):
+        raise ValueError(
+            "prior must be an evaluate.Prior(sample, log_prob) of (keys, params) and (params, z), "
+            f"got {checks.described(prior)}"
+        )
     sample, log_prob = prior or standard_normal(latent_dim)
     num_leapfrog = checks.positive_integer("num_leapfrog", num_leapfrog)
 

@@ -14,6 +14,8 @@ from genmod.report.latents import class_names, latent_plane, manifold_points
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_CHUNK = 500
+"""Number of images that are encoded at a time."""
 _MOST_CODES = 10_000
 """Maximum number of codes in the latent plane."""
 _SIDE = 10
@@ -51,8 +53,8 @@ def autoencoder_figures(
       columns: names of the classes of the samples, if they have a class in each column.
 
     Returns:
-      Figures by name: `data`, `samples`, `reconstructions`, `latents`, `manifold`, `traversals`,
-      `interpolations`.
+      Figures by name: `data`, `samples`, `reconstructions`, `latents` of two or more dimensions,
+      `manifold`, `traversals`, `interpolations`.
     """
     shown = np.asarray(test.images[:_MOST_CODES])
     labels = np.asarray(test.labels[:_MOST_CODES])
@@ -60,8 +62,12 @@ def autoencoder_figures(
     def given(labels: np.ndarray) -> tuple[np.ndarray, ...]:
         return (labels,) if conditional else ()
 
-    codes = np.asarray(encode(shown.astype(np.float32) / 255, *given(labels)))
+    parts = [slice(first, first + _CHUNK) for first in range(0, len(shown), _CHUNK)]
+    codes = np.concatenate(
+        [encode(shown[part].astype(np.float32) / 255, *given(labels[part])) for part in parts]
+    )
     dimensions = codes.shape[1]
+    whose = "the" if len(shown) == len(test.images) else f"the first {len(shown):,}"
     figures = {
         "data": image_grid(train.images[:100], title="training data"),
         "reconstructions": comparison(
@@ -69,13 +75,14 @@ def autoencoder_figures(
             decode(codes[:50], *given(labels[:50])),
             title="test images, each above its reconstruction",
         ),
-        "latents": latent_plane(
+    }
+    if dimensions > 1:
+        figures["latents"] = latent_plane(
             codes,
             labels,
-            title=f"codes of the test set ({dimensions} dimensions), by class",
+            title=f"codes of {whose} test images ({dimensions} dimensions), by class",
             classes=test.classes,
-        ),
-    }
+        )
     if samples is not None:
         title = column_title("decoded draws from the prior", columns)
         figures["samples"] = image_grid(samples, title=title)

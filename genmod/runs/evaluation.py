@@ -71,6 +71,7 @@ def posterior(subject: Subject) -> dict[str, Result]:
     except ValueError as reason:
         raise NotApplicable(str(reason)) from None
     encode = functools.partial(latents.posterior, subject.state)
+    described = functools.partial(subject.protocol, inputs="grey values in [0, 1]")
     mean, logvar = codes.encoded(encode, subject.test, condition)
     keys = rng.per_example(subject.key("posterior"), len(mean))
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
@@ -78,11 +79,9 @@ def posterior(subject: Subject) -> dict[str, Result]:
         mean, logvar, mean + np.exp(0.5 * logvar) * np.asarray(noise), progress=subject.progress
     )
     units = evaluate.active_units(mean)
-    found = {
-        "active_units": Result(float(units.num_active), protocol=subject.protocol("active_units"))
-    }
+    found = {"active_units": Result(float(units.num_active), protocol=described("active_units"))}
     for name in ("kl", "mutual_information", "total_correlation", "dimension_wise_kl"):
-        protocol = subject.protocol(name, unit="nats", aggregate="all test examples")
+        protocol = described(name, unit="nats", aggregate="all test examples")
         found[name] = Result(*getattr(parts, name), protocol=protocol)
     return found
 
@@ -138,7 +137,7 @@ def evaluate_run(
     notes: list[str] = []
     found: dict[str, dict[str, list[Result]]] = {name: {} for name in wanted}
     failed: dict[str, ValueError] = {}
-    told = {"checkpoint": "best"} if best else {}
+    told = {"checkpoint": f"best by {loaded.built.best}"} if best else {}
     if options.ex_post is not None:
         told["latents"] = f"a mixture of {options.ex_post} Gaussians fitted to the codes"
     for state in loaded.states:

@@ -29,6 +29,8 @@ ESTIMATORS: tuple[Estimator, ...] = ("weighted", "stratified")
 Kind = Literal["I", "II"]
 """Names of the covariances that DIP regularises."""
 KINDS: tuple[Kind, ...] = ("I", "II")
+_LEAST_SIGMA = 1e-3
+"""Least standard deviation of `optimal_sigma`."""
 
 Kernel = Literal["imq", "rbf"]
 """Names of the kernels of `mmd`."""
@@ -160,6 +162,7 @@ def dip(
         loss, aux = bound(keys, params, batch)
         mean, logvar = model.encode(params, *model.condition(batch))
         mean, logvar = (a.astype(checks.summed_as(a.dtype)) for a in (mean, logvar))
+        check_two("dip", mean)
         centred = mean - mean.mean(0, keepdims=True)
         covariance = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST)
         variances = jnp.diagonal(covariance) / len(mean)
@@ -264,8 +267,9 @@ def optimal_sigma(model: Vae, *, beta: float | Array = 1.0) -> Objective:
 
     D(z) is the mean image, and sigma^2 the mean squared error over the pixels of the whole batch:
     the variance at which the batch's mean loss is least. There the loss has no slope by sigma, so
-    its gradient is that at a constant sigma. As sigma depends on x, this is no density of x: to
-    evaluate the model, give `gaussian(std=...)` the `sigma` of training images.
+    its gradient is that at a constant sigma. sigma is at least 1e-3, for images that are made
+    without an error. As it depends on x, this is no density of x: to evaluate the model, give
+    `gaussian(std=...)` the `sigma` of training images.
 
     Args:
       model: the VAE. Its likelihood only makes mean images, such as `gaussian(std=1.0)`.
@@ -294,7 +298,7 @@ def optimal_sigma(model: Vae, *, beta: float | Array = 1.0) -> Objective:
         check_images("the mean images", mean, x)
         errors = jnp.square(x - mean).reshape(len(x), -1)
         errors = errors.astype(checks.summed_as(errors.dtype))
-        variance = jax.lax.stop_gradient(errors.mean())
+        variance = jax.lax.stop_gradient(jnp.maximum(errors.mean(), _LEAST_SIGMA**2))
         constant = 0.5 * errors.shape[1] * jnp.log(2 * np.pi * variance)
         reconstruction = errors.sum(1) / (2 * variance) + constant
         sigma = jnp.broadcast_to(jnp.sqrt(variance), kl.shape)
@@ -302,6 +306,12 @@ def optimal_sigma(model: Vae, *, beta: float | Array = 1.0) -> Objective:
         return reconstruction + beta * kl, aux
 
     return of_whole_batch("optimal_sigma", objective)
+
+
+def check_two(name: str, codes: Array) -> None:
+    """Refuses a batch of one example."""
+    if len(codes) < 2:
+        raise ValueError(f"{name} compares examples and needs at least 2, got {len(codes)}")
 
 
 def _check_diagonal(name: str, model: Vae) -> None:

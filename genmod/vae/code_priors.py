@@ -94,11 +94,11 @@ def code_prior(net: Net, *, grid: Sequence[int], num_codes: int) -> CodePrior:
         return drawn.reshape(-1, *grid)
 
     def init(key: Key, codes: Array) -> Params:
-        check_codes(codes, grid)
+        check_codes(codes, grid, num_codes)
         return net.initial(key, context(codes, codes >= 0))
 
     def objective(keys: Keys, params: Params, codes: Array) -> tuple[Array, Metrics]:
-        check_codes(codes, grid)
+        check_codes(codes, grid, num_codes)
         checks.keys(keys, len(codes))
 
         def draw(key: Key) -> Array:
@@ -127,9 +127,11 @@ def code_prior(net: Net, *, grid: Sequence[int], num_codes: int) -> CodePrior:
     return CodePrior(init, objective, sample)
 
 
-def check_codes(codes: Array, grid: tuple[int, ...]) -> None:
-    """Refuses anything but whole numbers [B, *grid]."""
+def check_codes(codes: Array, grid: tuple[int, ...], num_codes: int) -> None:
+    """Refuses anything but whole numbers [B, *grid] in [0, num_codes)."""
     if codes.shape[1:] != grid or not jnp.issubdtype(codes.dtype, jnp.integer):
         raise ValueError(
             f"codes must be whole numbers {['B', *grid]}, got {checks.described(codes)}"
         )
+    if not isinstance(codes, jax.core.Tracer):
+        checks.values_within("codes", codes, (0, num_codes - 1), "the codebook", hint=False)

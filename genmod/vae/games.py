@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from genmod import checks, rng
 from genmod.types import Array, Batch, Key, Keys, Metrics, Net, Objective
+from genmod.vae.aggregate import check_two
 from genmod.vae.model import Init, Vae, VaeParams, decode_mean, generate
 from genmod.vae.objectives import check_weight, of_whole_batch, terms_at
 from genmod.vae.regularised import sum_of_squares
@@ -89,6 +90,7 @@ def factor(model: Vae, critic: Net, *, gamma: float | Array) -> Game:
 
     def critic_loss(keys: Keys, params: Any, batch: Batch) -> tuple[Array, Metrics]:
         z = _codes(model, rng.stream(keys, "codes"), params["vae"], batch)
+        check_two("the critic of factor", z)
         mixed = _permuted(rng.stream(keys, "permutation"), z)
         joint, product = (judge(params["critic"], codes) for codes in (z, mixed))
         return 0.5 * (jax.nn.softplus(-joint) + jax.nn.softplus(product)), {}

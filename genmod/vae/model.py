@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod import checks, rng
+from genmod import checks, devices, rng
 from genmod.types import Array, Batch, Condition, Key, Keys, Net, Params
 from genmod.vae import normal, spheres
 from genmod.vae.likelihoods import Likelihood, bernoulli
@@ -252,7 +252,10 @@ def assembled(
     def init(key: Key, batch: Batch) -> VaeParams:
         x, c = split(batch)
         params = checked_initial(key, x, c)
-        jax.eval_shape(functools.partial(_check_shapes, model), key, params, x, c)
+        with devices.batch_statistics() as layers:
+            # The lambda is new, so that JAX traces the networks and does not remember their shapes.
+            jax.eval_shape(lambda *inputs: _check_shapes(model, *inputs), key, params, x, c)
+        check_no_statistics(layers)
         return params
 
     def checked_encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Any, ...]:
@@ -277,6 +280,16 @@ def assembled(
         split,
     )
     return model
+
+
+def check_no_statistics(layers: Sequence[str]) -> None:
+    """Refuses networks with layers that use the statistics of their batch."""
+    if layers:
+        raise ValueError(
+            "the networks of a VAE must not use the statistics of their batch "
+            f"({', '.join(dict.fromkeys(layers))}): the bound of an image, and each sample, would "
+            "depend on the others. norm='group' and norm='layer' do not"
+        )
 
 
 def _check_latents(latent_dim: int, prior: Prior, posterior: Posterior) -> None:

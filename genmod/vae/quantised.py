@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genmod import checks, rng
+from genmod import checks, devices, rng
 from genmod.types import Array, Batch, Key, Keys, Metrics, Net, Params
 from genmod.vae.code_priors import check_codes
 from genmod.vae.likelihoods import Likelihood, bernoulli
-from genmod.vae.model import Init
+from genmod.vae.model import Init, check_no_statistics
 
 _UNIFORM = 1e-3
 """Share of the uniform distribution in the prior: no code is impossible, as one not yet seen."""
@@ -160,7 +160,9 @@ def quantised(
             jnp.full(num_codes, len(rows) / len(x) / num_codes, rows.dtype),
             jnp.full((*grid, num_codes), 1 / num_codes, rows.dtype),
         )
-        jax.eval_shape(objective, None, params, x)
+        with devices.batch_statistics() as layers:
+            jax.eval_shape(lambda *inputs: objective(*inputs), None, params, x)
+        check_no_statistics(layers)
         return params
 
     def check(x: Array) -> None:
@@ -171,7 +173,7 @@ def quantised(
         return nearest(vectors_of(params.encoder, x), params.codebook)
 
     def decode(params: QuantisedParams, codes: Array) -> Any:
-        check_codes(codes, params.frequencies.shape[:-1])
+        check_codes(codes, params.frequencies.shape[:-1], num_codes)
         return decoder(params.decoder, params.codebook[codes])
 
     def log_prior(params: QuantisedParams) -> Array:

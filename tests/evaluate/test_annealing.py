@@ -283,3 +283,14 @@ def test_nothing_is_simulated_before_the_options_are_checked(name):
 
     with pytest.raises(ValueError, match=f"{name} must be a positive whole number, got 0"):
         bidirectional(rng.root(0), (), 3, MODEL[0], simulate, latent_dim=2, **{name: 0})
+
+
+def test_a_prior_of_another_form_is_named():
+    with pytest.raises(ValueError, match=r"prior must be an evaluate.Prior\(sample, log_prob\)"):
+        annealed(
+            rng.root(0),
+            (),
+            np.zeros((1, 2), np.float32),
+            lambda params, z, x: jnp.zeros(len(z)),
+            prior=(1, 2, 3),
+        )

@@ -244,3 +244,11 @@ def test_old_objectives_are_forgotten():
     gc.collect()
     # 16 in the cache of traces, and the one whose program JAX keeps.
     assert sum(one() is not None for one in alive) <= 17
+
+
+def test_numbers_of_another_part_bear_its_name():
+    found = evaluate.on_test(
+        lambda keys, params, x: (x[:, 0], {"own": x[:, 0]}), EXAMPLES, part="val"
+    )
+    numbers = found(rng.root(0), SimpleNamespace(params=(), ema=()))
+    assert set(numbers) == {"val_loss", "val_own", "val_loss_standard_error"}

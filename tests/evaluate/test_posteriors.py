@@ -89,7 +89,7 @@ def test_a_gaussian_aggregate_is_in_closed_form():
         found = getattr(parts, name)
         # The ends of the grid are cut off, which costs .01 nats here.
         assert abs(found.mean - truth) < 4 * found.error + 0.01, name
-    np.testing.assert_allclose(parts.unit_kl.sum(), parts.dimension_wise_kl.mean)
+    np.testing.assert_allclose(parts.unit_marginal_kl.sum(), parts.dimension_wise_kl.mean)
 
 
 def test_parts_are_those_of_a_plain_sum_and_add_up():
@@ -106,7 +106,7 @@ def test_parts_are_those_of_a_plain_sum_and_add_up():
     assert parts.mutual_information == pytest.approx(expected, rel=1e-10)
     expected = evaluate.estimate(joint - units.sum(-1))
     assert parts.total_correlation == pytest.approx(expected, rel=1e-10)
-    np.testing.assert_allclose(parts.unit_kl, (units - stats.norm.logpdf(z)).mean(0))
+    np.testing.assert_allclose(parts.unit_marginal_kl, (units - stats.norm.logpdf(z)).mean(0))
     three = (parts.mutual_information, parts.total_correlation, parts.dimension_wise_kl)
     assert sum(part.mean for part in three) == pytest.approx(parts.kl.mean, rel=1e-10)
     assert abs(parts.kl.mean - unit_kl(mean, logvar).sum()) < 4 * parts.kl.error

@@ -115,3 +115,9 @@ def test_unknown_names_are_refused():
         MODULE.build(MODULE.Config(dataset="sprite"))
     with pytest.raises(ValueError, match="unknown model 'tcc'; did you mean 'tc'"):
         MODULE.build(MODULE.Config(model="tcc", **SMALL))
+
+
+@pytest.mark.parametrize("model", ["beta", "tc"])
+def test_a_weight_that_makes_a_plain_vae_is_refused(model):
+    with pytest.raises(ValueError, match=f"weight must not be 1 of {model}"):
+        MODULE.Config(model=model)

@@ -332,7 +332,7 @@ WEIGHTS = {
     "gan_losses": ["b1"],
     "hierarchy": ["free_nats"],
     "infogan": ["weight"],
-    "iwae": ["beta"],
+    "iwae": [],  # beta is one, of ciwae alone
     "mixtures": ["r1", "r2", "gradient_penalty", "dragan", "clip", "b1"],
     "mnist_vae": ["beta"],
     "pacgan_mixtures": ["b1"],
@@ -673,3 +673,20 @@ def test_test_images_are_reconstructed_only_if_their_condition_is_known(are_labe
     paths = {"interpolations", "truncation"} if are_labels else set()
     without = dataclasses.replace(built, latents=alone)
     assert set(without.final_figures(rng.root(3), state)) == {"data", "samples"} | paths
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("iwae", {"beta": 0.5}, "beta is not used by the objective iwae, got 0.5"),
+        ("iwae", {"num_groups": 4}, "num_groups is not used by the objective iwae"),
+        ("iwae", {"schedule": "burda", "decay_epochs": 5}, "decay_epochs is not used by the sched"),
+        ("priors", {"components": 5}, "components is not used by the prior normal, got 5"),
+        ("priors", {"prior": "mixture", "layers": 2}, "layers is not used by the prior mixture"),
+        ("hierarchy", {"net": "two-layer", "free_nats": 1.0}, "free_nats is not used by the net"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(name, flags, message):
+    file = catalogue.load(SHIPPED / f"{name}.py")
+    with pytest.raises(ValueError, match=message):
+        file.Config(**flags)

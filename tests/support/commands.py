@@ -192,6 +192,7 @@ def genmod(place, environment, monkeypatch, capsys):
     for name in ("GENMOD_CACHE_DIR", "COLUMNS"):
         monkeypatch.setenv(name, environment[name])
     handlers = {n: signal.getsignal(n) for n in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM)}
+    kept = jax.config.jax_persistent_cache_min_compile_time_secs  # the command keeps all programs
 
     def run(*arguments):
         capsys.readouterr()
@@ -203,6 +204,7 @@ def genmod(place, environment, monkeypatch, capsys):
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", kept)
 
 
 @pytest.fixture

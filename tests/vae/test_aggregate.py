@@ -280,3 +280,18 @@ def test_the_optimal_sigma_is_the_best_and_moves_no_gradient():
     close(gradient, slope)
     for other in (0.9 * best, 1.1 * best):
         assert by(other)[0].mean() > loss.mean()
+
+
+def test_one_example_is_compared_with_none():
+    with pytest.raises(ValueError, match="dip compares examples and needs at least 2, got 1"):
+        dip(MODEL, off_diagonal=1.0, diagonal=1.0)(rng.per_example(rng.root(0), 1), PARAMS, X[:1])
+
+
+def test_images_without_an_error_have_the_least_sigma():
+    exact = Net(lambda key, z: (), lambda w, z: jnp.zeros((len(z), D)))
+    model = vae.make(ENCODER, exact, latent_dim=L, likelihood=NORMAL)
+    blank = jnp.zeros((4, D))
+    keys = rng.per_example(rng.root(0), 4)
+    loss, aux = vae.optimal_sigma(model)(keys, model.init(rng.root(0), blank), blank)
+    assert np.all(np.isfinite(loss))
+    np.testing.assert_allclose(aux["sigma"], 1e-3)

@@ -82,3 +82,8 @@ def test_other_shapes_are_refused():
         code_prior(NET, grid=(0,), num_codes=K)
     with pytest.raises(ValueError, match="num_codes must be a positive whole number"):
         code_prior(NET, grid=(P,), num_codes=0)
+
+
+def test_a_code_that_the_prior_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="codes must lie in"):
+        PRIOR.objective(rng.per_example(rng.root(0), 1), PARAMS, jnp.full((1, P), K))

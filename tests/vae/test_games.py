@@ -276,3 +276,10 @@ def test_logits_are_one_per_image():
 def test_a_learned_prior_of_the_factor_vae_moves_with_it():
     made = factor(with_prior(learned), CRITIC, gamma=1)
     assert made.init(rng.root(0), X)["vae"].prior.shape == (3,)
+
+
+def test_the_critic_of_one_example_is_refused():
+    game = factor(MODEL, CRITIC, gamma=1.0)
+    params = game.init(rng.root(0), X)
+    with pytest.raises(ValueError, match="the critic of factor compares examples"):
+        game.objectives["critic"](rng.per_example(rng.root(0), 1), params, X[:1])

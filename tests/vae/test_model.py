@@ -271,3 +271,15 @@ def test_an_encoder_that_mixes_its_batch_is_refused():
     model = vae.make(mean, DECODER, latent_dim=DIM)
     with pytest.raises(ValueError, match=r"encoder's output must be arrays \[5, ...\].*\[1, 4\]"):
         model.init(rng.root(0), images())
+
+
+@pytest.mark.parametrize("place", ["encoder", "decoder"])
+def test_networks_that_normalise_over_their_batch_are_refused(place):
+    norms = {"encoder": {}, "decoder": {}, place: {"norm": "batch"}}
+    model = vae.make(
+        nets.mlp((4,), 4, **norms["encoder"]),
+        nets.mlp((4,), (2, 2, 1), **norms["decoder"]),
+        latent_dim=2,
+    )
+    with pytest.raises(ValueError, match="must not use the statistics of their batch"):
+        model.init(rng.root(0), jnp.ones((3, 2, 2, 1)))

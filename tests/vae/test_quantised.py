@@ -268,3 +268,14 @@ def test_other_shapes_are_refused():
         model.init.check(X + 1)
     with pytest.raises(ValueError, match="codes must lie"):
         code_frequencies(jnp.array([[5]]), num_codes=5)
+
+
+def test_codes_out_of_range_and_batch_normalisation_are_refused():
+    model = quantised(ENCODER, DECODER, num_codes=3)
+    params = model.init(rng.root(0), X)
+    codes = jnp.zeros((1, *GRID), jnp.int32)
+    with pytest.raises(ValueError, match="codes must lie in the codebook.s range"):
+        model.decode(params, codes + 3)
+    normalised = nets.mlp((6,), SHAPE, norm="batch")
+    with pytest.raises(ValueError, match="must not use the statistics of their batch"):
+        quantised(ENCODER, normalised, num_codes=3).init(rng.root(0), X)
