@@ -259,6 +259,7 @@ def assembled(
         return params
 
     def checked_encode(params: VaeParams, x: Array, c: Any = None) -> tuple[Any, ...]:
+        check_floating(x)
         check_condition("encoder", c, len(x))
         return encode(params, x, c)
 
@@ -280,6 +281,14 @@ def assembled(
         split,
     )
     return model
+
+
+def check_floating(x: Array) -> None:
+    """Refuses images as files hold them."""
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        raise ValueError(
+            f"images to encode must be floating, such as bytes / 255, got {checks.described(x)}"
+        )
 
 
 def check_no_statistics(layers: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from genmod import checks, devices, rng
 from genmod.types import Array, Batch, Key, Keys, Metrics, Net, Params
 from genmod.vae.code_priors import check_codes
 from genmod.vae.likelihoods import Likelihood, bernoulli
-from genmod.vae.model import Init, check_no_statistics
+from genmod.vae.model import Init, check_floating, check_no_statistics
 
 _UNIFORM = 1e-3
 """Share of the uniform distribution in the prior: no code is impossible, as one not yet seen."""
@@ -170,6 +170,7 @@ def quantised(
             checks.values_within("images", x, likelihood.support, "the likelihood")
 
     def encode(params: QuantisedParams, x: Array) -> Array:
+        check_floating(x)
         return nearest(vectors_of(params.encoder, x), params.codebook)
 
     def decode(params: QuantisedParams, codes: Array) -> Any:

@@ -44,7 +44,10 @@ def make_categorical(
     - Relaxed, with the closed form of KL(q || uniform) (Jang et al.), it is a bound for no model:
       the decoder sees relaxed draws, and the divergence is that of the classes.
     - Relaxed, with `closed_form=False` (Maddison et al.), it is a bound for the model whose prior
-      and latents are relaxed. The gradient is unbiased, but this is not the categorical model.
+      and latents are relaxed. The gradient is unbiased, but this is not the categorical model. A
+      draw is a float32 number, which is 0 where log-odds and noise differ by more than 87 times the
+      temperature: at temperatures far below .3 the densities are those of other points, and the
+      loss is no bound.
 
     The parameters are the same in all of them. So train a relaxed model, and evaluate and draw by a
     hard one with the same networks.

@@ -274,7 +274,7 @@ def test_codes_out_of_range_and_batch_normalisation_are_refused():
     model = quantised(ENCODER, DECODER, num_codes=3)
     params = model.init(rng.root(0), X)
     codes = jnp.zeros((1, *GRID), jnp.int32)
-    with pytest.raises(ValueError, match="codes must lie in the codebook.s range"):
+    with pytest.raises(ValueError, match="codes must lie in the codebook's range"):
         model.decode(params, codes + 3)
     normalised = nets.mlp((6,), SHAPE, norm="batch")
     with pytest.raises(ValueError, match="must not use the statistics of their batch"):
