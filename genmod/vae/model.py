@@ -287,7 +287,8 @@ def check_floating(x: Array) -> None:
     """Refuses images as files hold them."""
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         raise ValueError(
-            f"images to encode must be floating, such as bytes / 255, got {checks.described(x)}"
+            "images to encode must be floating, as prepare=data.unit_interval makes them, got "
+            f"{checks.described(x)}"
         )
 
 

@@ -288,5 +288,5 @@ def test_networks_that_normalise_over_their_batch_are_refused(place):
 def test_bytes_are_not_encoded():
     model = vae.make(nets.mlp((4,), 4), nets.mlp((4,), (2, 2, 1)), latent_dim=2)
     params = model.init(rng.root(0), jnp.ones((3, 2, 2, 1)))
-    with pytest.raises(ValueError, match="images to encode must be floating, such as bytes / 255"):
+    with pytest.raises(ValueError, match="images to encode must be floating, as prepare"):
         model.encode(params, np.ones((3, 2, 2, 1), np.uint8))
