@@ -89,15 +89,12 @@ def build(config: Config) -> Experiment:
     of_classes = nets.per_class if config.per_class else nets.conditional
     shape, hidden, latent_dim = few.images.shape[1:], config.hidden, config.latent_dim
 
-    def image_and_label(batch):
-        return batch["image"], batch["label"]
-
     if config.model == "vae":
         model = vae.make(
             of_classes(nets.mlp(hidden[::-1], 2 * latent_dim, heads=2), classes),
             of_classes(nets.mlp(hidden, shape), classes),
             latent_dim=latent_dim,
-            condition=image_and_label,
+            condition=data.image_and_label,
         )
         learner = train.learner(
             model.init,
@@ -112,7 +109,7 @@ def build(config: Config) -> Experiment:
             of_classes(nets.mlp(hidden[::-1], 1, activation=jax.nn.leaky_relu), classes),
             latent_dim=latent_dim,
             image_range=(0, 1),
-            condition=image_and_label,
+            condition=data.image_and_label,
         )
         learner = train.adversarial(
             players,
@@ -130,7 +127,7 @@ def build(config: Config) -> Experiment:
 
     def evaluation(key, state):
         made = classifier.labelled(*drawn(rng.stream(key, "synthetic"), state, config.synthetic))
-        real, judged = ({"image": d.images, "label": d.labels} for d in (few, test))
+        real, judged = few.labelled, test.labelled
         arms = {"none": (None, None), "classic": (None, config.classic())}
         arms |= {"synthetic": (made, None), "classic_and_synthetic": (made, config.classic())}
         recipe, own = config.recipe(classes), rng.stream(key, "classifier")
@@ -154,7 +151,7 @@ def build(config: Config) -> Experiment:
     return Experiment(
         learner=learner,
         batch_at=data.batches(
-            {"image": few.images, "label": few.labels},
+            few.labelled,
             batch_size=config.batch_size,
             prepare={"image": prepare},
         ),

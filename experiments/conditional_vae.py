@@ -49,7 +49,7 @@ def build(config: Config) -> Experiment:
         nets.conditional(nets.mlp(config.hidden, 2 * config.latent_dim, heads=2), classes),
         nets.conditional(decoder, classes),
         latent_dim=config.latent_dim,
-        condition=lambda batch: (batch["image"], batch["label"]),
+        condition=data.image_and_label,
     )
     decay_steps = config.decay_epochs * len(images.images) // config.batch_size
     learner = train.learner(
@@ -60,11 +60,8 @@ def build(config: Config) -> Experiment:
         conditions=images.labels,
     )
 
-    def examples(of):
-        return {"image": of.images, "label": of.labels}
-
     on_test = evaluate.on_test(
-        vae.elbo(model), examples(test), prepare={"image": data.binarized}, loss="negative_elbo"
+        vae.elbo(model), test.labelled, prepare={"image": data.binarized}, loss="negative_elbo"
     )
 
     asked = observe.class_as_asked(learner, images)
@@ -72,12 +69,12 @@ def build(config: Config) -> Experiment:
     return Experiment(
         learner=learner,
         batch_at=data.batches(
-            examples(images), batch_size=config.batch_size, prepare={"image": data.binarized}
+            images.labelled, batch_size=config.batch_size, prepare={"image": data.binarized}
         ),
         dataset=images,
         epochs=config.epochs,
         evaluate=lambda key, state: on_test(key, state) | asked(key, state),
         latents=Latents.of(model),
         test=test,
-        likelihood=Likelihood(vae.log_weight(model), examples(test), {"image": data.binarized}),
+        likelihood=Likelihood(vae.log_weight(model), test.labelled, {"image": data.binarized}),
     )

@@ -69,7 +69,7 @@ def build(config: Config) -> Experiment:
         nets.r3gan_discriminator(**size),
         latent_dim=config.latent_dim,
         image_range=(-1, 1),
-        condition=(lambda batch: (batch["image"], batch["label"])) if classes else None,
+        condition=data.image_and_label if classes else None,
     )
     steps = max(1, config.decay_epochs * len(images.images) // config.batch_size)
     penalty = gan.weighted((config.r1, gan.r1), (config.r2, gan.r2))
@@ -86,7 +86,7 @@ def build(config: Config) -> Experiment:
 
     examples, prepare = images.images, data.signed_unit_interval
     if classes:
-        examples, prepare = {"image": examples, "label": images.labels}, {"image": prepare}
+        examples, prepare = images.labelled, {"image": prepare}
     return Experiment(
         learner=learner,
         batch_at=data.batches(examples, batch_size=config.batch_size, prepare=prepare),

@@ -67,7 +67,7 @@ def build(config: Config) -> Experiment:
         nets.conditional(nets.mlp(config.hidden, 2 * config.latent_dim, heads=2), classes),
         nets.conditional(decoder, classes),
         latent_dim=config.latent_dim,
-        condition=lambda batch: (batch["image"], batch["label"]),
+        condition=data.image_and_label,
     )
     # The sums of the paper, divided by the number of unlabelled images.
     unlabelled = len(images.images)

@@ -56,7 +56,7 @@ def build(config: Config) -> Experiment:
         nets.sngan_discriminator(width=config.discriminator_width, classes=classes),
         latent_dim=config.latent_dim,
         image_range=(-1, 1),
-        condition=(lambda batch: (batch["image"], batch["label"])) if classes else None,
+        condition=data.image_and_label if classes else None,
     )
     rates = config.learning_rate, config.discriminator_learning_rate
     learner = train.adversarial(
@@ -71,7 +71,7 @@ def build(config: Config) -> Experiment:
 
     examples, prepare = images.images, data.signed_unit_interval
     if classes:
-        examples, prepare = {"image": examples, "label": images.labels}, {"image": prepare}
+        examples, prepare = images.labelled, {"image": prepare}
     return Experiment(
         learner=learner,
         batch_at=data.batches(examples, batch_size=config.batch_size, prepare=prepare),

@@ -4,7 +4,7 @@
 
 The cells are runs of experiments/iwae.py (MNIST binarised anew at every draw; 784-200-200-50 tanh,
 or two layers of latents), evaluated by importance sampling. `smoke` takes a minute on two cores and
-`short` under two hours; `full` is the paper's protocol, for a GPU.
+`short` four hours of one core beside other work; `full` is the paper's protocol, for a GPU.
 """
 
 from genmod.runs.evaluation import Options
@@ -88,7 +88,7 @@ TABLE = Table(
     cells=CELLS,
     budgets={
         "smoke": shorter("a minute", FOUR[:2], 1, 2, 100, 200, SHORT_ORDERINGS[:1]),
-        "short": shorter("under two hours", FOUR, 3, 25, 5000, 2000, SHORT_ORDERINGS),
+        "short": shorter("four hours of one core", FOUR, 3, 25, 5000, 2000, SHORT_ORDERINGS),
         "full": Budget(
             time="for a GPU",
             cells=tuple(each.name for each in CELLS),

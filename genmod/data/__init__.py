@@ -22,7 +22,7 @@ from genmod.data.batches import (
 )
 from genmod.data.cache import fingerprint
 from genmod.data.classes import fold
-from genmod.data.dataset import Dataset, from_arrays, num_classes
+from genmod.data.dataset import Dataset, from_arrays, image_and_label, num_classes
 from genmod.data.factors import (
     Factors,
     factor_dataset,
@@ -98,6 +98,7 @@ __all__ = [
     "fold",
     "from_arrays",
     "grid",
+    "image_and_label",
     "indices_at",
     "indices_of",
     "load",

@@ -12,6 +12,7 @@ from genmod.data.cache import Facts, cached, fingerprint
 from genmod.data.splits import resolve
 from genmod.data.stores import StreamedImages, device_budget
 from genmod.errors import NoSuchSplit
+from genmod.types import Batch
 
 
 class Dataset(NamedTuple):
@@ -35,6 +36,11 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...] = ()
     held_out: str = ""
     files: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> dict[str, Any]:
+        """Examples with their labels, for `batches`."""
+        return {"image": self.images, "label": self.labels}
 
 
 Part = Callable[[], Dataset]
@@ -86,6 +92,14 @@ def select(name: str, parts: Mapping[str, Part], split: str) -> Dataset:
         return chosen(together, slice(None))
     images = np.concatenate([whole.images[index] for whole, index in pieces])
     return of_arrays(images, labels, pieces[0][0].classes)._replace(files=own)
+
+
+def image_and_label(batch: Batch) -> tuple[Any, Any]:
+    """Returns images and labels of a batch.
+
+    It is the `condition` of a model whose batches are made of `Dataset.labelled`.
+    """
+    return batch["image"], batch["label"]
 
 
 def num_classes(*datasets: Dataset) -> int:

@@ -31,6 +31,7 @@ from genmod import checks, data, nets, rng, train
 from genmod.data import DataError, Dataset
 from genmod.evaluate import _chunks, _weights
 from genmod.evaluate import classifier as classifiers
+from genmod.evaluate.modes import ModeScores, label_modes
 from genmod.types import Array, Key, Net, Params
 
 _CHUNK = 500
@@ -72,6 +73,15 @@ class Judge(NamedTuple):
         """Returns the class of each channel, [N, H, W, C] -> int32 [N, C]."""
         channels = range(images.shape[-1])
         return np.stack([self.labels(images[..., one : one + 1]) for one in channels], axis=1)
+
+    def modes(self, seen: np.ndarray, labels: np.ndarray) -> ModeScores:
+        """Scores the classes seen in samples.
+
+        The floor has the frequencies of real labels.
+        """
+        counts = np.bincount(labels, minlength=len(self.classes))
+        frequencies = counts / counts.sum()
+        return label_modes(seen, len(counts), frequencies=frequencies, judge=self.fingerprint)
 
 
 class Recipe(NamedTuple):

@@ -131,8 +131,6 @@ def evaluate_run(
     loaded = loading.load_runs(path, best=best)
     if options.features is not None:
         features.named(options.features, loaded.built.dataset)
-    if loaded.built.test is not None:
-        _ = Subject(loaded.built, None, options).test  # refuses more examples than there are
     wanted = list(dict.fromkeys(groups or known))
     notes: list[str] = []
     found: dict[str, dict[str, list[Result]]] = {name: {} for name in wanted}

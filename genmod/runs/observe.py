@@ -181,13 +181,7 @@ def _drawn(
 def _of_images(samples: Any, dataset: data.Dataset, judge: judges.Judge | None) -> Observation:
     samples, scores = np.asarray(samples), None
     if judge is not None and samples.shape[1:] == judges.SHAPE:
-        counts = np.bincount(dataset.labels, minlength=len(judge.classes))
-        scores = evaluate.label_modes(
-            judge.labels(samples),
-            len(counts),
-            frequencies=counts / counts.sum(),
-            judge=judge.fingerprint,
-        )
+        scores = judge.modes(judge.labels(samples), dataset.labels)
     return _images(samples, dataset.images, scores)
 
 

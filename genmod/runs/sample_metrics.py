@@ -46,10 +46,7 @@ def classes(subject: Subject) -> dict[str, Result]:
         progress=False,
     )
     seen = fake.argmax(axis=1)
-    counts = np.bincount(subject.test.labels, minlength=len(judge.classes))
-    modes = evaluate.label_modes(
-        seen, len(counts), frequencies=counts / counts.sum(), judge=judge.fingerprint
-    )
+    modes = judge.modes(seen, subject.test.labels)
     found = {
         "classifier_score": Result(
             own.value,

@@ -64,6 +64,9 @@ class Subject:
       options: options of the metrics.
       progress: whether to show progress bars.
       remarks: metrics that could not be computed, each with the reason.
+
+    Raises:
+      ValueError: if num_test is larger than the number of test examples.
     """
 
     built: Experiment
@@ -71,6 +74,14 @@ class Subject:
     options: Options
     progress: bool = True
     remarks: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        num_test = self.options.num_test
+        if self.built.test is None or num_test is None:
+            return
+        num = len(self.built.test.images)
+        if num_test > num:
+            raise ValueError(f"num_test must be at most {num}, the test examples, got {num_test}")
 
     def key(self, name: str) -> Key:
         """Returns the key of a metric's own noise."""
@@ -81,10 +92,8 @@ class Subject:
         """Test data of the experiment, or the first of them."""
         if self.built.test is None:
             raise NotApplicable("the experiment has no test data (Experiment.test)")
-        num, num_test = len(self.built.test.images), self.options.num_test
-        if num_test is not None and num_test > num:
-            raise ValueError(f"num_test must be at most {num}, the test examples, got {num_test}")
-        return self.built.test if num_test in (None, num) else chosen(self.built.test, self.first)
+        whole = self.options.num_test in (None, len(self.built.test.images))
+        return self.built.test if whole else chosen(self.built.test, self.first)
 
     @property
     def first(self) -> slice:

@@ -2,7 +2,6 @@
 
 from genmod.train.adversarial import adversarial
 from genmod.train.chunk import Carry
-from genmod.train.drawn import drawn_from
 from genmod.train.finite import NonFiniteError
 from genmod.train.game import GameState, Player, game
 from genmod.train.learner import (
@@ -11,6 +10,7 @@ from genmod.train.learner import (
     Learner,
     NoSampler,
     TrainState,
+    drawn_from,
     learner,
 )
 from genmod.train.loop import (

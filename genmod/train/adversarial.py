@@ -288,9 +288,7 @@ def adversarial(
     to_images = _to_unit_interval(players) if as_images is None else as_images
 
     def decoder(key: Key, state: AdversarialState) -> Callable[..., Array]:
-        params = state.params
-        if average is not None:
-            params = params._replace(generator=state.ema)
+        params = state.averaged
         standing_key = rng.stream(key, "standing")
         of_data = () if known is None else (known.examples,)
         params = players.standing(standing_key, params, *of_data)

@@ -233,7 +233,7 @@ def step(form: Form, key: Key, state: Any, batch: Batch) -> tuple[Any, Metrics]:
     )
     averages = dict(at.averages)
     for role in rules.roles:
-        examples = _num_examples(batch) // rules.parts * devices.count() * role.steps
+        examples = gradients.num_examples(batch) // rules.parts * devices.count() * role.steps
         for name in role.fields:
             if name in averages:
                 averages[name] = ema.updated(
@@ -430,12 +430,6 @@ def _refuse_twice(
 
 def _cut(rules: Rules, batch: Batch) -> Batch:
     return gradients.split_batch("batch", batch, rules.parts, rules.parts_name)
-
-
-def _num_examples(batch: Batch) -> int:
-    if isinstance(batch, Parts):
-        return sum(map(_num_examples, batch.values()))
-    return checks.leading_axis("batch", batch)
 
 
 def _own(role: Role, fields: dict[str, Params]) -> Params:

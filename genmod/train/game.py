@@ -70,6 +70,11 @@ class GameState(NamedTuple):
     hyper: dict[str, Array]
     ema: dict[str, Params]
 
+    @property
+    def averaged(self) -> Any:
+        """Parameters to draw from, with averages in place of fields."""
+        return _with_fields(self.params, self.ema)
+
 
 def game(
     init: Callable[[Key, Batch], Any],
@@ -166,11 +171,11 @@ def game(
 
         def moved_by_nobody(key: Key, fields: dict[str, Params], notes: Any) -> Mapping[str, Any]:
             assert remember is not None
-            return remember(key, with_fields(params, fields), notes)
+            return remember(key, _with_fields(params, fields), notes)
 
         return Rules(
             roles=roles,
-            join=lambda fields: with_fields(params, fields),
+            join=lambda fields: _with_fields(params, fields),
             key_of=key_of,
             parts=max(role.steps for role in roles),
             at_once=order != "in turn",
@@ -188,7 +193,7 @@ def game(
     def write(params: Any, position: Position) -> GameState:
         return GameState(
             position.step,
-            with_fields(params, position.fields),
+            _with_fields(params, position.fields),
             position.opt_states,
             position.hyper,
             position.averages,
@@ -210,8 +215,7 @@ def game(
     def draw(key: Key, state: GameState, num: int, condition: Any) -> Array:
         if sample is None:
             raise NoSampler("this learner cannot sample: train.game got no sample function")
-        params = with_fields(state.params, state.ema)
-        return sampled(sample, rng.per_example(key, num), params, condition)
+        return sampled(sample, rng.per_example(key, num), state.averaged, condition)
 
     if check is None:
         check = getattr(init, "check", None)
@@ -328,6 +332,6 @@ def _fields_of(params: Any) -> dict[str, Params]:
     )
 
 
-def with_fields(params: Any, fields: Mapping[str, Params]) -> Any:
+def _with_fields(params: Any, fields: Mapping[str, Params]) -> Any:
     """Returns parameters with some fields replaced."""
     return {**params, **fields} if isinstance(params, dict) else params._replace(**fields)

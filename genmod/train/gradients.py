@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import checks, devices
-from genmod.types import Array, Batch, Metrics, Params
+from genmod.types import Array, Batch, Metrics, Params, Parts
 
 
 def of_mean(
@@ -60,6 +60,13 @@ def of_mean(
         lambda leaf, like: (leaf / microbatches).astype(like.dtype), total, (value, gradient)
     )
     return (value, join(terms)), gradient
+
+
+def num_examples(batch: Batch) -> int:
+    """Returns the number of examples of all parts."""
+    if isinstance(batch, Parts):
+        return sum(map(num_examples, batch.values()))
+    return checks.leading_axis("batch", batch)
 
 
 def split_batch(name: str, examples: Batch, num: int, what: str) -> Batch:

@@ -157,6 +157,21 @@ class TrainState(NamedTuple):
     ema: Params = ()
 
 
+def drawn_from(state: Any) -> Any:
+    """Returns the parameters from which samples are drawn.
+
+    They are `averaged` of a state that has it, as games do. Otherwise they are the average `ema`,
+    if one is kept, or `params`.
+
+    Args:
+      state: state of a learner, or any object with `params`.
+    """
+    if hasattr(state, "averaged"):
+        return state.averaged
+    ema = getattr(state, "ema", ())
+    return state.params if isinstance(ema, tuple) and not ema else ema
+
+
 def learner(
     model_init: Callable[[Key, Batch], Params],
     objective: Objective | Callable[[Mapping[str, Array]], Objective],
@@ -281,8 +296,7 @@ def learner(
     def draw(key: Key, state: TrainState, num: int, condition: Any) -> Array:
         if sample is None:
             raise NoSampler("this learner cannot sample: train.learner got no sample function")
-        params = state.params if average is None else state.ema
-        return sampled(sample, rng.per_example(key, num), params, condition)
+        return sampled(sample, rng.per_example(key, num), drawn_from(state), condition)
 
     if check is None:
         check = getattr(model_init, "check", None)

@@ -105,3 +105,9 @@ class AdversarialState(NamedTuple):
     opt_state: OptStates
     hyper: dict[str, Array]
     memory: dict[str, Any]
+
+    @property
+    def averaged(self) -> Any:
+        """Parameters to draw from, with the generator's average."""
+        kept = not isinstance(self.ema, tuple) or self.ema
+        return self.params._replace(generator=self.ema) if kept else self.params
