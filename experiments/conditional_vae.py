@@ -34,7 +34,7 @@ class Config(Settings, data.Source):
     learning_rate: checks.Positive = 2e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 20
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
 
 
 def build(config: Config) -> Experiment:
@@ -51,11 +51,11 @@ def build(config: Config) -> Experiment:
         latent_dim=config.latent_dim,
         condition=data.image_and_label,
     )
-    decay_steps = config.decay_epochs * len(images.images) // config.batch_size
+    decay_steps = config.steps(config.decay_epochs, len(images.images))
     learner = train.learner(
         model.init,
         vae.elbo(model),
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, max(1, decay_steps))),
+        optax.adam(train.cosine(config.learning_rate, steps=decay_steps)),
         sample=vae.generate(model),
         conditions=images.labels,
     )

@@ -57,7 +57,7 @@ class Config(Settings):
     learning_rate: checks.Positive = 1e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 150
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -97,8 +97,8 @@ def build(config: Config) -> Experiment:
         ),
         latent_dim=config.latent_dim,
     )
-    decay_steps = config.decay_epochs * len(shown.images) // config.batch_size
-    rate = optax.cosine_decay_schedule(config.learning_rate, max(1, decay_steps))
+    decay_steps = config.steps(config.decay_epochs, len(shown.images))
+    rate = train.cosine(config.learning_rate, steps=decay_steps)
     objectives = {
         "vae": lambda: vae.elbo(model),
         "beta": lambda: vae.elbo(model, beta=weight),

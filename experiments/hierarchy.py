@@ -40,7 +40,7 @@ class Config(Settings, data.Source):
     learning_rate: checks.Positive = 2e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 50
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -107,11 +107,11 @@ def build(config: Config) -> Experiment:
         "two-layer": lambda: chain_of((100, 50), ((200, 200), (100, 100)), output_bias),
         "ladder": lambda: ladder_of(output_bias),
     }[config.net]()
-    decay_steps = config.decay_epochs * len(images.images) // config.batch_size
+    decay_steps = config.steps(config.decay_epochs, len(images.images))
     learner = train.learner(
         model.init,
         vae.layered_elbo(model, nats=config.free_nats),
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, decay_steps)),
+        optax.adam(train.cosine(config.learning_rate, steps=decay_steps)),
         sample=vae.generate(model),
     )
     return Experiment(

@@ -50,7 +50,7 @@ class Config(Settings, data.Source):
     learning_rate: checks.Positive = 2e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 100
-    """Epochs until the learning rate of the cosine has reached zero."""
+    """Epochs until the cosine is zero, to restart at half."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -83,13 +83,13 @@ def bound(config: Config, model: vae.Vae):
             return vae.ciwae(model, num_samples=num, beta=config.beta)
 
 
-def optimizer(config: Config, epoch: float):
-    """Returns Adam with a schedule, for epochs of so many steps."""
+def optimizer(config: Config, num: int):
+    """Returns Adam with a schedule, for so many training images."""
     if config.schedule == "cosine":
-        decay_steps = max(1, round(config.decay_epochs * epoch))
-        return optax.adam(optax.cosine_decay_schedule(config.learning_rate, decay_steps))
+        decay_steps = config.steps(config.decay_epochs, num)
+        return optax.adam(train.cosine(config.learning_rate, steps=decay_steps))
     # Stage i takes 3^i epochs at 1e-3 * 10^(-i/7).
-    ends = jnp.array([round(epoch * (3**stage - 1) / 2) for stage in range(1, 8)])
+    ends = jnp.array([config.steps((3**stage - 1) // 2, num) for stage in range(1, 8)])
 
     def rate(step):
         return 1e-3 * 10 ** (-jnp.searchsorted(ends, step, side="right") / 7)
@@ -117,7 +117,7 @@ def build(config: Config) -> Experiment:
     learner = train.learner(
         model.init,
         bound(config, model),
-        optimizer(config, len(images.images) / config.batch_size),
+        optimizer(config, len(images.images)),
         sample=vae.generate(model),
     )
     on_test = [

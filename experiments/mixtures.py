@@ -55,7 +55,7 @@ class Config(Settings):
     learning_rate: checks.Positive = 1e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 31
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
     b1: checks.Weight = 0.0
     """Adam's momentum."""
     ema_half_life: checks.Positive = 1e5
@@ -72,13 +72,11 @@ def build(config: Config) -> Experiment:
         gan.packed(nets.mlp(config.hidden, 1), config.packing),
         latent_dim=config.latent_dim,
     )
-    decay_steps = config.decay_epochs * len(points.images) // config.batch_size
+    decay_steps = config.steps(config.decay_epochs, len(points.images))
     learner = train.adversarial(
         model,
         gan.LOSSES[config.loss],
-        optax.adam(
-            optax.cosine_decay_schedule(config.learning_rate, decay_steps), b1=config.b1, b2=0.99
-        ),
+        optax.adam(train.cosine(config.learning_rate, steps=decay_steps), b1=config.b1, b2=0.99),
         penalty=gan.weighted(
             (config.r1, gan.r1),
             (config.r2, gan.r2),

@@ -37,7 +37,7 @@ class Config(Settings, data.Source):
     learning_rate: checks.Positive = 2e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 50
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
 
 
 def build(config: Config) -> Experiment:
@@ -51,11 +51,11 @@ def build(config: Config) -> Experiment:
         output_bias=vae.mean_logits(data.mean_image(images.images) / 255),
     )
     model = vae.make(encoder, decoder, latent_dim=config.latent_dim)
-    decay_steps = config.decay_epochs * len(images.images) // config.batch_size
+    decay_steps = config.steps(config.decay_epochs, len(images.images))
     learner = train.learner(
         model.init,
         vae.elbo(model, beta=config.beta),
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, decay_steps)),
+        optax.adam(train.cosine(config.learning_rate, steps=decay_steps)),
         sample=vae.generate(model),
     )
     evaluation = evaluate.on_test(

@@ -38,7 +38,7 @@ class Config(Settings, data.Source):
     learning_rate: checks.Positive = 1e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 5
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
 
 
 def build(config: Config) -> Experiment:
@@ -46,11 +46,11 @@ def build(config: Config) -> Experiment:
     encoder = nets.dcgan_discriminator(width=config.width, out=2 * config.latent_dim)
     decoder = nets.dcgan_generator(images.images.shape[1:], width=config.width, output=None)
     model = vae.make(encoder, decoder, latent_dim=config.latent_dim)
-    decay_steps = config.decay_epochs * len(images.images) // config.batch_size
+    decay_steps = config.steps(config.decay_epochs, len(images.images))
     learner = train.learner(
         model.init,
         vae.elbo(model, beta=config.beta),
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, max(1, decay_steps))),
+        optax.adam(train.cosine(config.learning_rate, steps=decay_steps)),
         sample=vae.generate(model),
     )
     return Experiment(

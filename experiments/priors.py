@@ -47,7 +47,7 @@ class Config(Settings, data.Source):
     learning_rate: checks.Positive = 1e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 50
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -88,18 +88,18 @@ def build(config: Config) -> Experiment:
         latent_dim=config.latent_dim,
         prior=prior(config),
     )
-    epoch = len(images.images) / config.batch_size
-    decay_steps = max(1, round(config.decay_epochs * epoch))
+    warm_up_steps, decay_steps = (
+        config.steps(epochs, len(images.images))
+        for epochs in (config.warm_up_epochs, config.decay_epochs)
+    )
 
     def warm_up(step):
-        if not config.warm_up_epochs:
-            return jnp.ones(())
-        return jnp.minimum(1.0, step / (config.warm_up_epochs * epoch))
+        return jnp.minimum(1.0, step / warm_up_steps) if config.warm_up_epochs else jnp.ones(())
 
     learner = train.learner(
         model.init,
         lambda hyper: vae.elbo(model, beta=hyper["beta"]),
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, decay_steps)),
+        optax.adam(train.cosine(config.learning_rate, steps=decay_steps)),
         hyper={"beta": warm_up},
         sample=vae.generate(model),
     )

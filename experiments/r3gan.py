@@ -71,7 +71,7 @@ def build(config: Config) -> Experiment:
         image_range=(-1, 1),
         condition=data.image_and_label if classes else None,
     )
-    steps = max(1, config.decay_epochs * len(images.images) // config.batch_size)
+    steps = config.steps(config.decay_epochs, len(images.images))
     penalty = gan.weighted((config.r1, gan.r1), (config.r2, gan.r2))
     rate = optax.cosine_decay_schedule(config.learning_rate, steps, alpha=0.25)
     learner = train.adversarial(

@@ -48,7 +48,7 @@ class Config(Settings, data.Source):
     learning_rate: checks.Positive = 1e-3
     """Adam's learning rate at the start of the cosine."""
     decay_epochs: checks.Count = 50
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
 
 
 def build(config: Config) -> Experiment:
@@ -78,11 +78,11 @@ def build(config: Config) -> Experiment:
         weight=config.alpha * (len(places) + unlabelled) / unlabelled,
         labelled=len(places) / unlabelled,
     )
-    decay_steps = config.decay_epochs * unlabelled // config.batch_size
+    decay_steps = config.steps(config.decay_epochs, unlabelled)
     learner = train.learner(
         m2.init,
         m2.objective,
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, max(1, decay_steps))),
+        optax.adam(train.cosine(config.learning_rate, steps=decay_steps)),
         sample=m2.generate,
         conditions=np.arange(classes, dtype=np.int32),
     )

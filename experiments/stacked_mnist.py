@@ -48,7 +48,7 @@ class Config(Settings):
     latent_dim: checks.Count = 128
     """Latent dimensions."""
     width: checks.Count = 32
-    """Channels at 14 x 14; twice as many at 7 x 7, and of R3GAN's half as many at 28 x 28."""
+    """Channels at 14 x 14; doubled at 7 x 7, in R3GAN halved at 28 x 28."""
     learning_rate: checks.Positive = 2e-4
     """Adam's learning rate at first."""
     decay_epochs: checks.Index = 0
@@ -87,7 +87,7 @@ def build(config: Config) -> Experiment:
         image_range=(-1, 1),
     )
     penalty = gan.weighted((config.r1, gan.r1), (config.r2, gan.r2))
-    steps = max(1, config.decay_epochs * len(stacks.images) // config.batch_size)
+    steps = config.steps(config.decay_epochs, len(stacks.images))
     falls = config.decay_epochs > 0
     rate = optax.cosine_decay_schedule(config.learning_rate, steps, alpha=0.25 if falls else 1.0)
     learner = train.adversarial(

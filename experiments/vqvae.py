@@ -58,7 +58,7 @@ class Config(Settings, data.Source):
     prior_learning_rate: checks.Positive = 1e-3
     """Adam's learning rate for the prior, which stays."""
     decay_epochs: checks.Count = 20
-    """Epochs until the learning rate has reached zero."""
+    """Epochs until the learning rate is zero, to restart at half."""
 
 
 def build(config: Config) -> Experiment:
@@ -107,8 +107,8 @@ def build(config: Config) -> Experiment:
     def decoded(params, codes):
         return model.likelihood.mean(model.decode(params, codes))
 
-    decay_steps = config.decay_epochs * len(images.images) // config.batch_size
-    adam = optax.adam(optax.cosine_decay_schedule(config.learning_rate, max(1, decay_steps)))
+    decay_steps = config.steps(config.decay_epochs, len(images.images))
+    adam = optax.adam(train.cosine(config.learning_rate, steps=decay_steps))
     learner = train.game(
         init,
         {

@@ -131,6 +131,10 @@ class Settings:
     def __post_init__(self):
         checks.fields(self)
 
+    def steps(self, epochs: int, num: int) -> int:
+        """Returns the steps of epochs of `num` examples, at least one."""
+        return max(1, epochs * num // self.batch_size)
+
     def refuse_unused(self, *flags: tuple[str, bool, str]) -> None:
         """Refuses flags that are given, but not used.
 

@@ -67,6 +67,7 @@ def train_help(
 
     Args:
       experiment: a Python file, or the name of one in ./experiments or of one that comes with
-        genmod; or a folder of your own pictures, for which a model and its size are chosen.
+        genmod; or a folder of your own pictures, for which a model and its size are chosen. A word
+        that names both is the experiment: ./word is the folder.
     """
     return training.train(experiment, [])

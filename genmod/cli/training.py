@@ -97,7 +97,10 @@ def train(name: str, arguments: Sequence[str], stop: Stop | None = None) -> int:
         for path in _named_run_dirs(arguments):  # before the imports, which take a second
             lock.refuse_running(path)
     if Path(name).is_dir():
-        name, arguments = _of_pictures(name, arguments)
+        if name in catalogue.files():
+            print(f"note: {name} is the experiment, and not the folder ./{name}", file=sys.stderr)
+        else:
+            name, arguments = _of_pictures(name, arguments)
     from genmod._host import cluster
     from genmod.runs import configs, naming, recorded
 

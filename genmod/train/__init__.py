@@ -27,6 +27,7 @@ from genmod.train.loop import (
 from genmod.train.objectives import Unrolled
 from genmod.train.parallel import over_devices
 from genmod.train.players import AdversarialState, Optimizers
+from genmod.train.schedules import cosine
 from genmod.train.seeds import combinations, over_grid, over_seeds, select_run
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "advance",
     "adversarial",
     "combinations",
+    "cosine",
     "drawn_from",
     "fit",
     "game",

@@ -96,6 +96,18 @@ def test_a_folder_without_pictures_is_refused(genmod, tmp_path):
     refused(genmod("train", tmp_path), 3, "holds no pictures; expected files")
 
 
+def test_an_experiment_is_not_hidden_by_a_folder_of_its_name(genmod, tmp_path, monkeypatch):
+    # Folders of runs are often called after what ran in them.
+    monkeypatch.chdir(tmp_path)
+    Path("priors").mkdir()
+    ended = genmod("train", "priors", "--prior", "unknown")
+    assert ended.code == 2
+    assert "note: priors is the experiment, and not the folder ./priors" in ended.err
+    assert "--prior" in ended.err, "it is the experiment's flag that is refused"
+    for name in ("./priors", "priors/"):
+        refused(genmod("train", name), 3, "holds no pictures")
+
+
 def test_its_help_is_that_of_the_experiment(tmp_path, capsys):
     folder(tmp_path, [(8, 8)] * 4)
     with pytest.raises(SystemExit) as ended:
