@@ -8,6 +8,7 @@ refuse microbatches.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -357,12 +358,22 @@ def _divided(
       logvar: logarithms of their variances, [M, L].
       log_weights: log weight of posterior k in the density of draw i, [M, M].
     """
-    # Densities of single latents, [M, M, L].
-    each = normal.log_normal(z[:, None, :, None], mean[None, :, :, None], logvar[None, :, :, None])
-    weights = jnp.asarray(log_weights, each.dtype)
+    z, mean, logvar = (a.astype(checks.summed_as(a.dtype)) for a in (z, mean, logvar))
+    weights = jnp.asarray(log_weights, z.dtype)
     own = normal.log_normal(z, mean, logvar)
-    joint = jax.nn.logsumexp(each.sum(-1) + weights, axis=1)
-    product = jax.nn.logsumexp(each + weights[:, :, None], axis=1).sum(-1)
+
+    # One latent at a time, computed again in the backward pass: ten times faster than all at once,
+    # as an array [M, M, L] does not fit into a CPU's cache.
+    @jax.checkpoint
+    def add(joint: Array, latent: tuple[Array, ...]) -> tuple[Array, Array]:
+        z, mean, logvar, scale = latent
+        squares = jnp.square((z[:, None] - mean[None]) * scale[None])
+        each = -0.5 * (squares + (logvar + math.log(2 * math.pi))[None])
+        return joint + each, jax.nn.logsumexp(each + weights, axis=1)
+
+    latents = (z.T, mean.T, logvar.T, jnp.exp(-0.5 * logvar).T)
+    joint, products = jax.lax.scan(add, weights, latents)
+    joint, product = jax.nn.logsumexp(joint, axis=1), products.sum(0)
     return {
         "mutual_information": own - joint,
         "total_correlation": joint - product,
