@@ -129,14 +129,13 @@ def test_both_networks_may_be_spectral():
         ema_half_life=100.0,
         conditions=LABELS,
     )
-    state = jax.jit(learner.init)(rng.root(0), (X, LABELS))
+    first = state = jax.jit(learner.init)(rng.root(0), (X, LABELS))
     step = jax.jit(learner.step)
     for number in range(2):
         state, metrics = step(rng.at_step(rng.root(1), number), state, (X, LABELS))
     assert all(np.isfinite(value) for value in metrics.values())
     for name in players:
         params = getattr(state.params, name)
-        first = jax.jit(learner.init)(rng.root(0), (X, LABELS))
         before = getattr(first.params, name).vectors
         # A right vector of one number is 1 or -1 for ever.
         for kernel, (u, _) in params.vectors.items():

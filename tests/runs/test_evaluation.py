@@ -371,22 +371,23 @@ def test_a_class_that_is_drawn_wrong_is_found_by_its_distance(mnist_test):
 
 
 def test_classes_of_too_few_training_images_have_no_floor(mnist_test):
+    test = data.Dataset(mnist_test.images[:3000], mnist_test.labels[:3000], "test")
     few = data.Dataset(mnist_test.images[:200], mnist_test.labels[:200], "few")
     images = jnp.asarray(few.images[:100]) / 255.0
 
     def sample(keys, params, labels):
         return images[one_of(keys, 100)]
 
-    own = subject(sample, few, mnist_test, few.labels, num=1000)
+    own = subject(sample, few, test, few.labels, num=1000)
     found = evaluation.class_distances(own)
     assert all(math.isnan(result.floor) for result in found.values())
     assert math.isfinite(found["intra_frechet_distance"].value)
-    floors = dataclasses.replace(own.built, reference=mnist_test)
+    floors = dataclasses.replace(own.built, reference=test)
     found = evaluation.distances(evaluation.Subject(floors, own.state, own.options, False))
     assert math.isfinite(found["frechet_distance"].floor)
     # A class that no test image shows has no distance, and neither have all of them together.
-    rest = mnist_test.labels != 3
-    lacking = data.Dataset(mnist_test.images[rest], mnist_test.labels[rest], "lacking")
+    rest = test.labels != 3
+    lacking = data.Dataset(test.images[rest], test.labels[rest], "lacking")
     own = subject(sample, few, lacking, few.labels, num=200)
     found = evaluation.class_distances(own)
     assert math.isnan(found["intra_frechet_distance"].value)

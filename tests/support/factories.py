@@ -291,6 +291,7 @@ EXCEPTIONS = {
     ),
     "vae.balanced": "compares a batch's means, and is used in objectives of the whole batch",
     "vae.cyclical": "a schedule",
+    "train.cosine": "a schedule",
     "nets.mlp_chain": "lists of networks",
     "gan.LOSSES": "the losses by name",
     "train.drawn_from": "a part of a state",
