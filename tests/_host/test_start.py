@@ -351,9 +351,17 @@ def test_a_platform_that_is_not_there_is_refused(plainly, tmp_path, platform, co
 # Case 26: signals other than Ctrl-C and SIGTERM.
 
 
+@pytest.fixture
+def hang_ups_are_heard():
+    """SIGHUP is not ignored, as it is where the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 @pytest.mark.reliability(34)
-def test_a_signal_that_would_end_a_run_has_it_saved_first(name):
+def test_a_signal_that_would_end_a_run_has_it_saved_first(hang_ups_are_heard, name):
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with Stop() as stop:
@@ -389,7 +397,9 @@ def test_a_signal_that_is_ignored_or_heard_already_stays_so():
 
 @pytest.mark.parametrize(("ignored", "code"), [(False, 129), (True, 130)])
 @pytest.mark.reliability(34)
-def test_a_terminal_that_hangs_up_has_the_run_saved(plainly, tmp_path, ignored, code):
+def test_a_terminal_that_hangs_up_has_the_run_saved(
+    hang_ups_are_heard, plainly, tmp_path, ignored, code
+):
     options = "--run-dir run --epochs 1000000 --log-every 4000"
     send = "kill -HUP $!; kill -HUP $!" + "; sleep 1; kill -INT $!" * ignored
     command = f"$GENMOD train {SMALL} {options} > out 2> err"
