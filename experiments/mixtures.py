@@ -101,6 +101,6 @@ def build(config: Config) -> Experiment:
         epochs=config.epochs,
         observe=look,
         show=lambda samples: report.plane(samples, mixture.centers),
-        observe_every=5 * len(points.images) // config.batch_size,
+        observe_every=config.steps(5, len(points.images)),
         test=test,
     )

@@ -67,6 +67,6 @@ def build(config: Config) -> Experiment:
         epochs=config.epochs,
         observe=look,
         show=lambda samples: report.plane(samples, mixture.centers),
-        observe_every=20 * len(points.images) // config.batch_size,
+        observe_every=config.steps(20, len(points.images)),
         test=test,
     )

@@ -88,10 +88,8 @@ def build(config: Config) -> Experiment:
         latent_dim=config.latent_dim,
         prior=prior(config),
     )
-    warm_up_steps, decay_steps = (
-        config.steps(epochs, len(images.images))
-        for epochs in (config.warm_up_epochs, config.decay_epochs)
-    )
+    warm_up_steps = config.steps(config.warm_up_epochs, len(images.images))
+    decay_steps = config.steps(config.decay_epochs, len(images.images))
 
     def warm_up(step):
         return jnp.minimum(1.0, step / warm_up_steps) if config.warm_up_epochs else jnp.ones(())

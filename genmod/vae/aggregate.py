@@ -363,7 +363,8 @@ def _divided(
     own = normal.log_normal(z, mean, logvar)
 
     # One latent at a time, computed again in the backward pass: ten times faster than all at once,
-    # as an array [M, M, L] does not fit into a CPU's cache.
+    # as an array [M, M, L] does not fit into a CPU's cache. `log_normal` of all pairs would take
+    # the exponential of a variance for each pair.
     @jax.checkpoint
     def add(joint: Array, latent: tuple[Array, ...]) -> tuple[Array, Array]:
         z, mean, logvar, scale = latent
