@@ -29,7 +29,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from workers import Job, Steps, Turns, compare_steps, run
+from comparison import Steps, compare_steps
+from workers import Job, Turns, run
 
 # The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
 

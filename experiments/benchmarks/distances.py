@@ -14,37 +14,26 @@ images. Rows of the table:
 - precision, recall, density and coverage: genmod and prdc.
 
 Method: each row has its own process, warmed up with one turn. Then, in each round, every process
-computes its number once while the others wait. The table has the minimum and the median over rounds
-and, as ratio to genmod, the median of the ratios within a round. Differences under 15 % are noise.
-The values of both must agree, and are printed.
+computes its number once while the others wait. The table has the median over rounds and, as ratio
+to genmod, the median of the ratios within a round. Differences under 15 % are noise. The values of
+both must agree, and are printed.
 """
 
 import contextlib
 import dataclasses
-import functools
 import io
-import os
-import statistics
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
+import comparison
 import numpy as np
-from workers import (
-    Job,
-    Turns,
-    Worker,
-    has_module,
-    package_versions,
-    run,
-    take_turns,
-    this_checkout,
-)
+from workers import Job, Turns, run
 
 # The workers run this file, too, and those of the peers have neither JAX nor rich.
 
-MODULES = {"genmod": "genmod", "torch-fidelity": "torch_fidelity", "prdc": "prdc"}
+PEERS = {"frechet/torch-fidelity": "torch_fidelity", "coverage/prdc": "prdc"}
 ROWS = {
     "frechet/genmod": "Fréchet distance, genmod",
     "frechet/torch-fidelity": "Fréchet distance, torch-fidelity",
@@ -54,13 +43,9 @@ ROWS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(comparison.Options):
     """Options of the benchmark."""
 
-    peers_python: str = sys.executable
-    """Interpreter that has torch-fidelity and prdc."""
-    rounds: int = 5
-    """Turns of each worker, after one to warm up."""
     rows: int = 10_000
     """Number of rows of each set."""
     width: int = 2048
@@ -71,10 +56,9 @@ class Config:
     """Seconds to wait for one turn before a worker counts as dead."""
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.width, self.rows - 10) < 1:
-            raise ValueError(f"rounds and width must be positive, rows more than 10, got {self}")
-        if not set(self.only) <= {"frechet", "coverage"}:
-            raise ValueError(f"only must be among frechet and coverage, got {self.only}")
+        super().__post_init__()
+        if self.rows <= 10:
+            raise ValueError(f"rows must be more than 10, got {self.rows}")
 
 
 # The workers.
@@ -162,50 +146,29 @@ FUNCTIONS = {
 
 def main(config: Config, console: Any) -> None:
     """Lets the workers take turns and prints the table."""
-    from rich.table import Table
-
-    peers = os.path.abspath(config.peers_python)
-
-    def start(name: str) -> Worker:
-        python, variables = sys.executable, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        if name.endswith("genmod"):
-            variables |= this_checkout()
-        else:
-            python = peers
-        job = Job(name, "", batch_size=config.width, steps=config.rows)
-        return Worker(python, "distances", job, variables, config.timeout)
-
     title = f"{config.rows:,} rows of {config.width:,} features in each set, {config.rounds} rounds"
-    table = Table(title=title)
-    table.add_column("distance", no_wrap=True)
-    for heading in ("least s", "median s", "times genmod", "value"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for what in config.only:
-        starts = {}
-        for name, label in ROWS.items():
-            distance, _, maker = name.partition("/")
-            if distance != what:
-                continue
-            if maker == "genmod" or has_module(peers, MODULES[maker]):
-                starts[name] = functools.partial(start, name)
-            else:
-                console.print(f"{label}: not installed")
-        answers = take_turns(starts, config.rounds)
-        seconds = {name: [turn["seconds"] for turn in found] for name, found in answers.items()}
-        base = seconds[f"{what}/genmod"]
-        for name, times in seconds.items():
-            ratio = statistics.median(a / b for a, b in zip(times, base, strict=True))
+    headings = ("median s", "min-max", "times genmod", "value")
+    table = comparison.open_table(title, "distance", *headings)
+    for what in comparison.chosen(config.only, ("frechet", "coverage")):
+        labels = {name: label for name, label in ROWS.items() if name.startswith(what)}
+        answers = comparison.measured(
+            "distances",
+            labels,
+            lambda name: Job(name, "", batch_size=config.width, steps=config.rows),
+            config,
+            console,
+            peers={name: PEERS[name] for name in labels if name in PEERS},
+        )
+        for name, found in answers.items():
             table.add_row(
                 ROWS[name],
-                f"{min(times):.2f}",
-                f"{statistics.median(times):.2f}",
-                f"{ratio:.2f}",
-                f"{answers[name][-1]['value']:.9g}",
+                *comparison.median_and_extent(comparison.seconds(found), digits=2),
+                comparison.times_of(answers, name, base=f"{what}/genmod"),
+                f"{found[-1]['value']:.9g}",
             )
     console.print(table)
-    versions = package_versions(sys.executable, ("numpy",))
-    theirs = package_versions(peers, ("torch", "torch_fidelity", "prdc", "scikit_learn"))
-    console.print(", ".join(f"{name} {version}" for name, version in (versions | theirs).items()))
+    theirs = ("torch", "torch_fidelity", "prdc", "scikit_learn")
+    comparison.print_versions(console, config, own=("numpy",), peers=theirs)
 
 
 if __name__ == "__main__":

@@ -25,27 +25,15 @@ turns of the same run.
 """
 
 import dataclasses
-import functools
 import math
-import os
 import statistics
 import sys
 import time
 from typing import Any
 
+import comparison
 import numpy as np
-from workers import (
-    REPOSITORY,
-    Job,
-    Turns,
-    Worker,
-    has_module,
-    package_versions,
-    read_images,
-    run,
-    take_turns,
-    this_checkout,
-)
+from workers import REPOSITORY, Job, Turns, milliseconds, read_images, run
 
 # The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
 
@@ -61,11 +49,9 @@ LABELS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(comparison.Options):
     """Options of the benchmark."""
 
-    peers_python: str = sys.executable
-    """Interpreter that has torch."""
     rounds: int = 7
     """Turns of each worker, after one to warm up."""
     steps: int = 100
@@ -74,17 +60,6 @@ class Config:
     """Images in a batch."""
     draws: int = 50
     """Draws k of the posterior for each image."""
-    only: tuple[str, ...] = tuple(LABELS)
-    """Rows to measure: genmod, dreg, torch, compiled."""
-    timeout: float = 600.0
-    """Seconds to wait for one turn before a worker counts as dead."""
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "steps", "batch_size", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not set(self.only) <= set(LABELS):
-            raise ValueError(f"only must be among {', '.join(LABELS)}, got {self.only}")
 
 
 # The workers. A job's variant is "NAME DRAWS".
@@ -219,54 +194,42 @@ def measure_limit(turns: Turns, rows: int) -> None:
 
 def main(config: Config, console: Any) -> None:
     """Lets the workers take turns and prints the table."""
-    from rich.table import Table
+    archives = str(REPOSITORY / "genmod" / "data" / "mnist_archives")
+    labels = {name: LABELS[name] for name in comparison.chosen(config.only, list(LABELS))}
 
-    archives = REPOSITORY / "genmod" / "data" / "mnist_archives"
-    peers_python = os.path.abspath(config.peers_python)
+    def job(name: str) -> Job:
+        sizes = {"batch_size": config.batch_size, "steps": config.steps}
+        return Job(f"{name} {config.draws}", archives, **sizes)
 
-    def start(name: str) -> Worker:
-        python, variables = sys.executable, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        if name in ("torch", "compiled"):
-            python = peers_python
-        else:
-            variables |= this_checkout()
-        variant = f"{name} {config.draws}"
-        job = Job(variant, str(archives), batch_size=config.batch_size, steps=config.steps)
-        return Worker(python, "iwae", job, variables, config.timeout)
-
-    starts = {name: functools.partial(start, name) for name in (*config.only, "matrix")}
-    if not has_module(peers_python, "torch"):
-        console.print("torch: not installed")
-        starts = {name: one for name, one in starts.items() if name not in ("torch", "compiled")}
-    answers = take_turns(starts, config.rounds)
+    answers = comparison.measured(
+        "iwae",
+        {**labels, "matrix": "the limit"},
+        job,
+        config,
+        console,
+        peers={"torch": "torch", "compiled": "torch"},
+    )
     limit = statistics.median(found["flop_per_second"] for found in answers.pop("matrix"))
     flop = 6 * config.batch_size * config.draws * sum(a * b for a, b in DECODER)
-    table = Table(
-        title=f"IWAE, k = {config.draws}, batches of {config.batch_size}, {config.rounds} rounds"
+    table = comparison.open_table(
+        f"IWAE, k = {config.draws}, batches of {config.batch_size}, {config.rounds} rounds",
+        "step",
+        *("ms", "min-max", "times genmod", "share of limit", "loss"),
     )
-    table.add_column("step", no_wrap=True)
-    for heading in ("ms", "min-max", "times genmod", "share of limit", "loss"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    times = {name: [turn["seconds"] for turn in found] for name, found in answers.items()}
-    for name, seconds in times.items():
-        each = [1e3 * one / config.steps for one in seconds]
-        base = times.get("genmod")
-        ratios = [a / b for a, b in zip(seconds, base, strict=True)] if base else []
+    for name, found in answers.items():
+        each = milliseconds(found, config.steps)
         table.add_row(
             LABELS[name],
-            f"{statistics.median(each):.1f}",
-            f"{min(each):.1f}-{max(each):.1f}",
-            f"{statistics.median(ratios):.2f}" if ratios else "-",
+            *comparison.median_and_extent(each, digits=1),
+            comparison.times_of(answers, name),
             f"{1e3 * flop / limit / statistics.median(each):.0%}",
-            f"{answers[name][-1]['loss']:.2f}",
+            f"{found[-1]['loss']:.2f}",
         )
     console.print(table)
     console.print(
         f"limit: {flop / 1e9:.2f} GFLOP a step at {limit / 1e9:.0f} GFLOP/s", highlight=False
     )
-    versions = package_versions(sys.executable, ("jax", "jaxlib"))
-    versions |= package_versions(config.peers_python, ("torch",))
-    console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    comparison.print_versions(console, config)
 
 
 if __name__ == "__main__":

@@ -30,25 +30,14 @@ best of several numbers of rows, measured in turns of the same run.
 import dataclasses
 import functools
 import math
-import os
 import statistics
 import sys
 import time
 from typing import Any
 
+import comparison
 import numpy as np
-from workers import (
-    REPOSITORY,
-    Job,
-    Turns,
-    Worker,
-    has_module,
-    package_versions,
-    read_images,
-    run,
-    take_turns,
-    this_checkout,
-)
+from workers import REPOSITORY, Job, Turns, read_images, run
 
 # The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
 
@@ -61,27 +50,11 @@ LABELS = {"genmod": "evaluate.importance", "jax": "JAX, image by image", "torch"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(comparison.Options):
     """Options of the benchmark."""
 
-    peers_python: str = sys.executable
-    """Interpreter that has torch."""
-    rounds: int = 5
-    """Turns of each worker, after one to warm up."""
     images: int = 100
     """Images per turn."""
-    only: tuple[str, ...] = tuple(LABELS)
-    """Rows to measure: genmod, jax, torch."""
-    timeout: float = 600.0
-    """Seconds to wait for one turn before a worker counts as dead."""
-
-    def __post_init__(self) -> None:
-        if self.rounds < 1 or self.images < 1:
-            raise ValueError(
-                f"rounds and images must be positive, got {self.rounds} and {self.images}"
-            )
-        if not set(self.only) <= set(LABELS):
-            raise ValueError(f"only must be among {', '.join(LABELS)}, got {self.only}")
 
 
 # The workers.
@@ -236,45 +209,31 @@ def measure_limit(turns: Turns) -> None:
 
 def main(config: Config, console: Any) -> None:
     """Lets the workers take turns and prints the table."""
-    from rich.table import Table
-
-    archives = REPOSITORY / "genmod" / "data" / "mnist_archives"
-    peers_python = os.path.abspath(config.peers_python)
-
-    def start(name: str) -> Worker:
-        python, variables = sys.executable, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        if name == "torch":
-            python = peers_python
-        else:
-            variables |= this_checkout()
-        job = Job(name, str(archives), steps=config.images)
-        return Worker(python, "likelihood", job, variables, config.timeout)
-
-    starts = {name: functools.partial(start, name) for name in (*config.only, "matrix")}
-    if "torch" in starts and not has_module(peers_python, "torch"):
-        console.print(f"{LABELS['torch']}: not installed")
-        del starts["torch"]
-    answers = take_turns(starts, config.rounds)
+    archives = str(REPOSITORY / "genmod" / "data" / "mnist_archives")
+    labels = {name: LABELS[name] for name in comparison.chosen(config.only, list(LABELS))}
+    answers = comparison.measured(
+        "likelihood",
+        {**labels, "matrix": "the limit"},
+        lambda name: Job(name, archives, steps=config.images),
+        config,
+        console,
+        peers={"torch": "torch"},
+    )
     limit = statistics.median(found["rows_per_second"] for found in answers.pop("matrix"))
     num_rows = SAMPLES * config.images
-    title = f"Likelihood by {SAMPLES:,} samples of {config.images} images, {config.rounds} rounds"
-    table = Table(title=title)
-    table.add_column("estimator", no_wrap=True)
-    headings = ("thousand rows/s", "min-max", "times genmod", "share of limit", "log-likelihood")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    times = {name: [turn["seconds"] for turn in found] for name, found in answers.items()}
-    for name, seconds in times.items():
-        rates = [num_rows / each / 1e3 for each in seconds]
-        base = times.get("genmod")
-        ratios = [a / b for a, b in zip(seconds, base, strict=True)] if base else []
+    table = comparison.open_table(
+        f"Likelihood by {SAMPLES:,} samples of {config.images} images, {config.rounds} rounds",
+        "estimator",
+        *("thousand rows/s", "min-max", "times genmod", "share of limit", "log-likelihood"),
+    )
+    for name, found in answers.items():
+        rates = [num_rows / each / 1e3 for each in comparison.seconds(found)]
         table.add_row(
             LABELS[name],
-            f"{statistics.median(rates):.0f}",
-            f"{min(rates):.0f}-{max(rates):.0f}",
-            f"{statistics.median(ratios):.2f}" if ratios else "-",
+            *comparison.median_and_extent(rates),
+            comparison.times_of(answers, name),
             f"{1e3 * statistics.median(rates) / limit:.0%}",
-            f"{answers[name][-1]['log_likelihood']:.2f}",
+            f"{found[-1]['log_likelihood']:.2f}",
         )
     console.print(table)
     flop = 2 * sum(inputs * outputs for inputs, outputs in DECODER)
@@ -283,9 +242,7 @@ def main(config: Config, console: Any) -> None:
         f"{flop * limit / 1e9:.0f} GFLOP/s",
         highlight=False,
     )
-    versions = package_versions(sys.executable, ("jax", "jaxlib"))
-    versions |= package_versions(config.peers_python, ("torch",))
-    console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    comparison.print_versions(console, config)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ A worker runs the function `train(turns, job)` of a module. In an endless loop, 
 
 import contextlib
 import dataclasses
-import functools
 import gzip
 import importlib
 import json
@@ -26,7 +25,6 @@ import platform
 import resource
 import select
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -292,81 +290,6 @@ def milliseconds(answers: list[dict[str, Any]], steps: int) -> list[float]:
     A turn has `steps` steps.
     """
     return [1e3 * answer["seconds"] / steps for answer in answers]
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """Options of a benchmark of steps."""
-
-    peers_python: str = sys.executable
-    """Interpreter that has torch."""
-    rounds: int = 5
-    """Turns of each worker, after one to warm up."""
-    steps: int = 5
-    """Steps per turn."""
-    only: tuple[str, ...] = ()
-    """Rows to measure, such as genmod and torch; all if none is given."""
-    timeout: float = 600.0
-    """Seconds to wait for one turn before a worker counts as dead."""
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-
-
-def compare_steps(
-    module: str, title: str, labels: Mapping[str, str], config: Steps, console: Any, *, of: str
-) -> None:
-    """Lets the variants of a module take turns, and prints milliseconds a step.
-
-    Args:
-        module: module of the workers, beside this file. The variant `torch` runs under the
-            interpreter of the peers, all others under this one.
-        title: title of the table.
-        labels: text of a variant in the table, by name; that of genmod is `genmod`.
-        config: flags.
-        console: console to print to.
-        of: heading of the variants.
-    """
-    from rich.table import Table
-
-    if not set(config.only) <= set(labels):
-        raise ValueError(f"only must be among {', '.join(labels)}, got {config.only}")
-
-    def start(name: str) -> Worker:
-        python, variables = sys.executable, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        if name == "torch":
-            python = os.path.abspath(config.peers_python)
-        else:
-            variables |= this_checkout()
-        job = Job(name, "", steps=config.steps)
-        return Worker(python, module, job, variables, config.timeout)
-
-    starts = {name: functools.partial(start, name) for name in config.only or labels}
-    if "torch" in starts and not has_module(os.path.abspath(config.peers_python), "torch"):
-        console.print(f"{labels['torch']}: not installed")
-        del starts["torch"]
-    answers = take_turns(starts, config.rounds)
-    rows = {name: milliseconds(found, config.steps) for name, found in answers.items()}
-    table = Table(title=f"{title}, {config.rounds} rounds")
-    table.add_column(of, no_wrap=True)
-    for heading in ("ms a step", "min-max", "times genmod", "loss"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, times in rows.items():
-        base = rows.get("genmod")
-        ratio = statistics.median(a / b for a, b in zip(times, base, strict=True)) if base else None
-        table.add_row(
-            labels[name],
-            f"{statistics.median(times):.0f}",
-            f"{min(times):.0f}-{max(times):.0f}",
-            "-" if ratio is None else f"{ratio:.2f}",
-            f"{answers[name][-1]['loss']:.4f}",
-        )
-    console.print(table)
-    versions = package_versions(sys.executable, ("jax", "jaxlib"))
-    versions |= package_versions(config.peers_python, ("torch",))
-    console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def this_checkout() -> dict[str, str]:
