@@ -13,6 +13,7 @@ References:
   Processing, 2006 (https://inria.hal.science/inria-00112631).
 """
 
+import functools
 from collections.abc import Sequence
 from itertools import product
 
@@ -25,6 +26,9 @@ from genmod.types import Array
 
 Stride = int | tuple[int, int]
 Padding = str | Sequence[tuple[int, int]]
+
+_Pair = tuple[int, ...]
+_Pads = tuple[tuple[int, ...], ...]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # XLA's CPU backend is faster with one product per block of so many values: see docs/performance.md.
@@ -66,10 +70,18 @@ def conv(x: Array, kernel: Array, *, stride: Stride = 1, padding: Padding = "SAM
             f"padding must leave room for the kernel, got {pads} for x of shape {x.shape} and a "
             f"kernel of shape {kernel.shape}"
         )
+    return _conv(x, kernel, strides, pads, out)
+
+
+# Layers of equal shapes are traced and differentiated once: a residual network has many of them.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _conv(x: Array, kernel: Array, strides: _Pair, pads: _Pads, out: _Pair) -> Array:
+    """Returns the convolution; its images have `out` windows per axis."""
     before = tuple(low for low, _ in pads)
 
     def products(x: Array, kernel: Array) -> Array:
-        parts = map(_product, _patches(x, window, strides, before, out), _matrices(kernel, strides))
+        patches = _patches(x, kernel.shape[:2], strides, before, out)
+        parts = map(_product, patches, _matrices(kernel, strides))
         return _total(list(parts)).reshape(x.shape[0], *out, kernel.shape[3])
 
     def native(x: Array, kernel: Array) -> Array:
@@ -165,6 +177,13 @@ def conv_transpose(x: Array, kernel: Array, *, stride: Stride, padding: Padding 
             f"padding must leave room for the kernel, got {pads} for x of shape {x.shape} with "
             f"stride {strides} and a kernel of shape {kernel.shape}"
         )
+    return _conv_transpose(x, kernel, strides, pads, out)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _conv_transpose(x: Array, kernel: Array, strides: _Pair, pads: _Pads, out: _Pair) -> Array:
+    """Returns the transposed convolution; its images have `out` pixels per axis."""
+    sizes, window = x.shape[1:3], kernel.shape[:2]
     before = tuple(k - 1 - low for k, (low, _) in zip(window, pads, strict=True))
 
     def products(x: Array, kernel: Array) -> Array:

@@ -186,10 +186,11 @@ def here(tmp_path, monkeypatch):
 def test_every_command_runs(shell, here):
     """On little data, and for few epochs; in their order, as some look at the runs of others.
 
-    Each is a process of its own, as in a shell: without the devices that the tests have. Programs
-    are compiled quickly; tests/_host/test_start.py has them as users do.
+    In a process with a shell's variables: without the devices that the tests have. Another number
+    of devices needs a process of its own. Programs are compiled quickly; tests/_host/test_start.py
+    has them as users do, and a process for every command.
     """
-    run, quick = 0, {**shell, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    lines = []
     for words in commands():
         if any(flag in word for flag in ELSEWHERE for word in words):
             continue
@@ -198,12 +199,19 @@ def test_every_command_runs(shell, here):
             if "--seeds" in words:
                 words[words.index("--seeds") + 1] = "2"
             words += ["--width", "4"] if words[2] == "PICTURES" else []
-        command = [sys.executable, few_digits_of.__file__, *words[1:]]
-        ended = subprocess.run(command, env=quick, capture_output=True, text=True)
-        assert ended.returncode == 0, (words, ended)
+        lines.append(shlex.join(words[1:]))
+    assert len(lines) > 15
+    quick = {**shell, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    for _, some in itertools.groupby(lines, lambda line: "--devices" in line):
+        ended = subprocess.run(
+            [sys.executable, few_digits_of.__file__],
+            input="\n".join(some),
+            env=quick,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, ended
         assert "failed" not in ended.stderr
-        run += 1
-    assert run > 15
     names = {}
     exec(block("jax.export.deserialize"), names)  # of what was exported
     assert names["images"].shape == (100, 28, 28, 1)

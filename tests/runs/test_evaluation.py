@@ -371,14 +371,14 @@ def test_a_class_that_is_drawn_wrong_is_found_by_its_distance(mnist_test):
 
 
 def test_classes_of_too_few_training_images_have_no_floor(mnist_test):
-    test = data.Dataset(mnist_test.images[:3000], mnist_test.labels[:3000], "test")
-    few = data.Dataset(mnist_test.images[:200], mnist_test.labels[:200], "few")
+    test = data.Dataset(mnist_test.images[:600], mnist_test.labels[:600], "test")
+    few = data.Dataset(mnist_test.images[:100], mnist_test.labels[:100], "few")
     images = jnp.asarray(few.images[:100]) / 255.0
 
     def sample(keys, params, labels):
         return images[one_of(keys, 100)]
 
-    own = subject(sample, few, test, few.labels, num=1000)
+    own = subject(sample, few, test, few.labels, num=300)
     found = evaluation.class_distances(own)
     assert all(math.isnan(result.floor) for result in found.values())
     assert math.isfinite(found["intra_frechet_distance"].value)

@@ -1,4 +1,11 @@
-"""`genmod` on a part of MNIST, as a process: python tests/support/few_digits.py ARGUMENTS."""
+"""`genmod` on a part of MNIST, as a process: python tests/support/few_digits.py ARGUMENTS.
+
+Without arguments it runs many commands, each a line of the standard input, and stops at the first
+that fails.
+"""
+
+import shlex
+import sys
 
 from genmod import data
 from genmod.data import mnist
@@ -13,8 +20,18 @@ def load(split, data_dir):
     return data.from_arrays(whole.images[: NUM[split]], whole.labels[: NUM[split]])
 
 
+def run_each(lines):
+    """Runs commands one after the other in this process."""
+    for line in lines:
+        try:
+            main(shlex.split(line))
+        except SystemExit as ended:
+            if ended.code:
+                sys.exit(f"exit code {ended.code} of genmod {line}")
+
+
 if __name__ == "__main__":
-    from genmod.__main__ import main
+    from genmod.cli.main import main
 
     mnist.load = load
-    main()
+    run_each(sys.stdin) if len(sys.argv) == 1 else main()

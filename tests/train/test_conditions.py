@@ -1,5 +1,7 @@
 """Conditions in training and sampling: they belong to their examples, however a batch is cut."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,12 @@ def stepped(learner, batch=BATCH, num=2):
     return state, metrics
 
 
+@functools.cache
+def alone(name):
+    """A learner's steps in one piece on one device."""
+    return stepped(LEARNERS[name]())
+
+
 def close(found, expected):
     leaves = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
     for one, other in leaves:
@@ -70,7 +78,7 @@ def test_labels_stay_with_their_images(name, how):
         learner = make(microbatches=3)
     else:
         learner = train.over_devices(make(), how, jax.devices()[:2])
-    close(stepped(learner), stepped(make()))
+    close(stepped(learner), alone(name))
 
 
 @pytest.mark.parametrize(
