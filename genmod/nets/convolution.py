@@ -28,7 +28,7 @@ Stride = int | tuple[int, int]
 Padding = str | Sequence[tuple[int, int]]
 
 _Pair = tuple[int, ...]
-_Pads = tuple[tuple[int, ...], ...]
+_Pads = tuple[tuple[int, int], ...]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # XLA's CPU backend is faster with one product per block of so many values: see docs/performance.md.

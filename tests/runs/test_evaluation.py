@@ -388,7 +388,7 @@ def test_classes_of_too_few_training_images_have_no_floor(mnist_test):
     # A class that no test image shows has no distance, and neither have all of them together.
     rest = test.labels != 3
     lacking = data.Dataset(test.images[rest], test.labels[rest], "lacking")
-    own = subject(sample, few, lacking, few.labels, num=200)
+    own = subject(sample, few, lacking, few.labels, num=300)
     found = evaluation.class_distances(own)
     assert math.isnan(found["intra_frechet_distance"].value)
     assert own.remarks[-1] == (
