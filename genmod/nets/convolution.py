@@ -16,6 +16,7 @@ References:
 import functools
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from genmod.types import Array
 Stride = int | tuple[int, int]
 Padding = str | Sequence[tuple[int, int]]
 
-_Pair = tuple[int, ...]
+_Pair = tuple[int, int]
 _Pads = tuple[tuple[int, int], ...]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -120,17 +121,20 @@ def conv_grouped(
             f"{x.shape} and {kernel.shape}"
         )
 
+    pads = padding if isinstance(padding, str) else _two_pairs(padding)
+    return _conv_grouped(x, kernel, groups, _pair(stride), pads)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _conv_grouped(x: Array, kernel: Array, groups: int, strides: _Pair, pads: Any) -> Array:
     def by_group(x: Array, kernel: Array) -> Array:
         parts = zip(jnp.split(x, groups, axis=3), jnp.split(kernel, groups, axis=3), strict=True)
-        return jnp.concatenate(
-            [conv(*part, stride=stride, padding=padding) for part in parts], axis=3
-        )
+        each = [conv(*part, stride=strides, padding=pads) for part in parts]
+        return jnp.concatenate(each, axis=3)
 
     jax.eval_shape(by_group, x, kernel)  # refuses what `conv` refuses, whatever the platform
 
     def native(x: Array, kernel: Array) -> Array:
-        strides = _pair(stride)
-        pads = padding if isinstance(padding, str) else _two_pairs(padding)
         return lax.conv_general_dilated(
             x, kernel, strides, pads, dimension_numbers=_DIMENSIONS, feature_group_count=groups
         )
