@@ -32,7 +32,7 @@ def imported_by(code):
         pytest.param(
             "from genmod import data, evaluate, experiment, nets, report, rng, train, types, vae;"
             "from genmod.runs import record, runner",
-            {"matplotlib", "sklearn", "tensorflow", "tensorflow_datasets"},
+            {"matplotlib", "scipy", "sklearn", "tensorflow", "tensorflow_datasets"},
             marks=pytest.mark.end_to_end,
         ),
     ],

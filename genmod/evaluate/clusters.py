@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize
 
 from genmod import checks
 from genmod.evaluate.averages import estimate
@@ -42,6 +41,8 @@ def matched_classes(
         raise ValueError(f"num must be above {found.max()}, the largest cluster, got {num}")
     counts = np.zeros((rows, given.max() + 1), np.int64)
     np.add.at(counts, (found, given), 1)
+    from scipy import optimize  # slow to import, and every run imports this file
+
     chosen, columns = optimize.linear_sum_assignment(counts, maximize=True)
     matched = np.full(len(counts), -1)
     matched[chosen] = columns

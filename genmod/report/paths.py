@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special
 
 from genmod.report.grids import image_grid
 
@@ -41,6 +40,8 @@ def prior_figures(
     Raises:
       ValueError: if z has another shape.
     """
+    from scipy import special  # slow to import, and every run imports this file
+
     z = np.asarray(z, np.float64)
     if z.ndim != 2 or len(z) < 4 or len(z) % 2:
         raise ValueError(f"z must be [N, L] with N even and at least 4, got {list(z.shape)}")
