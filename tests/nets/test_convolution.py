@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 from genmod import nets, rng
-from genmod.nets.convolution import conv_averaged, conv_enlarged
+from genmod.nets import convolution
+from genmod.nets.convolution import conv_averaged, conv_enlarged, conv_grouped
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -260,6 +261,22 @@ def test_training_inside_a_loop_is_that_of_lax():
     ours = trained(two_layers(nets.conv, nets.conv_transpose))
     assert_equal(ours, trained(two_layers(lax_conv, lax_transpose)), 1e-4)
     assert ours[1][-1] < ours[1][0]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_layers_of_equal_shapes_are_traced_once(monkeypatch, groups):
+    """A deep network is traced in the time of its different layers: minutes for R3GAN otherwise."""
+    traced, patches = [], convolution._patches
+    monkeypatch.setattr(convolution, "_patches", lambda *args: traced.append(0) or patches(*args))
+    x, kernel = pair((2, 5, 7, 3), (3, 3, 3 // groups, 3))
+
+    def deep(x, kernel):
+        for _ in range(6):
+            x = jnp.sin(conv_grouped(x, kernel, groups=groups))
+        return x.sum()
+
+    jax.eval_shape(jax.grad(lambda *args: jax.grad(deep)(*args).sum(), argnums=1), x, kernel)
+    assert len(traced) == 1
 
 
 def test_vmap_over_kernels_and_forward_derivatives():
