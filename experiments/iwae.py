@@ -12,7 +12,7 @@ the paper's.
     genmod evaluate runs/iwae/seed-0 --metrics likelihood --num-draws 5000
 
 An epoch with 50 draws takes a minute of one core. After 140 epochs log p(x) of the test images is
--87.12 +- .23 nats, with DReG -86.51 +- .23; carried on for 70 epochs more, -86.63 +- .23 without
+-87.12 +- .23 nats, with DReG -86.51 +- .23; carried on for 140 epochs more, -86.30 +- .23 without
 DReG; with one draw (elbo), 300 epochs, -87.42 +- .23.
 """
 
