@@ -12,8 +12,8 @@ A prior of the codes is learned beside it: a network that predicts them in a ran
 (Hoogeboom et al. 2022, arXiv:2110.02037). The page shows `samples` of it beside
 `samples_frequencies`, of codes that are independent of each other, and `samples_uniform`.
 
-A short run, 7 epochs over 10,000 images: test -ELBO 161.6 nats, of which the image takes 49.7 and
-its 49 codes the rest; 191.9 nats with independent codes. All 64 entries are used.
+Twenty minutes of one core: test -ELBO 139.0 +- .4 nats, of which the image takes 21.8 and its 49
+codes the rest; 178.8 nats with independent codes. All 64 entries are used (perplexity 43.7).
 """
 
 from dataclasses import dataclass
