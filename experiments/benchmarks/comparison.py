@@ -1,7 +1,8 @@
-"""Frame of a benchmark of genmod beside its peers: the rows take turns, the table has their ratios.
+"""Frame of a benchmark of genmod beside its peers.
 
-Each row is a process of its own, warmed up with one turn. Then, in each round, every process has a
-turn while the others wait, so that a slow minute of the machine affects all of them.
+The rows take turns, and the table has their ratios. Each row is a process of its own, warmed up
+with one turn. Then, in each round, every process has a turn while the others wait, so that a slow
+minute of the machine affects all of them.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from workers import (
 # The workers import this file, too, and those of the peers have neither JAX nor rich.
 
 Answers = dict[str, list[dict[str, Any]]]
-"""What each row's worker answered, turn by turn."""
+"""Answers of each row's worker."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Steps(Options):
 
 
 def chosen(only: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Returns those of the names that the flag chooses.
+    """Returns the names that a flag chooses.
 
     Raises:
         SystemExit: if it chooses another one.
@@ -76,7 +77,7 @@ def measured(
     *,
     peers: Mapping[str, str],
 ) -> Answers:
-    """Lets rows take turns, and returns what their workers answered.
+    """Lets rows take turns and returns their answers.
 
     Args:
         module: module of the workers, beside this file.
@@ -111,7 +112,10 @@ def seconds(answers: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def times_of(answers: Answers, name: str, base: str = "genmod") -> str:
-    """Returns a row's seconds as a multiple of another's, the median of the ratios of rounds."""
+    """Returns a row's seconds as a multiple of another's.
+
+    It is the median of the ratios within a round.
+    """
     if base not in answers:
         return "-"
     pairs = zip(seconds(answers[name]), seconds(answers[base]), strict=True)
@@ -119,13 +123,13 @@ def times_of(answers: Answers, name: str, base: str = "genmod") -> str:
 
 
 def median_and_extent(values: Sequence[float], digits: int = 0) -> tuple[str, str]:
-    """Returns the median, and the least and the largest value, as texts."""
+    """Returns the median and the extent of values."""
     extent = f"{min(values):.{digits}f}-{max(values):.{digits}f}"
     return f"{statistics.median(values):.{digits}f}", extent
 
 
 def open_table(title: str, of: str, *headings: str) -> Any:
-    """Returns a table with a column of names and others of numbers."""
+    """Returns a table of names and numbers."""
     from rich.table import Table
 
     table = Table(title=title)
@@ -174,7 +178,7 @@ def print_versions(
     own: tuple[str, ...] = ("jax", "jaxlib"),
     peers: tuple[str, ...] = ("torch",),
 ) -> None:
-    """Prints the versions of packages of this interpreter and of the peers'."""
+    """Prints versions of packages, of both interpreters."""
     versions = package_versions(sys.executable, own)
     versions |= package_versions(os.path.abspath(config.peers_python), peers)
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()))

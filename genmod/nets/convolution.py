@@ -77,7 +77,7 @@ def conv(x: Array, kernel: Array, *, stride: Stride = 1, padding: Padding = "SAM
 # Layers of equal shapes are traced and differentiated once: a residual network has many of them.
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _conv(x: Array, kernel: Array, strides: _Pair, pads: _Pads, out: _Pair) -> Array:
-    """Returns the convolution; its images have `out` windows per axis."""
+    """Returns images of `out` windows per axis."""
     before = tuple(low for low, _ in pads)
 
     def products(x: Array, kernel: Array) -> Array:
@@ -186,7 +186,7 @@ def conv_transpose(x: Array, kernel: Array, *, stride: Stride, padding: Padding 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _conv_transpose(x: Array, kernel: Array, strides: _Pair, pads: _Pads, out: _Pair) -> Array:
-    """Returns the transposed convolution; its images have `out` pixels per axis."""
+    """Returns images of `out` pixels per axis."""
     sizes, window = x.shape[1:3], kernel.shape[:2]
     before = tuple(k - 1 - low for k, (low, _) in zip(window, pads, strict=True))
 
@@ -261,7 +261,10 @@ def conv_averaged(x: Array, kernel: Array, *, stride: int = 2) -> Array:
 
 
 def _shifted_sum(kernel: Array, stride: int) -> Array:
-    """Returns the sum of a kernel's copies shifted by 0 to stride - 1 pixels along both axes."""
+    """Returns the sum of a kernel's shifted copies.
+
+    They are shifted by 0 to stride - 1 pixels along both axes.
+    """
     rest = stride - 1
     return _total(
         [

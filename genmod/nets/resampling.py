@@ -64,7 +64,7 @@ def reduced(x: Array, *, kind: Kind = "block") -> Array:
 
 
 def _neighbours(x: Array, y: Array, axis: int) -> tuple[Array, Array]:
-    """Returns x shifted up by a pixel along an axis and y shifted down, with zeros at the ends."""
+    """Returns x shifted up by a pixel and y shifted down, with zeros at the ends."""
     pads = [(0, 0)] * x.ndim
     pads[axis] = (1, 0)
     before = jax.lax.slice_in_dim(jnp.pad(x, pads), 0, x.shape[axis], axis=axis)
