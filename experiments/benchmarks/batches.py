@@ -16,6 +16,7 @@ import statistics
 import sys
 from typing import Any
 
+from comparison import median_and_extent
 from workers import (
     REPOSITORY,
     Job,
@@ -88,8 +89,7 @@ def main(config: Config, console: Any) -> None:
     table = Table("batches", "ms a step", "min-max", "times one batch alone")
     for what, times in rows.items():
         ratio = statistics.median(a / b for a, b in zip(times, rows["alone"], strict=True))
-        extent = f"{min(times):.3f}-{max(times):.3f}"
-        table.add_row(what, f"{statistics.median(times):.3f}", extent, f"{ratio:.3f}")
+        table.add_row(what, *median_and_extent(times, digits=3), f"{ratio:.3f}")
     console.print(table)
 
 

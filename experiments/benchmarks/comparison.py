@@ -57,15 +57,15 @@ class Steps(Options):
     """Steps per turn."""
 
 
-def chosen(only: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Returns the names that a flag chooses.
+def chosen(only: Sequence[str], labels: Mapping[str, str]) -> dict[str, str]:
+    """Returns the labels of the rows that a flag chooses.
 
     Raises:
         SystemExit: if it chooses another one.
     """
-    if not set(only) <= set(names):
-        raise SystemExit(f"only must be among {', '.join(names)}, got {', '.join(only)}")
-    return [name for name in names if name in only or not only]
+    if not set(only) <= set(labels):
+        raise SystemExit(f"only must be among {', '.join(labels)}, got {', '.join(only)}")
+    return {name: label for name, label in labels.items() if name in only or not only}
 
 
 def measured(
@@ -153,7 +153,7 @@ def compare_steps(
         console: console to print to.
         of: heading of the variants.
     """
-    labels = {name: labels[name] for name in chosen(config.only, list(labels))}
+    labels = chosen(config.only, labels)
     answers = measured(
         module,
         labels,

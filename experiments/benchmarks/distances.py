@@ -33,12 +33,13 @@ from workers import Job, Turns, run
 
 # The workers run this file, too, and those of the peers have neither JAX nor rich.
 
+KINDS = {"frechet": "Fréchet distance", "coverage": "precision, ..., coverage"}
 PEERS = {"frechet/torch-fidelity": "torch_fidelity", "coverage/prdc": "prdc"}
 ROWS = {
-    "frechet/genmod": "Fréchet distance, genmod",
-    "frechet/torch-fidelity": "Fréchet distance, torch-fidelity",
-    "coverage/genmod": "precision, ..., coverage, genmod",
-    "coverage/prdc": "precision, ..., coverage, prdc",
+    "frechet/genmod": f"{KINDS['frechet']}, genmod",
+    "frechet/torch-fidelity": f"{KINDS['frechet']}, torch-fidelity",
+    "coverage/genmod": f"{KINDS['coverage']}, genmod",
+    "coverage/prdc": f"{KINDS['coverage']}, prdc",
 }
 
 
@@ -149,7 +150,7 @@ def main(config: Config, console: Any) -> None:
     title = f"{config.rows:,} rows of {config.width:,} features in each set, {config.rounds} rounds"
     headings = ("median s", "min-max", "times genmod", "value")
     table = comparison.open_table(title, "distance", *headings)
-    for what in comparison.chosen(config.only, ("frechet", "coverage")):
+    for what in comparison.chosen(config.only, KINDS):
         labels = {name: label for name, label in ROWS.items() if name.startswith(what)}
         answers = comparison.measured(
             "distances",

@@ -210,7 +210,7 @@ def measure_limit(turns: Turns) -> None:
 def main(config: Config, console: Any) -> None:
     """Lets the workers take turns and prints the table."""
     archives = str(REPOSITORY / "genmod" / "data" / "mnist_archives")
-    labels = {name: LABELS[name] for name in comparison.chosen(config.only, list(LABELS))}
+    labels = comparison.chosen(config.only, LABELS)
     answers = comparison.measured(
         "likelihood",
         {**labels, "matrix": "the limit"},

@@ -23,6 +23,7 @@ import statistics
 import sys
 from typing import Any
 
+from comparison import median_and_extent
 from workers import (
     Job,
     Turns,
@@ -134,8 +135,7 @@ def main(config: Config, console: Any) -> None:
     for name, times in rows.items():
         seeds, devices, how = name.split()
         cost = statistics.median(a / b for a, b in zip(times, base, strict=True)) / int(seeds)
-        extent = f"{min(times):.2f}-{max(times):.2f}"
-        table.add_row(seeds, devices, how, f"{statistics.median(times):.2f}", extent, f"{cost:.2f}")
+        table.add_row(seeds, devices, how, *median_and_extent(times, digits=2), f"{cost:.2f}")
     console.print(table)
     versions = package_versions(sys.executable, ("jax", "jaxlib"))
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()))

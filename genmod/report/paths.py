@@ -40,8 +40,6 @@ def prior_figures(
     Raises:
       ValueError: if z has another shape.
     """
-    from scipy import special  # slow to import, and every run imports this file
-
     z = np.asarray(z, np.float64)
     if z.ndim != 2 or len(z) < 4 or len(z) % 2:
         raise ValueError(f"z must be [N, L] with N even and at least 4, got {list(z.shape)}")
@@ -49,6 +47,8 @@ def prior_figures(
     def drawn(latents: np.ndarray, of: np.ndarray) -> Any:
         given = () if labels is None else (np.asarray(labels)[of % len(labels)],)
         return decode(latents.astype(np.float32), *given)
+
+    from scipy import special  # slow to import, and every run imports this file
 
     num = min(len(z) // 2, _SIDE)
     paths = _turned(z[: 2 * num : 2], z[1 : 2 * num : 2], np.linspace(0, 1, _SIDE))

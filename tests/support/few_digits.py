@@ -1,7 +1,6 @@
-"""`genmod` on a part of MNIST, as a process: python tests/support/few_digits.py ARGUMENTS.
+"""`genmod` on a part of MNIST, as a process: python tests/support/few_digits.py < COMMANDS.
 
-Without arguments it runs many commands, each a line of the standard input, and stops at the first
-that fails.
+Each line of the standard input is a command; it stops at the first that fails.
 """
 
 import shlex
@@ -34,4 +33,4 @@ if __name__ == "__main__":
     from genmod.cli.main import main
 
     mnist.load = load
-    run_each(sys.stdin) if len(sys.argv) == 1 else main()
+    run_each(sys.stdin)
