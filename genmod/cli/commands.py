@@ -231,6 +231,7 @@ def verify(
       steps: number of steps; by default up to the first log point.
       everything: whether to repeat the whole run, up to its last log point or checkpoint.
     """
+    from genmod import checks
     from genmod.runs import verify as verifying
 
     if steps is not None and everything:
@@ -241,9 +242,8 @@ def verify(
         print(f"note: {change}", file=sys.stderr)
     parts = {"log point": verified.log_points, "checkpoint": verified.checkpoints}
     compared = ", ".join(
-        f"{len(at)} {what}{'s' * (len(at) != 1)} (step {', '.join(f'{s:,}' for s in at[-3:])})"
-        if len(at) <= 3
-        else f"{len(at)} {what}s (to step {at[-1]:,})"
+        f"{checks.counted(len(at), what)} "
+        + (f"(step {', '.join(f'{s:,}' for s in at)})" if len(at) <= 3 else f"(to step {at[-1]:,})")
         for what, at in parts.items()
         if at
     )
@@ -292,7 +292,7 @@ def report(
     with disk.writing(out):
         out.write_text(html, encoding="utf-8")
     size = len(html.encode()) / 1e6
-    print(f"{out} ({size:.1f} MB, {len(folders)} run{'s' * (len(folders) > 1)})")
+    print(f"{out} ({size:.1f} MB, {checks.counted(len(folders), 'run')})")
     return 0
 
 

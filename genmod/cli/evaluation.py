@@ -33,11 +33,11 @@ def evaluate(
 
     likelihood: log p(x) by importance sampling, for a model with an encoder. posterior: active
     units, and the parts of the KL divergence. classes: what a classifier that comes with genmod
-    sees in the samples, and how often it sees the class that was asked for. distances: Fréchet,
-    kernel and sliced distance, precision, recall, density and coverage between samples and test
-    images. class_distances: the Fréchet distance of the samples of each class that was asked for,
-    and their mean. memorisation: whether samples are nearer to training images than test images
-    are.
+    sees in the samples, and how often it sees the class that was asked for; of Stacked-MNIST, how
+    many of its 1,000 modes. distances: Fréchet, kernel and sliced distance, precision, recall,
+    density and coverage between samples and test images. class_distances: the Fréchet distance of
+    the samples of each class that was asked for, and their mean. memorisation: whether samples are
+    nearer to training images than test images are.
 
     Args:
       runs: run folders, or folders of runs.
@@ -105,8 +105,9 @@ def reproduce(
     checks.known("budget", budget, list(loaded.budgets))
     chosen = loaded.budgets[budget]
     out = out or Path("runs") / "reproduce" / table / budget
-    seeds = reproducing.counted(chosen.seeds)
-    print(f"{loaded.title}: {len(chosen.cells)} cells, {seeds}, {chosen.time}", flush=True)
+    cells = checks.counted(len(chosen.cells), "cell")
+    seeds = checks.counted(chosen.seeds, "seed")
+    print(f"{loaded.title}: {cells}, {seeds}, {chosen.time}", flush=True)
     values = []
     for cell in reproducing.cells_of(loaded, chosen):
         folder = reproducing.folder_of(out, cell)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from genmod import evaluate, report
+from genmod import checks, evaluate, report
 from genmod.evaluate import Result
 from genmod.report import canvas, page
 from genmod.report.curves import family_of
@@ -58,12 +58,12 @@ def comparison_of(runs: Sequence[Gathered], pictures: Pictures) -> page.Comparis
     metrics, refused = _metrics(arms)
     table += _rows(metrics)
     seeds = sorted(set(first.ends).intersection(*(arm.ends for arm in others)))
-    note = f"Means over seeds +- their standard error ({_counted(len(first.ends))} of {names[0]})."
+    own, shared = (checks.counted(len(each), "seed") for each in (first.ends, seeds))
+    note = f"Means over seeds +- their standard error ({own} of {names[0]})."
     if others:
         note += (
-            f" Differences are paired: each is taken within a seed ({_counted(len(seeds))} that "
-            "all have), then averaged."
-            + (" One seed has no standard error." if len(seeds) < 2 else "")
+            f" Differences are paired: each is taken within a seed ({shared} that all have), then "
+            "averaged." + (" One seed has no standard error." if len(seeds) < 2 else "")
         )
     note = " ".join([note, *refused])
     samples = {str(run.path): found for run in runs if (found := _last_samples(run, pictures))}
@@ -126,10 +126,6 @@ def _metrics(arms: Sequence[_Arm]) -> tuple[list[dict[int, dict[str, float]]], l
         }
         for arm in arms
     ], refused
-
-
-def _counted(num: int) -> str:
-    return f"{num} seed{'s' * (num != 1)}"
 
 
 def _estimated(values: Sequence[float], signed: bool = False) -> str:

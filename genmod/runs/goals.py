@@ -57,7 +57,7 @@ class Ended(NamedTuple):
     def __str__(self) -> str:
         metric = Goal.of("goal", self.until.goal).metric
         since = f" since step {self.best.step:,} ({self.best.value:.4f})" * (self.best.step > 0)
-        points = f"{self.best.waited} log point{'s' * (self.best.waited != 1)}"
+        points = checks.counted(self.best.waited, "log point")
         waited = f"{points} without an improvement{since}"
         return f"ended at step {self.step:,} by patience on {metric}: {waited}"
 

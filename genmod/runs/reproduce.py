@@ -195,11 +195,6 @@ def _is_asked(protocol: Mapping[str, Any], options: Options) -> bool:
     return same and mixture and named and "checkpoint" not in protocol
 
 
-def counted(seeds: int) -> str:
-    """Returns a number of seeds in words."""
-    return f"{seeds} seed{'s' * (seeds != 1)}"
-
-
 class Ordering(NamedTuple):
     """Comparison of two cells by seed.
 
@@ -224,7 +219,7 @@ class Ordering(NamedTuple):
         holds = "holds" if self.holds else "DOES NOT HOLD"
         return (
             f"{self.lower} less {self.higher}: {evaluate.Result(mean, error)}, below 0 in {num} of "
-            f"{counted(len(self.differences))}: {holds}"
+            f"{checks.counted(len(self.differences), 'seed')}: {holds}"
         )
 
 
@@ -255,7 +250,7 @@ def published(
         rows.append([value.cell.name, *cells, str(ours), *compared])
     comparison = ["published rank", "rank here"] if table.ranked else [f"less {sources[0]}"]
     one = "of one seed: that of its evaluation"
-    over = one if budget.seeds == 1 else f"over {counted(budget.seeds)}"
+    over = one if budget.seeds == 1 else f"over {checks.counted(budget.seeds, 'seed')}"
     return Published(
         title=table.title,
         columns=["", *sources, "genmod", *comparison],

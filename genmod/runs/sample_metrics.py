@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from genmod import evaluate
+from genmod import data, evaluate
 from genmod.evaluate import Result, judges
 from genmod.runs.subject import NotApplicable, Subject
 
@@ -20,39 +20,35 @@ _ERROR = f"standard deviation over {_HALVES} random halves"
 
 
 def classes(subject: Subject) -> dict[str, Result]:
-    """Returns how a classifier sees the samples, and how often it sees the class asked for."""
-    if subject.generated.shape[1:] != judges.SHAPE:
+    """Returns how a classifier sees the samples, and how often it sees the class asked for.
+
+    Stacks of three digits have 1,000 modes in place of the classes.
+    """
+    if subject.generated.shape[1:3] != judges.SHAPE[:2]:
         raise NotApplicable(f"the classifiers of genmod judge images {list(judges.SHAPE)}")
     judge = judges.that_reads(subject.built.dataset)
     if judge is None:
         raise NotApplicable("no classifier of genmod recognises the data")
-    real, fake = judge.logits(subject.test.images), judge.logits(subject.generated)
     protocol = functools.partial(
         subject.protocol,
         num_fake=subject.options.num,
         classifier=judge.name,
         classifier_fingerprint=judge.fingerprint,
     )
+    if subject.generated.shape[3] > 1:
+        return _stacks(subject, judge, protocol)
+    real, fake = judge.logits(subject.test.images), judge.logits(subject.generated)
 
     def score(logits: np.ndarray) -> float:  # which is biased by their number
         return evaluate.classifier_score(logits, splits=1).mean
 
-    own = evaluate.interval(
-        subject.key("halves of classifier_score"),
-        lambda real, fake: score(fake),
-        real,
-        fake,
-        num=_HALVES,
-        progress=False,
-    )
+    own = _with_error(subject, "classifier_score", score, fake)
     seen = fake.argmax(axis=1)
     modes = judge.modes(seen, subject.test.labels)
     found = {
-        "classifier_score": Result(
-            own.value,
-            own.error,
-            score(real[: len(fake)]),
-            protocol("classifier_score", splits=1, error=_ERROR),
+        "classifier_score": own._replace(
+            floor=score(real[: len(fake)]),
+            protocol=protocol("classifier_score", splits=1, error=_ERROR),
         ),
         "reverse_kl_of_classes": Result(
             modes.reverse_kl,
@@ -65,6 +61,45 @@ def classes(subject: Subject) -> dict[str, Result]:
         floor = float(np.mean(real.argmax(axis=1) == subject.test.labels))
         found["class_as_asked"] = Result(*right, floor, protocol("class_as_asked"))
     return found
+
+
+def _with_error(
+    subject: Subject, name: str, score: Callable[[np.ndarray], float], fake: np.ndarray
+) -> Result:
+    """Returns a score of samples with its error."""
+    key = subject.key(f"halves of {name}")
+    own = evaluate.interval(
+        key, lambda _, fake: score(fake), fake, fake, num=_HALVES, progress=False
+    )
+    return Result(own.value, own.error)
+
+
+def _stacks(
+    subject: Subject, judge: judges.Judge, protocol: Callable[..., dict[str, Any]]
+) -> dict[str, Result]:
+    """Returns how many modes stacks of digits reach, and how evenly.
+
+    The protocol is that of PacGAN (Lin et al. 2018), which draws 26,000 stacks.
+    """
+    frequencies = data.stacked_frequencies(np.ravel(subject.built.dataset.labels))
+    seen = data.stacked_modes(judge.labels_by_channel(subject.generated))
+
+    def scores(seen: np.ndarray) -> evaluate.ModeScores:
+        return evaluate.label_modes(seen, len(frequencies), frequencies=frequencies)
+
+    name, found = "reverse_kl_of_modes", scores(seen)
+    divergence = _with_error(subject, name, lambda seen: scores(seen).reverse_kl, seen)
+    return {
+        "modes": Result(
+            float(found.captured),
+            floor=found.floor.captured,
+            protocol=protocol("modes", num_modes=found.num_modes),
+        ),
+        name: divergence._replace(
+            floor=found.floor.reverse_kl,
+            protocol=protocol(name, unit="nats", reference="uniform", error=_ERROR),
+        ),
+    }
 
 
 def _frechet(*sets: np.ndarray) -> list[float]:

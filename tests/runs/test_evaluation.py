@@ -412,6 +412,33 @@ def test_samples_that_ignore_their_label_are_found(mnist_test):
     assert found["reverse_kl_of_classes"].value == pytest.approx(np.log(10), abs=0.1)
 
 
+def test_modes_of_stacked_digits_are_those_of_their_channels(mnist_test):
+    digits, num = jnp.asarray(mnist_test.images) / 255.0, len(mnist_test.labels)
+    stacks = data.stacked_dataset(mnist_test, data.triples(rng.root(0), 1000, num))
+    one = int(np.flatnonzero(mnist_test.labels == 1)[0])
+
+    def perfect(keys, params):
+        three = jax.vmap(lambda key: jax.random.randint(key, (3,), 0, num))(keys)
+        return jnp.moveaxis(digits[three][..., 0], 1, -1)
+
+    def one_in_red(keys, params):
+        return perfect(keys, params).at[..., 0].set(digits[one, ..., 0])
+
+    good, bad = (
+        evaluation.classes(subject(sample, stacks, stacks)) for sample in (perfect, one_in_red)
+    )
+    assert good["modes"].protocol["num_modes"] == 1000
+    # 500 draws reach 390 modes, with a standard deviation of 10.
+    assert abs(good["modes"].value - good["modes"].floor) < 40
+    divergence = good["reverse_kl_of_modes"]
+    assert 0 < divergence.error < 0.05
+    assert abs(divergence.value - divergence.floor) < 4 * divergence.error
+    assert bad["modes"].value <= 100
+    # A colour that is always the same costs ln 10; 500 draws are uneven over 100 modes too.
+    assert bad["reverse_kl_of_modes"].value == pytest.approx(np.log(10), abs=0.4)
+    assert bad["reverse_kl_of_modes"].floor == divergence.floor
+
+
 def test_points_are_their_own_features():
     mixture = data.MIXTURES["ring"]
     points, test = (data.mixture_dataset(rng.stream(rng.root(0), n), mixture, 800) for n in "ab")
