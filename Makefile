@@ -16,11 +16,11 @@ demo: $(VENV)/demo
 LINT := lint
 OPTIONS ?=
 test: $(LINT) $(VENV)/dev
-	$(BIN)/pytest $(PARALLEL) -m "not slow and not end_to_end" $(OPTIONS)
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not end_to_end and not costly" $(OPTIONS)
 
-# Notebooks, the commands of README and docs, processes and what may befall them.
+# Notebooks, the commands of README and docs, processes and what may befall them; costly tests.
 test-end-to-end: $(VENV)/dev
-	$(BIN)/pytest $(PARALLEL) -m "end_to_end and not fused and not slow"
+	$(BIN)/pytest $(PARALLEL) -m "(end_to_end or costly) and not fused and not slow"
 	GENMOD_TESTS_XLA=fused $(BIN)/pytest -m "fused and not slow" \
 		$$(grep -rl "mark.fused" tests --include='test_*.py')
 

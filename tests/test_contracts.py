@@ -179,6 +179,7 @@ def test_what_looks_at_its_batch_refuses_microbatches(name):
                 jax.eval_shape(call(name), *inputs)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name",
     # A condition goes through the code of the entry without one.
@@ -263,6 +264,7 @@ def test_a_step_keeps_the_form_of_its_state_and_is_compiled_once(name):
     assert {(value.shape, str(value.dtype)) for value in metrics.values()} == {((), "float32")}
 
 
+@pytest.mark.costly
 @each_learner
 def test_seeds_of_a_learner_are_each_alone(name):
     step = jax.jit(train.over_seeds(built(name), 2, sequential=False).step)
@@ -270,6 +272,7 @@ def test_seeds_of_a_learner_are_each_alone(name):
     close(step(rng.of_seeds(rng.root(0), 2), *both), stacked(stepped(name, 0), stepped(name, 1)))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "how"),
     [
@@ -286,6 +289,7 @@ def test_two_devices_are_one(name, how):
     close((step if how == "pmap" else jax.jit(step))(rng.root(0), *inputs(name)), stepped(name))
 
 
+@pytest.mark.costly
 @each_learner
 def test_microbatches_are_the_whole_batch_or_refused(name):
     step = lambda *inputs: LEARNERS[name].build(microbatches=2).step(*inputs)  # noqa: E731
@@ -296,6 +300,7 @@ def test_microbatches_are_the_whole_batch_or_refused(name):
         close(jax.jit(step)(rng.root(0), *inputs(name)), stepped(name))
 
 
+@pytest.mark.costly
 @each_learner
 def test_what_inspect_shows_is_what_the_step_reports(name):
     _, metrics = stepped(name)

@@ -39,6 +39,7 @@ def maps():
     return {p: np.asarray(draw(keys(NUM), p)) for p in (1.0, 0.5)}
 
 
+@pytest.mark.costly
 def test_without_a_chance_nothing_changes():
     for shape in ((5, 4, 1), (6, 6, 3), (4, 4, 2)):
         x = images(3, *shape)
@@ -151,12 +152,14 @@ def test_hue_and_saturation_leave_grey_alone():
     assert stats.kstest(saturation, "norm").pvalue > 1e-3
 
 
+@pytest.mark.costly
 def test_the_range_of_the_images_is_scaled():
     x = images(20, 6, 6, 3)
     found = changed((x + 1) * 127.5, 0.8, image_range=(0.0, 255.0))
     np.testing.assert_allclose(found / 127.5 - 1, changed(x, 0.8), atol=2e-4)
 
 
+@pytest.mark.costly
 def test_gradients_pass_through_every_change():
     x = jnp.asarray(images(4, 6, 6, 3))
     augment = data.adaptive(1.0)

@@ -295,6 +295,7 @@ def test_training_on_a_stream_ends_in_the_same_bits(short_parts, prepare):
     assert shapes == train.abstract_carry(learner, rng.root(0), on_device)
 
 
+@pytest.mark.costly
 def test_a_run_goes_on_from_any_step_of_a_stream(short_parts):
     learner = small_learner()
     stream, on_device = both()

@@ -155,6 +155,7 @@ def of_all_runs(batch_at, keys, step):
     return jax.vmap(batch_at, (0, None))(keys, step)
 
 
+@pytest.mark.costly
 def test_a_part_lasts_until_one_of_the_streams_is_read_on(short_parts):
     keys = rng.root(0)[None]
     assert assert_serves(two(True, True), two(), keys, 0, 10) == [2, 1, 1, 2, 2, 1, 1]

@@ -40,6 +40,7 @@ def bounds(dtype, num_temperatures):
     return interval, truth
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("dtype", "num"), [("float32", 10), ("float32", 300), ("float64", 300)])
 def test_bounds_enclose_the_truth(dtype, num):
     interval, truth = bounds(dtype, num)

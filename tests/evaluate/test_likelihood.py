@@ -309,6 +309,7 @@ def of_the_truth(num, latent_dim, dtype=jnp.float32):
 WEIGHT = functools.partial(linear_gaussian.log_weight, proposal=proposal)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
 def test_bounds_and_estimates_bracket_the_truth(wide):
     """ELBO = IWAE_1 <= IWAE_5 <= IWAE_50 <= log p, each of 500 independent estimates."""

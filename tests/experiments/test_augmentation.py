@@ -31,6 +31,7 @@ def archive(tmp_path_factory):
     return path
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("model", "per_class"), [("vae", False), ("gan", True)])
 def test_synthetic_images_are_of_the_classes_that_were_asked_for(
     archive, monkeypatch, model, per_class

@@ -25,6 +25,7 @@ def built(model, **options):
     return MODULE.build(MODULE.Config(model=model, weight=weight, **SMALL, **options))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "model",
     [

@@ -45,6 +45,7 @@ def trained(learner, built, num_steps=2):
     return point
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "path",
     [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in IN_THE_LIBRARY)) for p in FILES],

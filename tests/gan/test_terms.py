@@ -185,6 +185,7 @@ def moved(before, after):
     return jax.tree.map(lambda a, b: np.asarray(b) - np.asarray(a), before.params, after.params)
 
 
+@pytest.mark.costly
 def test_terms_add_to_the_losses_of_their_players():
     plain_before, plain, _ = stepped({})
     before, after, metrics = stepped({"digit": gan.auxiliary_classifier(output="digit")})

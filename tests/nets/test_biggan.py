@@ -113,6 +113,7 @@ def test_the_discriminator_is_its_blocks():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.costly
 def test_both_networks_may_be_spectral():
     model = gan.make(
         biggan_generator((8, 8, 2), widths=(4, 8), classes=CLASSES, embedding_dim=3),

@@ -227,6 +227,7 @@ def kernels(size=4, dtype=jnp.float32):
     return tuple(0.3 * kernel for kernel in pair(*shapes, dtype))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [3, 4])
 def test_second_derivatives_are_those_of_lax(size):
     # What a gradient penalty needs: the gradient of the squared norm of another.

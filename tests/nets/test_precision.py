@@ -19,6 +19,7 @@ NETS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NETS)
 def test_outputs_and_gradients_differ_by_rounding_alone(name):
     net, x = NETS[name]
@@ -68,6 +69,7 @@ def test_every_product_is_of_bfloat16(name):
     assert products(half) == {jnp.bfloat16.dtype}
 
 
+@pytest.mark.costly
 def test_a_game_is_played_in_half_precision():
     judge = nets.spectral(nets.half_precision(nets.dcgan_discriminator(width=4)))
     make = nets.half_precision(nets.dcgan_generator((8, 8, 1), width=4, norm="batch"))

@@ -80,6 +80,7 @@ def judged(p, x, labels=None):
     return h[:, 0] if labels is None else (h * p["embedding"]["embedding"][labels]).sum(1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("labels", [None, LABELS], ids=["plain", "conditional"])
 def test_networks_are_their_loops(labels):
     classes = None if labels is None else CLASSES
@@ -112,6 +113,7 @@ def test_cells_begin_as_the_identity_and_variances_are_kept():
     np.testing.assert_allclose(np.std(weights), 1 / 4, rtol=0.05)  # of 4 x 4 pixels
 
 
+@pytest.mark.costly
 def test_they_play_the_relativistic_game():
     small = {"widths": (2, 2), "cells": 1, "group_width": 4}
     model = gan.make(GENERATOR(**small), DISCRIMINATOR(**small), latent_dim=3)

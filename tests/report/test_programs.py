@@ -62,6 +62,7 @@ NETS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NETS)
 def test_the_browser_makes_the_pixels_of_any_decoder(name):
     decode = decoder_of(NETS[name], 5)

@@ -32,6 +32,7 @@ def evaluated(trained):
     return trained(), notes, results.read(Folder(trained()))
 
 
+@pytest.mark.costly
 def test_every_group_that_applies_is_computed_with_its_protocol(evaluated):
     _, notes, entries = evaluated
     assert "classes is left out: the classifiers of genmod judge images [28, 28, 1]" in notes[0]
@@ -107,6 +108,7 @@ def test_distances_are_those_of_samples_and_their_floor_that_of_training_images(
     assert 0 <= result.floor < 0.2 * result.value
 
 
+@pytest.mark.costly
 def test_another_protocol_is_kept_beside_and_the_same_is_replaced(trained):
     folder = Folder(trained("none"))
     for num in (40, 40, 50):
@@ -156,6 +158,7 @@ def test_what_does_not_apply_is_left_out_with_its_reason(trained):
         evaluation.evaluate_run(path, FEW, ["distance"], progress=False)
 
 
+@pytest.mark.costly
 def test_a_group_that_fails_leaves_the_others_their_results(trained, monkeypatch):
     path = trained()
 
@@ -338,6 +341,7 @@ def test_perfect_samples_score_as_their_floor_by_the_classifier(mnist_test):
     assert 0 < divergence.value < 4 * divergence.floor
 
 
+@pytest.mark.costly
 def test_a_class_that_is_drawn_wrong_is_found_by_its_distance(mnist_test):
     first, second = (
         data.Dataset(mnist_test.images[some], mnist_test.labels[some], "part")
@@ -370,6 +374,7 @@ def test_a_class_that_is_drawn_wrong_is_found_by_its_distance(mnist_test):
     assert num_real == np.bincount(second.labels, minlength=10).tolist()
 
 
+@pytest.mark.costly
 def test_classes_of_too_few_training_images_have_no_floor(mnist_test):
     test = data.Dataset(mnist_test.images[:600], mnist_test.labels[:600], "test")
     few = data.Dataset(mnist_test.images[:100], mnist_test.labels[:100], "few")
@@ -412,6 +417,7 @@ def test_samples_that_ignore_their_label_are_found(mnist_test):
     assert found["reverse_kl_of_classes"].value == pytest.approx(np.log(10), abs=0.1)
 
 
+@pytest.mark.costly
 def test_modes_of_stacked_digits_are_those_of_their_channels(mnist_test):
     digits, num = jnp.asarray(mnist_test.images) / 255.0, len(mnist_test.labels)
     stacks = data.stacked_dataset(mnist_test, data.triples(rng.root(0), 1000, num))

@@ -50,6 +50,7 @@ def game(discriminator=None, **options):
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("microbatches", [1, 3])
 def test_the_terms_and_the_gradient_are_those_of_the_step(microbatches):
     learner, x = autoencoder(microbatches=microbatches), pictures()
@@ -85,6 +86,7 @@ def test_a_game_is_taken_apart_too():
             np.testing.assert_allclose(p - 0.1 * g, q, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.costly
 def test_a_game_of_several_updates_gives_the_terms_of_every_one():
     learner = game(
         discriminator=gan.packed(nets.mlp((8,), 1), 2),
@@ -168,6 +170,7 @@ def test_a_healthy_step_gives_what_was_logged(healthy, step):
     np.testing.assert_allclose(again.images / np.float32(255), again.batch, rtol=1e-6)
 
 
+@pytest.mark.costly
 def test_the_step_that_is_not_finite_is_taken_apart(diverged):
     again = replay.step(diverged.path, 10)
     assert again.origin == 9
@@ -222,6 +225,7 @@ def bad_step(built):
     return error.value
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("player", ["autoencoder", "game"])
 def test_a_bad_example_is_named_by_its_place_in_the_data(monkeypatch, tmp_path, player):
     images = np.full((64, 4, 4, 1), 0.5, np.float32)

@@ -34,6 +34,7 @@ def each(keys, name):
     return jax.vmap(lambda key: rng.stream(key, name))(keys)
 
 
+@pytest.mark.costly
 def test_a_step_is_the_discriminators_update_then_the_generators():
     model, learner = small(penalty=0.3 * gan.r1 + 2.0 * gan.gradient_penalty)
     x, key = points(), rng.root(1)
@@ -155,6 +156,7 @@ def smallest(keys, critic, real, fake):
     return jnp.full(len(real), jnp.square(critic(real)).min())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "own",
     [{"loss": gan.AdversarialLoss(to_the_mean, to_the_mean)}, {"penalty": smallest}],
@@ -293,6 +295,7 @@ def test_clipped_weights_stay_in_their_box():
     assert largest == pytest.approx(0.01)
 
 
+@pytest.mark.costly
 def test_together_matters_only_to_a_discriminator_that_looks_at_its_batch():
     x = points()
 
@@ -429,6 +432,7 @@ def test_samples_are_scaled_from_the_range_of_the_images(options, low, high):
 # Foreseeing the other player
 
 
+@pytest.mark.costly
 def test_an_unrolled_generator_plays_against_the_discriminators_next_steps():
     """Metz et al. 2017: its gradient passes through two steps of gradient descent."""
     model, learner = small(unrolled=train.Unrolled(2, 0.4), penalty=0.3 * gan.r1)

@@ -69,6 +69,7 @@ def close(found, expected):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("how", ["microbatches", "pmap", "sharded"])
 def test_labels_stay_with_their_images(name, how):

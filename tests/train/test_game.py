@@ -441,6 +441,7 @@ def test_hyper_is_read_by_the_objectives_that_ask_for_it():
 # Devices, seeds, microbatches
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("order", ["in turn", "at once", "extrapolated"])
 def test_devices_do_not_change_a_game(order):
     learner = pair(order=order, ema_half_life=30.0)

@@ -67,6 +67,7 @@ def assert_same_run(ours, theirs, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=10 * tolerance, atol=10 * tolerance)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("how", [pytest.param("pmap", marks=pytest.mark.end_to_end), "sharded"])
 @pytest.mark.parametrize("num", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
@@ -79,6 +80,7 @@ def test_one_two_and_four_devices_give_the_same_run(name, how, num):
         assert leaf.is_fully_replicated
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("sequential", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_seeds_are_spread_over_devices(sequential):
     learner = train.over_seeds(autoencoder(), 4, sequential=sequential)

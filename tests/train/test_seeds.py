@@ -76,6 +76,7 @@ def assert_same(ours, theirs, tolerance=2e-4):
 LEARNERS = {"autoencoder": autoencoder, "game": game}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["autoencoder", pytest.param("game", marks=pytest.mark.slow)])
 def test_run_k_is_the_run_of_seed_plus_k(name):
     learner = LEARNERS[name]()
@@ -288,6 +289,7 @@ def test_a_grid_without_numbers_is_refused(grid, message):
         train.over_grid(autoencoder(), grid)
 
 
+@pytest.mark.costly
 def test_there_is_no_run_beyond_the_last():
     carry = last(train.over_seeds(autoencoder(), 2), rng.root(0), 1).carry
     for index in (-1, 2):

@@ -78,6 +78,7 @@ def encoder_gradients(make, num=20_000, params=None):
     return np.asarray(jax.jit(jax.vmap(one))(keys(2, num)), np.float64)
 
 
+@pytest.mark.costly
 def test_losses_are_those_of_the_log_weights():
     log_w = log_weights(6)
     log_mean = functools.partial(special.logsumexp, axis=0)

@@ -175,6 +175,7 @@ def test_the_vae_gan_has_the_losses_of_its_three_players():
     jax.tree.map(close, losses, by_hand(initial("vae_gan")))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name", [pytest.param("adversarial", marks=pytest.mark.slow), "factor", "vae_gan"]
 )

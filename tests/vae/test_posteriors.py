@@ -265,6 +265,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] * (n in ("iwae", "piwae"))) for n in OBJECTIVES],

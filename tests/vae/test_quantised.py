@@ -164,6 +164,7 @@ def test_a_dead_entry_becomes_a_vector_of_the_batch():
     assert not np.array_equal(new[2], moved["codebook"][2])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by_gradient", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_both_codebooks_find_the_patterns_of_the_data(by_gradient):
     """Images of four patterns: as many codes are used, and the bound nears log 4 nats."""
