@@ -140,7 +140,14 @@ def open_table(title: str, of: str, *headings: str) -> Any:
 
 
 def compare_steps(
-    module: str, title: str, labels: Mapping[str, str], config: Steps, console: Any, *, of: str
+    module: str,
+    title: str,
+    labels: Mapping[str, str],
+    config: Steps,
+    console: Any,
+    *,
+    of: str,
+    base: str = "genmod",
 ) -> None:
     """Lets the variants of a module take turns, and prints milliseconds a step.
 
@@ -148,10 +155,11 @@ def compare_steps(
         module: module of the workers, beside this file. The variant `torch` runs under the
             interpreter of the peers, all others under this one.
         title: title of the table.
-        labels: text of a variant in the table, by name; that of genmod is `genmod`.
+        labels: text of a variant in the table, by name.
         config: flags.
         console: console to print to.
         of: heading of the variants.
+        base: variant with whose time the others are compared.
     """
     labels = chosen(config.only, labels)
     answers = measured(
@@ -162,12 +170,13 @@ def compare_steps(
         console,
         peers={"torch": "torch"},
     )
-    headings = ("ms a step", "min-max", "times genmod", "loss")
+    headings = ("ms a step", "min-max", f"times {labels.get(base, base)}", "loss")
     table = open_table(f"{title}, {config.rounds} rounds", of, *headings)
     for name, found in answers.items():
         each = milliseconds(found, config.steps)
         loss = f"{found[-1]['loss']:.4f}"
-        table.add_row(labels[name], *median_and_extent(each), times_of(answers, name), loss)
+        times = times_of(answers, name, base)
+        table.add_row(labels[name], *median_and_extent(each), times, loss)
     console.print(table)
     print_versions(console, config)
 

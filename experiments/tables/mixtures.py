@@ -2,7 +2,7 @@
 
     python experiments/tables/mixtures.py --out table.json
 
-The rows are three games on the ring and on the grid, with ten seeds each. A row is the experiment
+The rows are four games on the ring and on the grid, with ten seeds each. A row is the experiment
 `mixtures` with the flags of its game, and all seeds of a row are one program (`train.over_seeds`):
 seed k of a row is `genmod train mixtures --seed k` with these flags. The table has mean and
 standard error over seeds of PacGAN's three scores on 2,500 samples, drawn from the exponential
@@ -30,6 +30,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "nonsaturating": {"loss": "nonsaturating", "r1": 0.0, "r2": 0.0},
     "nonsaturating, packing 4": {"loss": "nonsaturating", "r1": 0.0, "r2": 0.0, "packing": 4},
     "relativistic + r1 + r2": {},
+    "relativistic + r1 + r2, finite differences": {"sigma": 0.01},
 }
 SAMPLES = 2500
 # Table 1 of Lin et al. (2018) has these scores: modes, share of high quality, reverse KL. Their

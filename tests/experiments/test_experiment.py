@@ -333,7 +333,7 @@ WEIGHTS = {
     "hierarchy": ["free_nats"],
     "infogan": ["weight"],
     "iwae": [],  # beta is one, of ciwae alone
-    "mixtures": ["r1", "r2", "gradient_penalty", "dragan", "clip", "b1"],
+    "mixtures": ["r1", "r2", "sigma", "gradient_penalty", "dragan", "clip", "b1"],
     "mnist_vae": ["beta"],
     "pacgan_mixtures": ["b1"],
     "pictures": ["beta"],
