@@ -7,8 +7,8 @@ the non-saturating loss, an average of the generator.
     genmod train dcgan_mnist
 
 All ten classes, without near duplicates; the reverse KL of the classes of 10,000 samples is .036
-(seed 0). At 157 ms a step on two quiet cores (of
-128 images, experiments/benchmarks/convolutions.py) its 6,000 steps are a quarter of an hour.
+(seed 0). At 139 ms a step of 128 images on two quiet cores (experiments/benchmarks/convolutions.py)
+its 6,000 steps are a quarter of an hour.
 """
 
 from dataclasses import dataclass

@@ -54,7 +54,9 @@ class Config(Settings, data.Source):
     r1: checks.Weight = 0.01
     """Weight of R1 at real images."""
     learning_rate: checks.Positive = 2e-4
-    """Adam's learning rate."""
+    """Adam's learning rate of the generator."""
+    discriminator_learning_rate: checks.Positive = 1e-3
+    """Adam's learning rate of the discriminator."""
     b1: checks.Weight = 0.5
     """Adam's momentum."""
     ema_half_life: checks.Positive = 5_000.0
@@ -84,11 +86,12 @@ def build(config: Config) -> Experiment:
         def augment(now):
             return data.adaptive(now["probability"], groups=config.groups)
 
+    rates = config.learning_rate, config.discriminator_learning_rate
     moved = gan.moving_probability(target=config.target, num_images=config.adaptation)
     learner = train.adversarial(
         model,
         gan.nonsaturating,
-        optax.adam(config.learning_rate, b1=config.b1),
+        train.Optimizers(*(optax.adam(rate, b1=config.b1) for rate in rates)),
         penalty=gan.weighted((config.r1, gan.r1)),
         augment=augment,
         memory={"probability": 0.0} if adaptive else None,
