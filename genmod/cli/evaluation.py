@@ -86,7 +86,8 @@ def reproduce(
 
     Without a table, lists those that there are. The runs, their evaluation and a page with all of
     it are kept in a folder; the same command continues what was stopped. The exit code is 1 if an
-    ordering of cells that the budget asserts does not hold in every seed.
+    ordering of cells that the budget asserts does not hold in every seed. If data are missing, it
+    ends before any training.
 
     Args:
       table: name of the table, such as iwae-table1.
@@ -105,9 +106,9 @@ def reproduce(
     checks.known("budget", budget, list(loaded.budgets))
     chosen = loaded.budgets[budget]
     out = out or Path("runs") / "reproduce" / table / budget
-    cells = checks.counted(len(chosen.cells), "cell")
-    seeds = checks.counted(chosen.seeds, "seed")
-    print(f"{loaded.title}: {cells}, {seeds}, {chosen.time}", flush=True)
+    num, seeds = checks.counted(len(chosen.cells), "cell"), checks.counted(chosen.seeds, "seed")
+    print(f"{loaded.title}: {num}, {seeds}, {chosen.time}", flush=True)
+    reproducing.check_data(loaded, chosen, out)
     values = []
     for cell in reproducing.cells_of(loaded, chosen):
         folder = reproducing.folder_of(out, cell)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genmod import checks, evaluate
+from genmod import checks, data, evaluate
 from genmod._host import source
 from genmod.report.page import Published
 from genmod.runs import catalogue, record, results
@@ -181,6 +181,23 @@ def value_of(table: Table, budget: Budget, cell: Cell, folder: Path) -> Value | 
             mean = entry.mean._replace(value=float(runs.mean()), interval=None)
             return Value(cell, runs, mean)
     return None
+
+
+def check_data(table: Table, budget: Budget, out: Path) -> None:
+    """Loads the data sets that cells without values name.
+
+    One that is missing would otherwise end the reproduction after hours.
+
+    Raises:
+      DataError: if one is missing or damaged.
+    """
+    missing = [
+        {**budget.config, **cell.config}
+        for cell in cells_of(table, budget)
+        if value_of(table, budget, cell, folder_of(out, cell)) is None
+    ]
+    for name in sorted({config["dataset"] for config in missing if "dataset" in config}):
+        data.load(name)
 
 
 def _is_asked(protocol: Mapping[str, Any], options: Options) -> bool:

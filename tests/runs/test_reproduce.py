@@ -1,6 +1,7 @@
 """Published tables beside their reproductions."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from genmod.cli import training
+from genmod.cli import evaluation, training
+from genmod.data import DataError
 from genmod.evaluate import Result
 from genmod.runs import catalogue, reproduce, results
 from genmod.runs.evaluation import Options
@@ -165,6 +167,22 @@ def test_a_distance_counts_if_it_is_of_as_many_samples(tmp_path):
     fewer = SMALL._replace(options=Options(num=1000, num_test=20))
     assert reproduce.value_of(table, fewer, plain, tmp_path / "plain") is None
     assert reproduce.evaluation(table, fewer, tmp_path)[-6:-4] == ["--num", "1000"]
+
+
+def test_data_that_are_missing_are_told_before_any_training(tmp_path, monkeypatch):
+    missing = str(tmp_path / "missing.npz")
+    plain, weighted = TABLE.cells
+    table = TABLE._replace(
+        cells=[plain, weighted._replace(config={**weighted.config, "dataset": f"npz:{missing}"})]
+    )
+    monkeypatch.setattr(reproduce, "load", lambda name: table)
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=re.escape(missing)):
+        evaluation.reproduce("a-table", "small", out)
+    assert not out.exists()
+    for cell in table.cells:
+        written(reproduce.folder_of(out, cell), cell, [90.0, 91.0])
+    reproduce.check_data(table, SMALL, out)  # a cell with its values needs no data
 
 
 def test_an_unknown_table_or_budget_is_refused():
