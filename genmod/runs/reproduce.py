@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genmod import checks, data, evaluate
+from genmod import checks, evaluate
 from genmod._host import source
 from genmod.report.page import Published
 from genmod.runs import catalogue, record, results
@@ -130,7 +130,12 @@ def cells_of(table: Table, budget: Budget) -> list[Cell]:
 
 def folder_of(out: Path, cell: Cell) -> Path:
     """Returns the run folder of a cell."""
-    return out / re.sub(r"[^a-z0-9]+", "-", cell.name.lower()).strip("-")
+    return out / _as_file(cell.name)
+
+
+def _as_file(name: str) -> str:
+    """Returns a name in lower-case letters and numbers, with hyphens between."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def training(table: Table, budget: Budget, cell: Cell, folder: Path) -> list[str]:
@@ -183,21 +188,19 @@ def value_of(table: Table, budget: Budget, cell: Cell, folder: Path) -> Value | 
     return None
 
 
-def check_data(table: Table, budget: Budget, out: Path) -> None:
-    """Loads the data sets that cells without values name.
-
-    One that is missing would otherwise end the reproduction after hours.
-
-    Raises:
-      DataError: if one is missing or damaged.
-    """
+def datasets(table: Table, budget: Budget, out: Path) -> list[str]:
+    """Returns the names of the data sets that cells without values are told to use."""
     missing = [
         {**budget.config, **cell.config}
         for cell in cells_of(table, budget)
         if value_of(table, budget, cell, folder_of(out, cell)) is None
     ]
-    for name in sorted({config["dataset"] for config in missing if "dataset" in config}):
-        data.load(name)
+    return sorted({config["dataset"] for config in missing if "dataset" in config})
+
+
+def showing(name: str, out: Path) -> list[str]:
+    """Returns the arguments of `genmod` that show a data set."""
+    return ["data", name, "--out", str(out / f"{_as_file(name)}.png")]
 
 
 def _is_asked(protocol: Mapping[str, Any], options: Options) -> bool:
