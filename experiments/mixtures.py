@@ -39,7 +39,7 @@ class Config(Settings):
     r2: checks.Weight = 0.05
     """Weight of R2 at generated points."""
     sigma: checks.Weight = 0.0
-    """Noise of finite differences in place of the gradients of R1 and R2; 0 has the gradients."""
+    """Noise of finite differences in place of R1's and R2's gradients; 0 for none."""
     gradient_penalty: checks.Weight = 0.0
     """Weight of WGAN-GP's penalty."""
     dragan: checks.Weight = 0.0

@@ -1,4 +1,4 @@
-"""Priors of a VAE on MNIST: N(0, I), a mixture, the VampPrior and a RealNVP flow, on one net.
+"""Priors of a VAE on MNIST: N(0, I), mixture, VampPrior, flow.
 
 Pixels are binarised dynamically, anew at every draw. The net is that of Tomczak & Welling (2018):
 784-300-300-40 of gated units and its mirror. Adam on a cosine from 1e-3, batches of 100, 50 epochs,

@@ -37,7 +37,9 @@ class Config(Settings, data.Source):
     latent_dim: checks.Count = 64
     """Latent dimensions."""
     width: checks.Count = 16
-    """Channels at the size of the images, a multiple of 8; twice and four times as many further in.
+    """Channels at the size of the images, a multiple of 8.
+
+    There are twice and four times as many further in.
     """
     cells: checks.Count = 1
     """Residual cells at each size."""

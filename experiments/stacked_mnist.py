@@ -41,7 +41,7 @@ class Config(Settings):
     loss: Literal[tuple(gan.LOSSES)] = "relativistic"  # pyrefly: ignore
     """Loss of both players."""
     r1: checks.Weight = 0.5
-    """Weight of R1 at real stacks: half of the papers' gamma, or of gamma times the packing."""
+    """Weight of R1 at real stacks: half of the papers' gamma, times the packing."""
     r2: checks.Weight = 0.5
     """Weight of R2 at generated stacks."""
     packing: checks.Count = 1
@@ -57,7 +57,8 @@ class Config(Settings):
     learning_rate: checks.Positive = 2e-4
     """Adam's learning rate at first."""
     decay_epochs: checks.Index = 0
-    """Epochs until learning rate and penalties have fallen on a cosine to a quarter and a tenth.
+    """Epochs until learning rate and penalties have fallen, to a quarter and a tenth.
+
     If it is 0 they stay as they are."""
     b1: checks.Weight = 0.0
     """Adam's momentum."""

@@ -17,7 +17,7 @@ import numpy as np
 
 
 def positive_integer(name: str, value: Any) -> int:
-    """Returns `value` as an int, or refuses it if it is not a whole number of at least 1."""
+    """Returns `value` as an int, or refuses it as no positive whole number."""
     try:
         number = operator.index(value)
     except TypeError:

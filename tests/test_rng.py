@@ -26,6 +26,7 @@ def test_streams_steps_and_examples_all_differ():
     assert len({tuple(words(k)) for k in keys}) == len(keys)
 
 
+@pytest.mark.costly
 @settings(max_examples=15)
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_an_examples_key_does_not_depend_on_the_size_of_the_batch(small, large):

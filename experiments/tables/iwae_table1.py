@@ -15,7 +15,7 @@ SOURCES = ("Burda et al.", "nbip/IWAE", "xqding/IWAE", "Rainforth et al.", "pyth
 
 
 def cell(name, objective, num_samples, *published, estimator="standard", **config):
-    """Returns a cell; the published values are in the order of the sources, None for no value."""
+    """Returns a cell, with published values in the order of the sources, or None."""
     values = dict(zip(SOURCES, published, strict=False))
     found = {"objective": objective, "num_samples": num_samples, "estimator": estimator, **config}
     return Cell(name, found, {key: value for key, value in values.items() if value is not None})

@@ -142,9 +142,9 @@ def reproduce(
 
 
 def _genmod(arguments: Sequence[str]) -> int:
-    """Runs the command in a process of its own, whose devices are its own; returns its exit code.
+    """Runs the command in a process of its own and returns its exit code.
 
-    The process has saved its run when this returns, or raises.
+    Devices are left to it. The process has saved its run when this returns, or raises.
     """
     print(shlex.join(["genmod", *arguments]), flush=True)
     process = subprocess.Popen([sys.executable, "-m", "genmod", *arguments])

@@ -116,7 +116,7 @@ def autoencoder_figures(
 
 
 def _traversals(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the latents of the most spread codes, and the first code with others of their values.
+    """Returns the latents of the most spread codes, and codes along them.
 
     Returns:
       Indices of latents [K], the most spread first, and codes [K * _SIDE, L].

@@ -20,7 +20,7 @@ _ERROR = f"standard deviation over {_HALVES} random halves"
 
 
 def classes(subject: Subject) -> dict[str, Result]:
-    """Returns how a classifier sees the samples, and how often it sees the class asked for.
+    """Returns how a classifier sees the samples, and whether as asked for.
 
     Stacks of three digits have 1,000 modes in place of the classes.
     """

@@ -71,6 +71,7 @@ def test_the_same_command_writes_the_same_bytes_and_other_seeds_others(genmod, t
     assert a == b != c
 
 
+@pytest.mark.costly
 def test_labels_are_asked_for_by_number_or_name_in_turn(genmod, trained, tmp_path):
     out = tmp_path / "x.npz"
     flags = ("--label", "west,1", "--label", "0", "--num", 5)
@@ -151,6 +152,7 @@ def test_a_grid_of_one_class_is_of_this_class(trained):
     assert title == "samples of class south"
 
 
+@pytest.mark.costly
 def test_a_grid_of_a_run_without_classes_is_as_it_was(trained):
     picture, title, built, state = drawn(trained("none"), 5)
     images = np.asarray(built.learner.sample(key_of(), state, 5))

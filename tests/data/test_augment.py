@@ -74,6 +74,7 @@ def drawn_shifts(keys, share, height, width):
     return where[:, 1:] - [height // 2, width // 2]
 
 
+@pytest.mark.costly
 @settings(max_examples=12)
 @given(
     st.integers(1, 4),

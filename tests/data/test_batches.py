@@ -23,6 +23,7 @@ def many(batch_at, key, steps):
     return np.concatenate(jax.jit(jax.vmap(batch_at, (None, 0)))(key, jnp.arange(steps)))
 
 
+@pytest.mark.costly
 @settings(max_examples=10)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 100))
 @example(7, 7, 0)

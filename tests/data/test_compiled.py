@@ -39,6 +39,7 @@ def test_a_batch_by_hand_is_one_program(name):
     assert traced[num:] == [True]
 
 
+@pytest.mark.costly
 def test_a_batch_by_hand_has_the_bits_of_the_compiled_one():
     for name, batch_at in makers(data.dequantized).items():
         if name != "stream":

@@ -225,6 +225,7 @@ def test_no_more_is_read_than_is_used_and_an_end_closes_all(short_parts):
     assert sorted(closed) == ["a", "b"]
 
 
+@pytest.mark.costly
 def test_devices_hold_their_share_of_every_part(short_parts):
     mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P(None, None, "d"))

@@ -404,6 +404,7 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
         assert set(found.images[found.labels == label][:, 0, 0, 0]) == {10 * label, 10 * label + 1}
 
 
+@pytest.mark.costly
 def test_the_command_shows_the_names_of_classes(genmod, tmp_path):
     """[23]"""
     for names, shown in (("cat dog", ["0 cat", "1 dog"]), ("0 1", ["0", "1"])):

@@ -54,6 +54,7 @@ def test_bounds_enclose_the_truth(dtype, num):
     assert (interval.effective_samples <= 4 + 1e-9).all()
 
 
+@pytest.mark.costly
 def test_bounds_close_in_on_the_truth():
     few, truth = bounds("float32", 10)
     assert few.gap.mean > 0.5

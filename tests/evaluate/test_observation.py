@@ -31,6 +31,7 @@ def test_the_observation_of_a_linear_generator_is_the_linear_gaussian_model():
     assert noise.std() == pytest.approx(0.3, rel=4 / np.sqrt(2 * noise.size))
 
 
+@pytest.mark.costly
 def test_sigma_is_chosen_by_the_likelihood():
     params = linear_gaussian.init(rng.root(0), 8, 2, sigma=0.5)
     x, _ = linear_gaussian.sample(rng.per_example(rng.root(1), 30), params)

@@ -59,6 +59,7 @@ def test_latents_can_have_other_codes(z):
     assert np.all(np.isfinite(again))
 
 
+@pytest.mark.costly
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.integers(1, 4), max_size=3),

@@ -151,6 +151,7 @@ def test_a_packed_discriminator_judges_the_labels_of_its_pack():
 # Standing statistics
 
 
+@pytest.mark.costly
 def test_standing_statistics_are_of_the_conditions_that_were_given():
     model = make(first=generator(norm="batch"))
     params = model.init(rng.root(0), batch())
@@ -297,6 +298,7 @@ def projection_discriminator(width=5):
     return nets.Net(init, apply)
 
 
+@pytest.mark.costly
 def test_a_projection_discriminator_is_a_net_that_a_user_writes():
     model = make(second=projection_discriminator())
     x, labels = split(batch())

@@ -374,6 +374,7 @@ def batch():
     return np.random.default_rng(5).normal(size=(8, *SHAPE)).astype(np.float32)
 
 
+@pytest.mark.costly
 def test_a_learner_has_them_in_its_usual_step():
     made = learner()
     state = made.init(rng.root(0), batch())

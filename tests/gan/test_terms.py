@@ -223,6 +223,7 @@ def test_terms_add_to_the_losses_of_their_players():
     assert np.any(found.generator["output"]["kernel"] != without.generator["output"]["kernel"])
 
 
+@pytest.mark.costly
 def test_weights_may_follow_hyper_and_the_metrics_are_unweighted():
     found = [
         stepped(
@@ -237,6 +238,7 @@ def test_weights_may_follow_hyper_and_the_metrics_are_unweighted():
     assert len({float(each[2]["discriminator_digit"]) for each in found}) == 1
 
 
+@pytest.mark.costly
 def test_memory_follows_the_notes_of_a_term():
     _, after, metrics = stepped(
         lambda now: {"path": gan.path_length(now["path_length"], weight=0.0)},

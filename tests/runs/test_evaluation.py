@@ -263,6 +263,7 @@ def test_samples_are_the_same_for_a_seed(trained):
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.costly
 def test_a_posterior_that_has_collapsed_is_told_in_training(trained):
     for condition in ("label", "none"):
         built, state = loading.load_run(trained(condition))
@@ -321,6 +322,7 @@ def subject(sample, dataset, test, labels=None, num=500):
     )
 
 
+@pytest.mark.costly
 def test_perfect_samples_score_as_their_floor_by_the_classifier(mnist_test):
     half = 600
     first = data.Dataset(mnist_test.images[:half], mnist_test.labels[:half], "first")
@@ -401,6 +403,7 @@ def test_classes_of_too_few_training_images_have_no_floor(mnist_test):
     )
 
 
+@pytest.mark.costly
 def test_samples_that_ignore_their_label_are_found(mnist_test):
     ones = jnp.asarray(mnist_test.images[mnist_test.labels == 1][:50]) / 255.0
 

@@ -47,6 +47,7 @@ def test_its_command_starts_it_again(small, tmp_path, genmod):
     assert "already trained" in ended.out
 
 
+@pytest.mark.costly
 def test_another_run_and_a_folder_in_use_are_refused(small, tmp_path):
     recorded.train(small, small.Config(epochs=1), tmp_path / "run")
     with pytest.raises(ValueError, match="holds another run: seed is 0 there and 5 here"):

@@ -68,6 +68,7 @@ def test_the_terms_and_the_gradient_are_those_of_the_step(microbatches):
     np.testing.assert_allclose(seen.terms["loss"], whole.terms["loss"], rtol=1e-5)
 
 
+@pytest.mark.costly
 def test_a_game_is_taken_apart_too():
     learner, x = game(), jax.random.normal(rng.stream(rng.root(3), "x"), (12, 2))
     state = learner.init(rng.root(0), x)

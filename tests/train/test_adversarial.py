@@ -248,6 +248,7 @@ def test_two_optimizers_move_their_own_player():
     assert bits(after.params.discriminator) != bits(state.params.discriminator)
 
 
+@pytest.mark.costly
 def test_a_penaltys_weight_follows_its_schedule():
     weights = []
 
@@ -313,6 +314,7 @@ def test_together_matters_only_to_a_discriminator_that_looks_at_its_batch():
     )
 
 
+@pytest.mark.costly
 def test_a_game_repeats_to_the_bit_and_continues_from_anywhere():
     _, learner = small(
         penalty=0.1 * gan.r1, ema_half_life=100.0, optimizers=optax.adam(1e-3, b1=0.5)

@@ -29,6 +29,7 @@ def last(points):
     return point
 
 
+@pytest.mark.costly
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(vae_run):
     runs = [
         list(train.run(vae_run[0], rng.root(seed), vae_run[1], num_steps=30, log_every=7))

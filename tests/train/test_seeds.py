@@ -95,6 +95,7 @@ def test_run_k_is_the_run_of_seed_plus_k(name):
         assert len(set(losses.tolist())) == SEEDS
 
 
+@pytest.mark.costly
 def test_a_run_that_is_taken_out_goes_on_alone():
     learner = autoencoder()
     many = last(train.over_seeds(learner, SEEDS), rng.root(0), 30, log_every=20)

@@ -116,6 +116,7 @@ def test_the_bound_rises_with_the_draws_up_to_the_evidence():
     assert np.all(EVIDENCE - fifty < 0.1)
 
 
+@pytest.mark.costly
 def test_each_bound_is_another_at_its_ends():
     iwae = gradients(vae.iwae(MODEL, num_samples=6))
     elbo = gradients(vae.miwae(MODEL, num_groups=6, num_samples=1))

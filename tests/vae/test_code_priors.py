@@ -40,6 +40,7 @@ def log_probabilities():
     return np.array(found)
 
 
+@pytest.mark.costly
 def test_the_loss_is_the_mean_over_all_orders_and_draws_are_of_their_mixture():
     log_p = log_probabilities()
     np.testing.assert_allclose(np.exp(log_p).sum(1), 1, rtol=1e-6)

@@ -126,6 +126,7 @@ def test_the_continuous_bernoulli_is_smooth_where_its_series_begins():
         np.testing.assert_allclose(slope, 0.3 - mean, atol=1e-5)
 
 
+@pytest.mark.costly
 def test_a_mixture_of_one_is_its_part_and_channels_are_independent():
     x = jax.random.randint(rng.root(0), (3, 4, 4, 2), 0, 256) / 255
     one = jax.random.normal(rng.root(1), (3, 4, 4, 4)) - 1

@@ -52,6 +52,7 @@ def keys(num, seed=1):
     return rng.per_example(rng.root(seed), num)
 
 
+@pytest.mark.costly
 def test_a_conditional_vae_draws_the_class_that_is_asked_for():
     model, batch = cvae(), labelled()
     learner = train.learner(model.init, vae.elbo(model), optax.adam(3e-2))

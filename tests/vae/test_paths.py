@@ -15,6 +15,7 @@ codes = st.integers(1, 4).flatmap(
 )
 
 
+@pytest.mark.costly
 @given(codes, st.integers(2, 5), st.sampled_from(["linear", "slerp"]))
 def test_a_path_is_finite_and_has_its_ends(ends, num, kind):
     a, b = (np.array(end, np.float32) for end in ends)

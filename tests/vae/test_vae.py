@@ -136,6 +136,7 @@ def test_bernoulli_has_a_gradient_in_the_image():
     assert jax.jvp(vae.bernoulli.log_prob, (logits, x), (logits, x))[1].shape == (1,)
 
 
+@pytest.mark.costly
 def test_elbo_is_the_evidence_minus_the_divergence_from_the_true_posterior():
     # log p(x) = ELBO + KL(q(z|x) || p(z|x)), both sides by quadrature over a 1-D latent.
     model = tiny(latent_dim=1)
