@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Where Python may not keep compiled modules, as in some containers, each of the tests' processes
+# would compile all of JAX again.
+export PYTHONDONTWRITEBYTECODE :=
 # The tests of a file stay in one process: they share what has been compiled and prepared.
 PARALLEL := -n auto --dist loadfile
 
