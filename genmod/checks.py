@@ -324,11 +324,6 @@ def takes(function: Callable[..., Any], num: int) -> bool:
     return True
 
 
-def counted(num: int, what: str) -> str:
-    """Returns a number of things in words, such as 1 seed and 3 seeds."""
-    return f"{num:,} {what}{'s' * (num != 1)}"
-
-
 def described(value: Any) -> str:
     """Describes a value in a few words for a message.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from workers import (
     Job,
+    Turns,
     Worker,
     has_module,
     milliseconds,
@@ -179,6 +180,34 @@ def compare_steps(
         table.add_row(labels[name], *median_and_extent(each), times, loss)
     console.print(table)
     print_versions(console, config)
+
+
+def play(turns: Turns, job: Job, learner: Any, shape: tuple[int, ...]) -> None:
+    """Trains a learner of genmod on noise; answers with the generator's loss.
+
+    The steps of a turn are one `lax.scan`, as training has them.
+    """
+    import jax
+    from jax import lax
+
+    from genmod import rng
+
+    key = rng.root(job.seed)
+    real = jax.random.uniform(rng.stream(key, "real"), shape, minval=-1.0)
+    state = jax.jit(learner.init)(rng.stream(key, "init"), real)
+
+    @jax.jit
+    def turn(state):
+        def step(state, _):
+            state, metrics = learner.step(rng.at_step(key, state.step), state, real)
+            return state, metrics["generator_loss"]
+
+        return lax.scan(step, state, length=job.steps)
+
+    while True:
+        turns.begin()
+        state, losses = turn(state)
+        turns.end(loss=float(losses[-1]))
 
 
 def print_versions(

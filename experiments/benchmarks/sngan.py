@@ -18,7 +18,7 @@ Method: as in convolutions.py.
 import sys
 from typing import Any
 
-from comparison import Steps, compare_steps
+from comparison import Steps, compare_steps, play
 from workers import Job, Turns, run
 
 # The workers run this file, too, and PyTorch's worker has neither JAX nor rich.
@@ -39,11 +39,9 @@ def train(turns: Turns, job: Job) -> None:
 
 def train_genmod(turns: Turns, job: Job) -> None:
     """Trains with genmod's learner."""
-    import jax
     import optax
-    from jax import lax
 
-    from genmod import gan, nets, rng, train
+    from genmod import gan, nets, train
 
     shape = (32, 32, 3)
     model = gan.make(
@@ -55,22 +53,7 @@ def train_genmod(turns: Turns, job: Job) -> None:
     learner = train.adversarial(
         model, gan.hinge, optax.adam(2e-4, b1=0.0, b2=0.9), constrain=nets.power_iteration
     )
-    key = rng.root(job.seed)
-    real = jax.random.uniform(rng.stream(key, "real"), (BATCH_SIZE, *shape), minval=-1.0)
-    state = jax.jit(learner.init)(rng.stream(key, "init"), real)
-
-    @jax.jit
-    def turn(state):
-        def step(state, _):
-            state, metrics = learner.step(rng.at_step(key, state.step), state, real)
-            return state, metrics["generator_loss"]
-
-        return lax.scan(step, state, length=job.steps)
-
-    while True:
-        turns.begin()
-        state, losses = turn(state)
-        turns.end(loss=float(losses[-1]))
+    play(turns, job, learner, (BATCH_SIZE, *shape))
 
 
 def train_torch(turns: Turns, job: Job) -> None:

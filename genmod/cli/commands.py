@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from genmod._host import startup
+from genmod._host.words import counted
 from genmod.cli import products
 from genmod.cli.evaluation import evaluate, reproduce
 from genmod.cli.options import DIFFERS, DataOptions, check_out, print_table, save
@@ -231,7 +232,6 @@ def verify(
       steps: number of steps; by default up to the first log point.
       everything: whether to repeat the whole run, up to its last log point or checkpoint.
     """
-    from genmod import checks
     from genmod.runs import verify as verifying
 
     if steps is not None and everything:
@@ -242,7 +242,7 @@ def verify(
         print(f"note: {change}", file=sys.stderr)
     parts = {"log point": verified.log_points, "checkpoint": verified.checkpoints}
     compared = ", ".join(
-        f"{checks.counted(len(at), what)} "
+        f"{counted(len(at), what)} "
         + (f"(step {', '.join(f'{s:,}' for s in at)})" if len(at) <= 3 else f"(to step {at[-1]:,})")
         for what, at in parts.items()
         if at
@@ -292,7 +292,7 @@ def report(
     with disk.writing(out):
         out.write_text(html, encoding="utf-8")
     size = len(html.encode()) / 1e6
-    print(f"{out} ({size:.1f} MB, {checks.counted(len(folders), 'run')})")
+    print(f"{out} ({size:.1f} MB, {counted(len(folders), 'run')})")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from genmod._host import startup
+from genmod._host.words import counted
 from genmod.cli.options import DIFFERS, print_table
 from genmod.cli.products import Flag
 
@@ -106,7 +107,7 @@ def reproduce(
     checks.known("budget", budget, list(loaded.budgets))
     chosen = loaded.budgets[budget]
     out = out or Path("runs") / "reproduce" / table / budget
-    num, seeds = checks.counted(len(chosen.cells), "cell"), checks.counted(chosen.seeds, "seed")
+    num, seeds = counted(len(chosen.cells), "cell"), counted(chosen.seeds, "seed")
     print(f"{loaded.title}: {num}, {seeds}, {chosen.time}", flush=True)
     with disk.writing(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genmod import checks
 from genmod._host.examples import Pictures, is_coloured
+from genmod._host.words import counted
 from genmod.data.cache import file_state
 from genmod.data.notes import named, say
 from genmod.errors import DataError
@@ -162,7 +162,7 @@ def _in_order(names: set[str]) -> list[str]:
 
 def _say_what_was_seen(root: Path, seen: _Seen) -> None:
     if seen.others:
-        num = checks.counted(len(seen.others), "file")
+        num = counted(len(seen.others), "file")
         say(f"{root}: left out, as not named like pictures: {num}, {named(seen.others)}")
     if seen.runs:
         say(f"{root}: run folders are left out: {named(seen.runs)}")

@@ -5,7 +5,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from genmod import checks
+from genmod._host.words import counted
 
 _SHOWN = 3
 
@@ -27,4 +27,4 @@ def named(names: Sequence[str]) -> str:
     """Lists the first few names and counts the others."""
     rest = len(names) - _SHOWN
     shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {checks.counted(rest, 'other')}" if rest > 0 else shown
+    return f"{shown} and {counted(rest, 'other')}" if rest > 0 else shown

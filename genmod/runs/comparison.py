@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from genmod import checks, evaluate, report
+from genmod import evaluate, report
+from genmod._host.words import counted
 from genmod.evaluate import Result
 from genmod.report import canvas, page
 from genmod.report.curves import family_of
@@ -58,7 +59,7 @@ def comparison_of(runs: Sequence[Gathered], pictures: Pictures) -> page.Comparis
     metrics, refused = _metrics(arms)
     table += _rows(metrics)
     seeds = sorted(set(first.ends).intersection(*(arm.ends for arm in others)))
-    own, shared = (checks.counted(len(each), "seed") for each in (first.ends, seeds))
+    own, shared = (counted(len(each), "seed") for each in (first.ends, seeds))
     note = f"Means over seeds +- their standard error ({own} of {names[0]})."
     if others:
         note += (

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from genmod import checks
+from genmod._host.words import counted
 from genmod.experiment import Experiment, Goal, Patience
 from genmod.runs import logs
 
@@ -57,7 +58,7 @@ class Ended(NamedTuple):
     def __str__(self) -> str:
         metric = Goal.of("goal", self.until.goal).metric
         since = f" since step {self.best.step:,} ({self.best.value:.4f})" * (self.best.step > 0)
-        points = checks.counted(self.best.waited, "log point")
+        points = counted(self.best.waited, "log point")
         waited = f"{points} without an improvement{since}"
         return f"ended at step {self.step:,} by patience on {metric}: {waited}"
 

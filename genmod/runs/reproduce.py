@@ -14,6 +14,7 @@ import numpy as np
 
 from genmod import checks, evaluate
 from genmod._host import source
+from genmod._host.words import counted
 from genmod.report.page import Published
 from genmod.runs import catalogue, record, results
 from genmod.runs.evaluation import Options
@@ -239,7 +240,7 @@ class Ordering(NamedTuple):
         holds = "holds" if self.holds else "DOES NOT HOLD"
         return (
             f"{self.lower} less {self.higher}: {evaluate.Result(mean, error)}, below 0 in {num} of "
-            f"{checks.counted(len(self.differences), 'seed')}: {holds}"
+            f"{counted(len(self.differences), 'seed')}: {holds}"
         )
 
 
@@ -270,7 +271,7 @@ def published(
         rows.append([value.cell.name, *cells, str(ours), *compared])
     comparison = ["published rank", "rank here"] if table.ranked else [f"less {sources[0]}"]
     one = "of one seed: that of its evaluation"
-    over = one if budget.seeds == 1 else f"over {checks.counted(budget.seeds, 'seed')}"
+    over = one if budget.seeds == 1 else f"over {counted(budget.seeds, 'seed')}"
     return Published(
         title=table.title,
         columns=["", *sources, "genmod", *comparison],
