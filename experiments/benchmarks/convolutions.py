@@ -20,7 +20,7 @@ The table has the median over rounds and, as ratio to genmod, the median of the 
 round. Differences under 15 % are noise. The loss is that of the generator at the end. Both rows of
 JAX have the same loss, except for rounding; PyTorch draws other random numbers.
 
-Expected milliseconds on two quiet cores (AVX-512): genmod 150, PyTorch 150 to 180, XLA's
+Expected milliseconds on two quiet cores (AVX-512): genmod 125, PyTorch 160 to 180, XLA's
 convolutions 2,500. On a busy machine PyTorch is slower by a factor of two to ten, because its
 threads spin while they wait for each other.
 """

@@ -2,11 +2,13 @@
 
 XLA's CPU convolutions are slow inside a compiled training loop; its matrix products are not (see
 docs/performance.md). So on the CPU, a convolution here is a sum of matrix products of image patches
-with the kernel, known as im2col. On other platforms it is XLA's own convolution.
-`jax.lax.platform_dependent` chooses when a program is compiled. Both have the same values up to
-rounding, and both have derivatives of every order.
+with the kernel, known as im2col; or, of a large layer, products of sums of pixels, of which fewer
+are enough (`genmod.nets.winograd`). On other platforms it is XLA's own convolution.
+`jax.lax.platform_dependent` chooses when a program is compiled. All have the same values up to
+rounding, and derivatives of every order.
 
-The patches take as much memory as the images, times kernel height x width / stride^2.
+The patches take as much memory as the images, times kernel height x width / stride^2; sums of
+pixels take up to 9/4 as much as the images, and their products as much as the output.
 
 References:
   Chellapilla, Puri & Simard, High Performance Convolutional Neural Networks for Document
@@ -22,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from genmod import checks
+from genmod.nets import winograd
 from genmod.types import Array
 
 Stride = int | tuple[int, int]
@@ -33,6 +36,8 @@ _Pads = tuple[tuple[int, int], ...]
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # XLA's CPU backend is faster with one product per block of so many values: see docs/performance.md.
 _WIDE = 64
+# With so many channels of the input for each of the output, few of them are put in patches.
+_NARROW = 8
 
 
 def conv(x: Array, kernel: Array, *, stride: Stride = 1, padding: Padding = "SAME") -> Array:
@@ -80,6 +85,14 @@ def _conv(x: Array, kernel: Array, strides: _Pair, pads: _Pads, out: _Pair) -> A
     before = tuple(low for low, _ in pads)
 
     def products(x: Array, kernel: Array) -> Array:
+        if strides == (1, 1) and _NARROW * kernel.shape[3] <= kernel.shape[2]:
+            # Without a stride it is a transposed one too, whose patches are those of the output.
+            return _conv_transpose(x, kernel, strides, pads, out)
+        plan = winograd.plan(
+            x.shape, kernel.shape, x.dtype, strides=strides, before=before, out=out
+        )
+        if plan is not None:
+            return winograd.conv(x, kernel, plan)
         patches = _patches(x, kernel.shape[:2], strides, before, out)
         parts = map(_product, patches, _matrices(kernel, strides))
         return _total(list(parts)).reshape(x.shape[0], *out, kernel.shape[3])
@@ -188,12 +201,18 @@ def _conv_transpose(x: Array, kernel: Array, strides: _Pair, pads: _Pads, out: _
     before = tuple(k - 1 - low for k, (low, _) in zip(window, pads, strict=True))
 
     def products(x: Array, kernel: Array) -> Array:
-        rows = x.reshape(-1, x.shape[3])
         flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        image = jax.ShapeDtypeStruct((x.shape[0], *out, kernel.shape[3]), x.dtype)
+        plan = winograd.plan(
+            image.shape, flipped.shape, x.dtype, strides=strides, before=before, out=sizes
+        )
+        if plan is not None:
+            forward = functools.partial(winograd.conv, kernel=flipped, plan=plan)
+            return jax.linear_transpose(forward, image)(x)[0]
+        rows = x.reshape(-1, x.shape[3])
         patches = [_product(rows, matrix.T) for matrix in _matrices(flipped, strides)]
         add_up = jax.linear_transpose(
-            lambda image: _patches(image, window, strides, before, sizes),
-            jax.ShapeDtypeStruct((x.shape[0], *out, kernel.shape[3]), x.dtype),
+            lambda image: _patches(image, window, strides, before, sizes), image
         )
         return add_up(patches)[0]
 

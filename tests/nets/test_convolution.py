@@ -58,6 +58,8 @@ CONVOLUTIONS = [
     ((7, 9), 3, 1, (3, 3), {"stride": 2}),
     ((9, 6), 8, 3, (5, 5), {"stride": 2}),
     ((6, 7), 8, 8, (3, 3), {}),
+    ((7, 6), 17, 2, (3, 2), {"padding": ((1, 0), (2, 1))}),  # few channels of the output
+    ((5, 6), 8, 1, (3, 3), {}),
     ((6, 6), 16, 4, (4, 4), {"stride": 2}),  # wide enough for a product a block
     ((9, 8), 16, 3, (3, 2), {"stride": (3, 2), "padding": ((-1, 0), (1, 4))}),
 ]
