@@ -154,10 +154,10 @@ def conv(x: Array, kernel: Array, plan: Plan) -> Array:
         products = jnp.einsum("pnk,pkm->pnm", x_sums, kernel_sums.reshape(points, channels, -1))
     y = back @ products.reshape(back.shape[1], -1)
 
-    tall, wide = len(rows.outputs), len(columns.outputs)
-    y = y.reshape(tall, wide, rows.windows, columns.windows, x.shape[0], kernel.shape[3])
+    height, width = len(rows.outputs), len(columns.outputs)
+    y = y.reshape(height, width, rows.windows, columns.windows, x.shape[0], kernel.shape[3])
     y = y.transpose(4, 2, 0, 3, 1, 5)
-    y = y.reshape(x.shape[0], rows.windows * tall, columns.windows * wide, kernel.shape[3])
+    y = y.reshape(x.shape[0], rows.windows * height, columns.windows * width, kernel.shape[3])
     return y[:, : rows.out, : columns.out]
 
 
@@ -212,10 +212,11 @@ def _blocks(x: Array, plan: Plan) -> Array:
     x = lax.pad(x, jnp.zeros((), x.dtype), zeros)
     # Overlapping windows hold their own blocks and the first ones of the next window.
     overlap = [axis.windows > 1 for axis in plan]
-    high, wide = (
-        (a.windows + more, a.apart, a.stride) for a, more in zip(plan, overlap, strict=True)
+    down, right = (
+        (axis.windows + more, axis.apart, axis.stride)
+        for axis, more in zip(plan, overlap, strict=True)
     )
-    x = x.reshape(x.shape[0], *high, *wide, x.shape[3]).transpose(2, 5, 1, 4, 0, 3, 6, 7)
+    x = x.reshape(x.shape[0], *down, *right, x.shape[3]).transpose(2, 5, 1, 4, 0, 3, 6, 7)
     x = x.reshape(*x.shape[:4], -1)
     if overlap[0]:
         more = plan.rows.inputs.shape[2] - plan.rows.apart
