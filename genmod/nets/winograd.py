@@ -204,33 +204,31 @@ def _matrices(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _blocks(x: Array, plan: Plan) -> Array:
-    """Returns images as a matrix with one row for each block of pixels in a window.
+    """Returns images as a matrix of blocks.
 
-    A row has this block's values [windows, windows, B, pixels, channels].
+    A row has the values of one block of pixels in a window, [windows, windows, B, pixels, I].
     """
     zeros = [(0, 0, 0), *((*axis.pads, 0) for axis in plan), (0, 0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), zeros)
-    # Overlapping windows hold their own blocks and the first ones of the next window.
-    overlap = [axis.windows > 1 for axis in plan]
-    down, right = (
-        (axis.windows + more, axis.apart, axis.stride)
-        for axis, more in zip(plan, overlap, strict=True)
-    )
+    down, right = ((axis.windows + (axis.windows > 1), axis.apart, axis.stride) for axis in plan)
     x = x.reshape(x.shape[0], *down, *right, x.shape[3]).transpose(2, 5, 1, 4, 0, 3, 6, 7)
     x = x.reshape(*x.shape[:4], -1)
-    if overlap[0]:
-        more = plan.rows.inputs.shape[2] - plan.rows.apart
-        x = jnp.concatenate([x[:, :, :-1], x[:more, :, 1:]], axis=0)
-    if overlap[1]:
-        more = plan.columns.inputs.shape[2] - plan.columns.apart
-        x = jnp.concatenate([x[:, :, :, :-1], x[:, :more, :, 1:]], axis=1)
+    for index, axis in enumerate(plan):
+        if axis.windows > 1:
+            # A window holds its own blocks and the first ones of the next window.
+            own = lax.slice_in_dim(x, 0, axis.windows, axis=2 + index)
+            following = lax.slice_in_dim(x, 1, axis.windows + 1, axis=2 + index)
+            more = axis.inputs.shape[2] - axis.apart
+            following = lax.slice_in_dim(following, 0, more, axis=index)
+            x = jnp.concatenate([own, following], axis=index)
     return x.reshape(x.shape[0] * x.shape[1], -1)
 
 
 def _taps(kernel: Array, plan: Plan, wide: bool) -> Array:
-    """Returns the kernel as a matrix with one row for each of its blocks of stride x stride.
+    """Returns the kernel as a matrix of blocks.
 
-    A row has the values [pixels, I, O], or [O, pixels, I] where `wide`.
+    A row has the values of one block of stride x stride: [pixels, I, O], or [O, pixels, I] where
+    `wide`.
     """
     (height, down), (width, right) = ((axis.kernel.shape[1], axis.stride) for axis in plan)
     zeros = [(0, height * down - kernel.shape[0]), (0, width * right - kernel.shape[1])]
